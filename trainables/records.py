@@ -1,0 +1,314 @@
+"""What a finished trial leaves behind, and the only code that knows how it lies on disk.
+
+A record file is one Parquet file a pack, one row a trial. It is written aside, flushed and renamed: a record
+file that exists is complete. Any Parquet reader can open it; nothing in it is executable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FORMAT = 1
+"""Version of the record file's schema; a file of another version is refused."""
+
+PHASES = ("paper", "search", "confirm")
+"""`paper`: random splits; `search`: inside training folds; `confirm`: whole folds."""
+
+_METADATA_KEY = b"embedding_ablation_study"
+
+
+class RecordError(ValueError):
+    """A record file that cannot be read, or does not belong to this study."""
+
+
+@dataclass(frozen=True, order=True)
+class Candidate:
+    """A method with its hyperparameters, without a split.
+
+    Attributes:
+        method: Name in the registry of methods.
+        params: Hyperparameters as (name, value), sorted by name.
+    """
+
+    method: str
+    params: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def of(cls, method: str, params: Mapping[str, float]) -> Candidate:
+        """A candidate from a mapping, in canonical order."""
+        return cls(method, tuple(sorted((name, float(value)) for name, value in params.items())))
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name}={value:.4g}" for name, value in self.params)
+        return f"{self.method}({values})" if values else self.method
+
+    @property
+    def key(self) -> str:
+        """Exact identity, also across processes: unlike `str`, it does not round."""
+        return f"{self.method}({','.join(f'{name}={value!r}' for name, value in self.params)})"
+
+
+@dataclass(frozen=True, order=True)
+class TrialConfig:
+    """The coordinates of a trial: with the study's settings they determine its result.
+
+    Attributes:
+        phase: One of `PHASES`; which kind of split the seed selects.
+        candidate: The method and its hyperparameters.
+        split: Split seed.
+    """
+
+    phase: str
+    candidate: Candidate
+    split: int
+
+    def __str__(self) -> str:
+        return f"{self.candidate} on {self.phase} split {self.split}"
+
+    @property
+    def key(self) -> str:
+        """Exact identity of the trial within its study."""
+        return f"{self.phase}/{self.candidate.key}/{self.split}"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of one trial; every field is float32 (points,).
+
+    Attributes:
+        epoch: Epochs at which the trial was evaluated.
+        epoch_loss: Mean training loss since the evaluation before.
+        epoch_accuracy: Accuracy over all validation items at the study's threshold.
+        epoch_accuracy_known: The same over items of known classes.
+        epoch_accuracy_none: The same over "none" items; NaN where there are none.
+        threshold: Confidence thresholds of the next three.
+        threshold_accuracy: Accuracy over all validation items against threshold.
+        threshold_accuracy_known: The same over items of known classes.
+        threshold_accuracy_none: The same over "none" items; NaN where there are none.
+        roc_fpr: Grid of false-positive rates.
+        roc_tpr: Weighted mean over classes and "none" of the true-positive rate there.
+    """
+
+    epoch: npt.NDArray[np.float32]
+    epoch_loss: npt.NDArray[np.float32]
+    epoch_accuracy: npt.NDArray[np.float32]
+    epoch_accuracy_known: npt.NDArray[np.float32]
+    epoch_accuracy_none: npt.NDArray[np.float32]
+    threshold: npt.NDArray[np.float32]
+    threshold_accuracy: npt.NDArray[np.float32]
+    threshold_accuracy_known: npt.NDArray[np.float32]
+    threshold_accuracy_none: npt.NDArray[np.float32]
+    roc_fpr: npt.NDArray[np.float32]
+    roc_tpr: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ItemResults:
+    """What was said of each validation item; every field is (items,).
+
+    Attributes:
+        item: int32, row of the item in the embedding store.
+        label: int32, index of its label in the study's sorted label names.
+        known: bool, whether the label's class has a training item in this split.
+        predicted: int32, index of the most probable known class, thresholded or not.
+        confidence: float32, probability of that class.
+        correct: bool, correctness at the study's threshold ("none" counts as a prediction).
+        auc_influence: float32, influence on `auc_weighted`; its mean is the AUC.
+    """
+
+    item: npt.NDArray[np.int32]
+    label: npt.NDArray[np.int32]
+    known: npt.NDArray[np.bool_]
+    predicted: npt.NDArray[np.int32]
+    confidence: npt.NDArray[np.float32]
+    correct: npt.NDArray[np.bool_]
+    auc_influence: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial.
+
+    Attributes:
+        config: Its coordinates.
+        metrics: Figures by name, as METHODS defines them (`auc_weighted`, `accuracy`, `accuracy_known`, ...),
+            and counts (`n_train`, `n_validation`, `n_known_classes`, `n_none`).
+        curves: Learning, threshold and ROC curves.
+        items: Per-item results; None where they were not asked for when reading.
+        started_at_s: Start of its pack, seconds since 1970.
+        duration_s: Device seconds: wall time of the pack divided by its lanes.
+        provenance: What made it: digests of settings and embeddings, versions, hardware, commit.
+    """
+
+    config: TrialConfig
+    metrics: Mapping[str, float]
+    curves: Curves
+    items: ItemResults | None
+    started_at_s: float
+    duration_s: float
+    provenance: Mapping[str, str]
+
+
+_CURVES = tuple(field.name for field in fields(Curves))
+_ITEM_TYPES = {
+    "item": pa.int32(),
+    "label": pa.int32(),
+    "known": pa.bool_(),
+    "predicted": pa.int32(),
+    "confidence": pa.float32(),
+    "correct": pa.bool_(),
+    "auc_influence": pa.float32(),
+}
+_SCHEMA = pa.schema(
+    [
+        ("phase", pa.string()),
+        ("method", pa.string()),
+        ("params", pa.map_(pa.string(), pa.float64())),
+        ("split", pa.int64()),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
+        ("started_at_s", pa.float64()),
+        ("duration_s", pa.float64()),
+        *((name, pa.list_(pa.float32())) for name in _CURVES),
+        *((f"item_{name}", pa.list_(kind)) for name, kind in _ITEM_TYPES.items()),
+    ]
+)
+
+
+def record_name(trials: Sequence[TrialConfig]) -> str:
+    """File name of a pack: readable, and unique to exactly these trials.
+
+    Args:
+        trials: The trials of the pack, at least one, all of one phase.
+    """
+    keys = "\n".join(sorted(trial.key for trial in trials))
+    slug = re.sub(r"[^a-z0-9_.=]+", "-", str(min(trials).candidate).lower()).strip("-")
+    return f"{trials[0].phase}-{slug[:80]}-{hashlib.sha256(keys.encode()).hexdigest()[:12]}.parquet"
+
+
+def write_records(directory: Path, records: Sequence[TrialRecord]) -> Path:
+    """Writes the records of one pack as one file, whole or not at all.
+
+    Args:
+        directory: Folder of the study's records; made if missing.
+        records: The pack's trials, with their items, at least one.
+
+    Returns:
+        The path of the file, named by `record_name`.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = [_row(record) for record in records]
+    metadata = {"format": FORMAT, "provenance": dict(records[0].provenance)}
+    table = pa.Table.from_pylist(
+        rows, schema=_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
+    )
+    path = directory / record_name([record.config for record in records])
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def read_records(directory: Path, *, with_items: bool = False) -> list[TrialRecord]:
+    """Reads every record of a study, sorted by coordinates.
+
+    Args:
+        directory: Folder of the study's records; a missing one holds none.
+        with_items: Whether to read the per-item results too (most of the bytes).
+
+    Raises:
+        RecordError: A file is damaged, of another version, or a trial stands in two files.
+    """
+    found: dict[TrialConfig, tuple[TrialRecord, Path]] = {}
+    for path in record_files(directory):
+        for record in read_record_file(path, with_items=with_items):
+            if record.config in found:
+                raise RecordError(
+                    f"{record.config} is recorded twice: in {found[record.config][1]} and in {path}. "
+                    "Remove one of the two files."
+                )
+            found[record.config] = (record, path)
+    return [found[config][0] for config in sorted(found)]
+
+
+def record_files(directory: Path) -> list[Path]:
+    """The complete record files of a folder, sorted by name."""
+    return sorted(path for path in directory.glob("*.parquet") if not path.name.startswith("."))
+
+
+def read_record_file(path: Path, *, with_items: bool = False) -> list[TrialRecord]:
+    """Reads the records of one pack.
+
+    Raises:
+        RecordError: The file is damaged or of another version.
+    """
+    wanted = [name for name in _SCHEMA.names if with_items or not name.startswith("item_")]
+    try:
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            metadata = json.loads((schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+            if metadata.get("format") != FORMAT or not schema.equals(_SCHEMA):
+                raise RecordError(
+                    f"{path} is not a record file of format {FORMAT} (found {metadata.get('format')}). "
+                    "Remove it and run the study again, or use the version that wrote it."
+                )
+            rows = file.read(columns=wanted)
+    except (pa.ArrowInvalid, OSError, json.JSONDecodeError) as error:
+        raise RecordError(f"{path} cannot be read: {error}. Remove it and run the study again.") from error
+    return [_record(rows, index, metadata["provenance"], with_items) for index in range(rows.num_rows)]
+
+
+def completed(records: Iterable[TrialRecord]) -> frozenset[TrialConfig]:
+    """The coordinates of finished trials."""
+    return frozenset(record.config for record in records)
+
+
+def _row(record: TrialRecord) -> dict[str, Any]:
+    if record.items is None:
+        raise ValueError(f"{record.config} has no per-item results; a record is written whole.")
+    return {
+        "phase": record.config.phase,
+        "method": record.config.candidate.method,
+        "params": list(record.config.candidate.params),
+        "split": record.config.split,
+        "metrics": list(record.metrics.items()),
+        "started_at_s": record.started_at_s,
+        "duration_s": record.duration_s,
+        **{name: getattr(record.curves, name) for name in _CURVES},
+        **{f"item_{name}": getattr(record.items, name) for name in _ITEM_TYPES},
+    }
+
+
+def _record(rows: pa.Table, index: int, provenance: Mapping[str, str], with_items: bool) -> TrialRecord:
+    def array(name: str) -> npt.NDArray[Any]:
+        return np.asarray(rows.column(name)[index].values.to_numpy(zero_copy_only=False))
+
+    def value(name: str) -> Any:
+        return rows.column(name)[index].as_py()
+
+    return TrialRecord(
+        config=TrialConfig(value("phase"), Candidate.of(value("method"), dict(value("params"))), value("split")),
+        metrics=dict(value("metrics")),
+        curves=Curves(**{name: array(name) for name in _CURVES}),
+        items=ItemResults(**{name: array(f"item_{name}") for name in _ITEM_TYPES}) if with_items else None,
+        started_at_s=value("started_at_s"),
+        duration_s=value("duration_s"),
+        provenance=dict(provenance),
+    )

@@ -1,0 +1,91 @@
+"""Splits of the items, and the random streams that everything is drawn from.
+
+Every split and stream is a pure function of its seed and purpose: nothing depends on what was drawn before, on
+the method, or on the process that draws (common random numbers; Wolfe & Lundgaard 2019 compare methods on shared
+splits).
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+SEARCH_TRAIN_FRACTION = 0.8
+"""Share of a training fold that a search trial trains on; the rest of the fold scores it."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One train/validation partition.
+
+    Attributes:
+        train: Sorted item indices (train items,).
+        validation: Sorted item indices (validation items,), disjoint from `train`.
+    """
+
+    train: Indices
+    validation: Indices
+
+
+def stream(seed: int, purpose: str) -> np.random.Generator:
+    """An independent random stream for one purpose.
+
+    Args:
+        seed: Split seed, at least 0.
+        purpose: What is drawn ("split", "weights", "order", ...): other purposes get other streams.
+    """
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(purpose.encode())])))
+
+
+def n_train_items(n_items: int, train_fraction: float, phase: str) -> int:
+    """Training items of one split, the same for every split of a phase (up to one for folds).
+
+    Args:
+        n_items: Items in all.
+        train_fraction: Share of the items that a split trains on, in (0, 1).
+        phase: `paper`, `search` or `confirm`.
+    """
+    if phase == "paper":
+        return max(1, round(n_items * train_fraction))
+    fold = n_items // n_folds(train_fraction)
+    return int(fold * SEARCH_TRAIN_FRACTION) if phase == "search" else fold
+
+
+def n_folds(train_fraction: float) -> int:
+    """Disjoint training folds of a round: k for a train fraction of 1/k."""
+    return max(2, round(1 / train_fraction))
+
+
+def make_split(n_items: int, train_fraction: float, phase: str, seed: int) -> Split:
+    """The split that a seed selects.
+
+    `paper` draws a random training set for each seed. `confirm` cuts a permutation into k = 1/train_fraction disjoint
+    training folds (reverse k-fold): seed s is fold s mod k of permutation s div k. `search` cuts 80/20 inside
+    the fold that `confirm` trains on for the same seed, so that a search never sees that fold's test items.
+
+    Args:
+        n_items: Items in all.
+        train_fraction: Share of the items that a split trains on, in (0, 1).
+        phase: `paper`, `search` or `confirm`.
+        seed: Split seed, at least 0.
+    """
+    n_train = n_train_items(n_items, train_fraction, phase)
+    if phase == "paper":
+        return _cut(stream(seed, "split").permutation(n_items), n_train)
+    k = n_folds(train_fraction)
+    permutation = stream(seed // k, "folds").permutation(n_items)
+    size = n_items // k
+    start = (seed % k) * size
+    fold = permutation[start : start + size]
+    if phase == "confirm":
+        return Split(np.sort(fold), np.sort(np.concatenate([permutation[:start], permutation[start + size :]])))
+    return _cut(stream(seed, "search").permutation(fold), n_train)
+
+
+def _cut(permutation: Indices, n_train: int) -> Split:
+    return Split(np.sort(permutation[:n_train]), np.sort(permutation[n_train:]))
