@@ -210,9 +210,7 @@ def write_records(directory: Path, records: Sequence[TrialRecord]) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     rows = [_row(record) for record in records]
     metadata = {"format": FORMAT, "provenance": dict(records[0].provenance)}
-    table = pa.Table.from_pylist(
-        rows, schema=_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()})
-    )
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
     path = directory / record_name([record.config for record in records])
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

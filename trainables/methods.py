@@ -1,0 +1,210 @@
+"""The augmentations: what each does to a batch of lanes, and its hyperparameters with their ranges.
+
+A method turns a batch of embeddings and one-hot targets into the batch that is trained on. Methods work on all lanes of
+a pack at once; their hyperparameters arrive as one value a lane, and what they draw comes from one random stream a
+lane, so that a lane never depends on its company.
+
+Third parties add a method through the entry-point group `embedding_ablation_study.methods`.
+Importing this module does not import torch: the study file is checked against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ENTRY_POINTS = "embedding_ablation_study.methods"
+
+
+class MethodError(ValueError):
+    """An unknown method."""
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """The legal values of a hyperparameter.
+
+    Attributes:
+        default: Value where the study file gives none.
+        low: Lower bound.
+        high: Upper bound, included.
+        low_included: Whether `low` itself is legal.
+    """
+
+    default: float
+    low: float
+    high: float
+    low_included: bool = True
+
+    def problem(self, value: float) -> str | None:
+        """The rule that a value breaks, as "must be ...", or None if it is legal."""
+        above = value >= self.low if self.low_included else value > self.low
+        if above and value <= self.high:
+            return None
+        return f"must be {'at least' if self.low_included else 'above'} {self.low:g} and at most {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One mini-batch of every lane.
+
+    Attributes:
+        x: Embeddings (lanes, rows, features).
+        y: Targets in [0, 1] (lanes, rows, classes); zero on classes that pad a lane.
+        is_class: Which classes a lane really has, 1 or 0 (lanes, 1, classes).
+    """
+
+    x: Tensor
+    y: Tensor
+    is_class: Tensor
+
+
+class Draws(Protocol):
+    """Random numbers, one independent stream a lane."""
+
+    def bernoulli(self, probability: Tensor, rows: int, columns: int) -> Tensor:
+        """True with the given probability: bool (lanes, rows, columns), from (lanes, rows or 1, 1)."""
+        ...
+
+    def beta(self, alpha: Tensor, rows: int) -> Tensor:
+        """Beta(alpha, alpha) numbers: (lanes, rows, 1), from alpha (lanes, 1, 1)."""
+        ...
+
+
+class Method(Protocol):
+    """An augmentation of embeddings and their targets.
+
+    Attributes:
+        name: Its name in study files, records and reports.
+        hyperparameters: The legal values of each hyperparameter.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Hyperparameter]: ...  # noqa: D102
+
+    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
+        """The batch to train on; the given one is left as it is.
+
+        Args:
+            batch: Items in random order, an even number of rows a lane.
+            params: Each hyperparameter as (lanes, 1, 1).
+            draws: The lanes' random streams.
+        """
+        ...
+
+
+def soften(mixed: Tensor, positive: Tensor, is_class: Tensor, softness: Tensor) -> Tensor:
+    """Softens a target: positives lose `softness`, negatives together gain 1.
+
+    Subtracts the softness from every positive class, clamps at 0, and gives every negative class 1 / (number of
+    negatives). Worked example: 12 classes, a mix of 0.2 and 0.8, softness 0.05 gives 0.15, 0.75 and ten times 0.1.
+
+    Args:
+        mixed: Targets (lanes, rows, classes).
+        positive: 1 where a class is positive, else 0 (lanes, rows, classes). Not read off `mixed`: a drawn
+            lambda can round to 0 or 1, and its class is a positive all the same.
+        is_class: 1 where a lane has the class (lanes, 1, classes).
+        softness: (lanes, 1, 1).
+
+    References:
+        Wolfe & Lundgaard, "Data Augmentation for Deep Transfer Learning" (2019), section 2.4,
+        https://arxiv.org/abs/1912.00772
+    """
+    negative = is_class - positive
+    n_negative = negative.sum(-1, keepdim=True).clamp(min=1)
+    return (mixed - softness).clamp(min=0) * positive + negative / n_negative
+
+
+@dataclass(frozen=True)
+class Control:
+    """No augmentation: the batch as it is, not halved."""
+
+    name: str = "control"
+    hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=dict)
+
+    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
+        """The batch itself."""
+        return batch
+
+
+_ALPHA = Hyperparameter(default=0.3, low=0, high=10, low_included=False)
+_SOFTNESS = Hyperparameter(default=0.05, low=0, high=1)
+
+
+@dataclass(frozen=True)
+class PairMix:
+    """Combines pairs of items into one, halving the batch: E-Mixup, E-Stitchup and their soft variants.
+
+    The first half of the batch, which is in random order, is paired with the second. Each pair draws its own
+    lambda ~ Beta(alpha, alpha), the weight of its first item in the target whatever the realised share of elements.
+
+    Attributes:
+        name: Its name.
+        stitch: Takes each element from either item (E-Stitchup) instead of averaging the two (E-Mixup).
+        soft: Softens the mixed target, with hyperparameter `softness`.
+
+    References:
+        Wolfe & Lundgaard, "Data Augmentation for Deep Transfer Learning" (2019), sections 2.2 to 2.4,
+        https://arxiv.org/abs/1912.00772
+    """
+
+    name: str
+    stitch: bool
+    soft: bool
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Hyperparameter]:
+        """`alpha`, and `softness` for a soft variant."""
+        return {"alpha": _ALPHA, "softness": _SOFTNESS} if self.soft else {"alpha": _ALPHA}
+
+    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
+        """One row a pair: (lanes, rows / 2, ...)."""
+        rows = batch.x.shape[1] // 2
+        x_a, x_b = batch.x[:, :rows], batch.x[:, rows : 2 * rows]
+        y_a, y_b = batch.y[:, :rows], batch.y[:, rows : 2 * rows]
+        lam = draws.beta(params["alpha"], rows)
+        x = x_a.where(draws.bernoulli(lam, rows, x_a.shape[-1]), x_b) if self.stitch else x_b.lerp(x_a, lam)
+        y = y_b.lerp(y_a, lam)
+        if self.soft:
+            y = soften(y, y_a.maximum(y_b), batch.is_class, params["softness"])
+        return Batch(x, y, batch.is_class)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Control(),
+        PairMix("e_mixup", stitch=False, soft=False),
+        PairMix("e_stitchup", stitch=True, soft=False),
+        PairMix("soft_e_mixup", stitch=False, soft=True),
+        PairMix("soft_e_stitchup", stitch=True, soft=True),
+    )
+}
+"""The built-in methods by name."""
+
+
+def method_names() -> list[str]:
+    """Names of every method that can be had, third parties' included."""
+    return [*METHODS, *sorted(point.name for point in entry_points(group=ENTRY_POINTS))]
+
+
+def get_method(name: str) -> Method:
+    """The method of a name, built in or a third party's.
+
+    Raises:
+        MethodError: There is none.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        method: Method = point.load()
+        return method
+    raise MethodError(f"`{name}` is not a method; the methods are {', '.join(method_names())}.")
