@@ -1,0 +1,151 @@
+"""The figures of a report as numbers: what each shows, before anything is drawn.
+
+One description serves the page, the SVG and PDF files and the CSV of the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trainables.records import TrialRecord
+
+Values = npt.NDArray[np.float64]
+
+_ZOOM_SIDES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve of one method over its splits; the arrays are (points,).
+
+    Attributes:
+        method: Name of the method.
+        x: Positions.
+        mean: Mean over the splits.
+        low: Minimum over the splits.
+        high: Maximum over the splits.
+    """
+
+    method: str
+    x: Values
+    mean: Values
+    low: Values
+    high: Values
+
+
+@dataclass(frozen=True)
+class LineFigure:
+    """Curves on one pair of axes.
+
+    Attributes:
+        name: File name without its ending.
+        title: What is seen, in a few words.
+        note: One plain sentence on how to read it.
+        x_label: What runs along the x axis.
+        y_label: What runs along the y axis.
+        x_limits: Range of the x axis.
+        y_limits: Range of the y axis; None to fit the curves.
+        spread: How minimum and maximum over the splits are drawn: `dotted` lines, or a `band`.
+        series: One curve a method; without any there is nothing to show.
+    """
+
+    name: str
+    title: str
+    note: str
+    x_label: str
+    y_label: str
+    x_limits: tuple[float, float]
+    y_limits: tuple[float, float] | None
+    spread: str
+    series: tuple[Series, ...]
+
+    @property
+    def alternative_text(self) -> str:
+        """The figure in words, for those who do not see it."""
+        ends = "; ".join(f"{series.method} {_in_words(series)}" for series in self.series)
+        return f"{self.title}. {self.y_label} against {self.x_label}, mean over splits. {ends}."
+
+
+def line_figures(reported: Mapping[str, Sequence[TrialRecord]], threshold: float) -> list[LineFigure]:
+    """The curves of a study; a figure that no trial has numbers for is left out.
+
+    Args:
+        reported: The trials behind each method's reported figures, by method, in the order of the study.
+        threshold: The study's threshold, for the texts.
+    """
+    epochs = [float(record.curves.epoch[-1]) for records in reported.values() for record in records]
+    last_epoch = max([1.0, *epochs])
+    roc = _over_splits(reported, "roc_fpr", "roc_tpr")
+    side = _zoom_side(roc)
+    dotted = "Solid: mean over splits. Dotted: minimum and maximum."
+    band = f"At threshold {threshold:g}. Line: mean over splits; shade: minimum to maximum."
+    figures = [
+        LineFigure(
+            "accuracy-by-threshold", "Accuracy against threshold", dotted, "threshold", "accuracy",
+            (0.0, 1.0), None, "dotted", _over_splits(reported, "threshold", "threshold_accuracy"),
+        ),
+        LineFigure(
+            "none-accuracy-by-threshold", "“None” accuracy against threshold", dotted, "threshold",
+            "accuracy on “none” items", (0.0, 1.0), (0.0, 1.02), "dotted",
+            _over_splits(reported, "threshold", "threshold_accuracy_none"),
+        ),
+        LineFigure(
+            "roc", "ROC, weighted over classes", "One against the rest, weighted by each class’s share.",
+            "false-positive rate", "true-positive rate", (0.0, 1.0), (0.0, 1.02), "band", roc,
+        ),
+        LineFigure(
+            "roc-corner", "ROC, upper-left corner", "The same curves where they part.",
+            "false-positive rate", "true-positive rate", (0.0, side), (1.0 - side, 1.0 + 0.02 * side), "band", roc,
+        ),
+        LineFigure(
+            "learning-accuracy", "Accuracy while learning", band, "epoch", "accuracy",
+            (0.0, last_epoch), None, "band", _over_splits(reported, "epoch", "epoch_accuracy"),
+        ),
+        LineFigure(
+            "learning-none-accuracy", "“None” accuracy while learning", band, "epoch",
+            "accuracy on “none” items", (0.0, last_epoch), None, "band",
+            _over_splits(reported, "epoch", "epoch_accuracy_none"),
+        ),
+    ]  # fmt: skip
+    return [figure for figure in figures if figure.series]
+
+
+def _over_splits(reported: Mapping[str, Sequence[TrialRecord]], x: str, y: str) -> tuple[Series, ...]:
+    """Mean, minimum and maximum over splits of one curve, for every method that has it."""
+    found = []
+    for method, records in reported.items():
+        if not records:
+            continue
+        positions = np.asarray(getattr(records[0].curves, x), dtype=np.float64)
+        if any(not np.array_equal(getattr(record.curves, x), getattr(records[0].curves, x)) for record in records):
+            continue  # Trials of other schedules share no positions to average at.
+        values = np.stack([np.asarray(getattr(record.curves, y), dtype=np.float64) for record in records])
+        if values.size == 0 or np.isnan(values).all():
+            continue
+        with warnings.catch_warnings():
+            # A position that no split defines stays NaN, and is not drawn.
+            warnings.simplefilter("ignore", category=RuntimeWarning)
+            found.append(Series(method, positions, np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0)))
+    return tuple(found)
+
+
+def _zoom_side(series: Sequence[Series]) -> float:
+    """Side of the corner that shows where ROC curves part: thrice the largest equal error rate, rounded up."""
+    errors = [float(curve.x[int(np.nanargmin(np.abs(1.0 - curve.mean - curve.x)))]) for curve in series]
+    wanted = 3.0 * max(errors, default=0.1)
+    return next((side for side in _ZOOM_SIDES if side >= wanted), 1.0)
+
+
+def _in_words(series: Series) -> str:
+    defined = ~np.isnan(series.mean)
+    x, mean = series.x[defined], series.mean[defined]
+    top = int(np.argmax(mean))
+    ends = f"from {mean[0]:.3f} at {x[0]:.3g} to {mean[-1]:.3f} at {x[-1]:.3g}"
+    inner = 0 < top < len(mean) - 1 and not math.isclose(mean[top], max(mean[0], mean[-1]))
+    return f"{ends}, highest {mean[top]:.3f} at {x[top]:.3g}" if inner else ends

@@ -1,0 +1,196 @@
+"""Studies made of random predictions: every figure in them follows from the predictions, and every file is real."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainables.records import Candidate, Curves, ItemResults, TrialConfig, TrialRecord, write_records
+
+THRESHOLDS = np.arange(0.05, 0.951, 0.05)
+ROC_GRID = np.unique(np.concatenate([[0.0], np.logspace(-4, 0, 81), np.linspace(0, 1, 51)]))
+STRENGTHS = {"control": 1.1, "e_mixup": 1.3, "e_stitchup": 1.4, "soft_e_mixup": 1.45, "soft_e_stitchup": 1.55}
+EPOCHS = np.arange(4, 49, 4)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a synthetic study holds."""
+
+    methods: Sequence[str] = tuple(STRENGTHS)
+    alphas: Sequence[float] = (0.2, 0.4)
+    protocol: str = "paper"
+    preset: str | None = "paper"
+    splits: Mapping[str, Sequence[int]] = field(default_factory=lambda: {"paper": [0, 1, 2]})
+    n_items: int = 500
+    n_classes: int = 12
+    n_rare: int = 3
+    skip: Callable[[TrialConfig], bool] = lambda config: False
+    provenance: Mapping[str, str] = field(default_factory=lambda: {"settings": "aa11", "embeddings": "bb22"})
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def mann_whitney(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Placement of each positive among the negatives, and of each negative among the positives."""
+    wins = score[positive][:, None] > score[~positive][None, :]
+    ties = score[positive][:, None] == score[~positive][None, :]
+    above = wins + 0.5 * ties
+    return above.mean(1), above.mean(0)
+
+
+def weighted_auc(scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Influence of each item on the weighted AUC, and the weighted ROC curve; target -1 is "none"."""
+    influence, curve, weights = np.zeros(len(target)), np.zeros(len(ROC_GRID)), 0.0
+    for label in range(-1, scores.shape[1]):
+        positive = target == label
+        if not positive.any() or positive.all():
+            continue
+        score = 1 - scores.max(1) if label == -1 else scores[:, label]
+        among_negatives, among_positives = mann_whitney(score, positive)
+        auc, weight = among_negatives.mean(), positive.mean()
+        own = np.empty(len(target))
+        own[positive] = auc + (among_negatives - auc) / positive.mean()
+        own[~positive] = auc + (among_positives - auc) / (~positive).mean()
+        influence += weight * own
+        cuts = np.quantile(score[~positive], 1 - ROC_GRID)
+        curve += weight * (score[positive][None, :] >= cuts[:, None]).mean(1)
+        weights += weight
+    return influence / weights, curve / weights
+
+
+def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
+    """A trial whose classifier sees the right class through noise, and unknown classes not at all."""
+    world = np.random.default_rng(7)
+    labels = np.concatenate(
+        [np.arange(plan.n_classes), world.integers(0, plan.n_classes - plan.n_rare, plan.n_items - plan.n_classes)]
+    )
+    noise = world.normal(size=(plan.n_items, plan.n_classes))
+    shared = np.random.default_rng([config.split, len(config.phase)])
+    permutation = shared.permutation(plan.n_items)
+    train = permutation[: plan.n_items // 10]
+    items = np.sort(permutation[plan.n_items // 10 :])
+    known_classes = np.unique(labels[train]) if plan.n_rare else np.arange(plan.n_classes)
+    seed = sum(config.candidate.method.encode()) + int(1000 * sum(value for _, value in config.candidate.params))
+    own = np.random.default_rng([config.split, seed])
+    alpha = dict(config.candidate.params).get("alpha", 0.3)
+    strength = STRENGTHS.get(config.candidate.method, 1.2) - 4 * (alpha - 0.3) ** 2
+    logits = 0.8 * noise[items] + 0.6 * own.normal(size=(len(items), plan.n_classes)) - 2
+    logits[np.arange(len(items)), labels[items]] += 2 * strength
+    scores = 1 / (1 + np.exp(-logits[:, known_classes]))
+    place = {label: index for index, label in enumerate(known_classes)}
+    target = np.array([place.get(label, -1) for label in labels[items]])
+    top, confidence = scores.argmax(1), scores.max(1)
+    known = target >= 0
+
+    def accuracies(threshold: float) -> tuple[np.ndarray, float, float, float]:
+        correct = np.where(confidence > threshold, top == target, ~known)
+        none = float(correct[~known].mean()) if (~known).any() else np.nan
+        return correct, float(correct.mean()), float(correct[known].mean()), none
+
+    influence, roc_tpr = weighted_auc(scores, target)
+    correct, accuracy, accuracy_known, accuracy_none = accuracies(0.6)
+    at = np.array([accuracies(threshold)[1:] for threshold in THRESHOLDS]).T
+    growth = 1 - np.exp(-EPOCHS / 10)
+    return TrialRecord(
+        config=config,
+        metrics={
+            "auc_weighted": float(influence.mean()),
+            "accuracy": accuracy,
+            "accuracy_known": accuracy_known,
+            "accuracy_none": accuracy_none,
+            "ece_known": float(abs(confidence[known].mean() - accuracy_known)),
+            "n_train": len(train),
+            "n_validation": len(items),
+            "n_known_classes": len(known_classes),
+            "n_none": int((~known).sum()),
+        },
+        curves=Curves(
+            *(
+                np.asarray(values, dtype=np.float32)
+                for values in (
+                    EPOCHS, 1 - growth, growth * accuracy, growth * accuracy_known, growth * accuracy_none,
+                    THRESHOLDS, *at, ROC_GRID, roc_tpr,
+                )
+            )
+        ),
+        items=ItemResults(
+            item=items.astype(np.int32),
+            label=labels[items].astype(np.int32),
+            known=known,
+            predicted=top.astype(np.int32),
+            confidence=confidence.astype(np.float32),
+            correct=correct,
+            auc_influence=influence.astype(np.float32),
+        ),
+        started_at_s=1.8e9,
+        duration_s=1.5 + 0.1 * config.split,
+        provenance=plan.provenance,
+    )  # fmt: skip
+
+
+def candidates(plan: Plan, method: str) -> list[Candidate]:
+    if method == "control":
+        return [Candidate.of(method, {})]
+    return [Candidate.of(method, {"alpha": alpha}) for alpha in plan.alphas]
+
+
+def make_study(directory: Path, plan: Plan) -> Path:
+    """Writes a study's directory as the runner leaves it, one record file a candidate and phase."""
+    description = {
+        "format": 1,
+        "name": "synthetic",
+        "preset": plan.preset,
+        "protocol": plan.protocol,
+        "objective": "auc_weighted",
+        "threshold": 0.6,
+        "methods": list(plan.methods),
+        "splits": {phase: list(seeds) for phase, seeds in plan.splits.items()},
+        "n_candidates": {method: len(candidates(plan, method)) for method in plan.methods},
+        "settings": {"schedule": {"epochs": 48, "batch_size": 128}, "search": {"alpha": list(plan.alphas)}},
+        "choices": {"optimizer": "AdamW, so the loss's reduction does not change the solution."},
+        "data": {
+            "n_items": plan.n_items,
+            "n_classes": plan.n_classes,
+            "class_names": [f"class {index:02d}" for index in range(plan.n_classes)],
+            "n_features": 64,
+            "embeddings": {"title": {"encoder": "minilm", "layers": 2}, "image": {"encoder": "resnet10t"}},
+            "notes": ["The image encoder is untrained."],
+        },
+        "digests": {"settings": "aa11", "embeddings": "bb22"},
+        **plan.changes,
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "study.json").write_text(json.dumps(description), encoding="utf-8")
+    for phase, seeds in plan.splits.items():
+        for method in plan.methods:
+            # A search confirms one candidate of each method: here the first.
+            chosen = candidates(plan, method)[: 1 if phase == "confirm" else None]
+            for candidate in chosen:
+                configs = [TrialConfig(phase, candidate, seed) for seed in seeds]
+                records = [make_trial(plan, config) for config in configs if not plan.skip(config)]
+                if records:
+                    write_records(directory / "records", records)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def whole_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of five methods on three splits; not to be written to."""
+    return make_study(tmp_path_factory.mktemp("whole"), Plan())
+
+
+@pytest.fixture
+def study_of(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a study's directory from changes to the plan of a small one."""
+
+    def make(**changes: Any) -> Path:
+        defaults = {"methods": ("control", "e_mixup"), "n_items": 300, "n_classes": 8}
+        return make_study(tmp_path / "study", Plan(**{**defaults, **changes}))
+
+    return make

@@ -1,0 +1,200 @@
+"""The report's files: whole, self-contained, escaped, the same each time."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from analysis.load import ReportError, load_study
+from analysis.report import ReportFiles, terminal_table, write_report
+from analysis.tables import escape_latex
+
+Make = Callable[..., Path]
+
+
+class Page(HTMLParser):
+    """What the page holds, for checks that do not depend on its looks."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.text = ""
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.labels: list[str] = []
+        self._skips = 0
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self._skips += tag in ("style", "script")
+        if values.get("id"):
+            self.ids.append(str(values["id"]))
+        self.addresses += [str(values[key]) for key in ("src", "href", "xlink:href") if values.get(key)]
+        if tag == "svg" and values.get("role") == "img":
+            self.labels.append(values.get("aria-label") or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skips -= tag in ("style", "script")
+
+    def handle_data(self, data: str) -> None:
+        if not self._skips:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def files(whole_study: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    return write_report(whole_study, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def report(files: ReportFiles) -> Page:
+    return Page(files.html)
+
+
+def test_the_page_shows_every_row_of_the_table(report: Page, whole_study: Path) -> None:
+    rows = terminal_table(load_study(whole_study))
+    assert [row.method for row in rows] == ["control", "e_mixup", "e_stitchup", "soft_e_mixup", "soft_e_stitchup"]
+    assert sum(row.best for row in rows) == 1
+    text = " ".join(report.text.split())
+    for row in rows:
+        mean, deviation = row.objective.split(" ± ")
+        assert f"{mean} ± {deviation} {row.published} 3 {row.accuracy}" in text
+    assert rows[4].published == "0.9812 ± 0.0004"
+
+
+def test_the_page_says_what_was_done(report: Page) -> None:
+    text = " ".join(report.text.split())
+    assert "5 methods of augmenting embeddings, in 9 candidates, on 500 items of 12 classes" in text
+    assert "These numbers are optimistic." in text
+    assert "The image encoder is untrained." in text
+    assert "AdamW, so the loss's reduction" in text
+    assert "schedule.epochs" in text
+    assert "All 9 candidates" in text
+
+
+def test_the_page_needs_nothing_else(report: Page) -> None:
+    assert all(address.startswith(("#", "data:")) for address in report.addresses)
+    assert not re.search(r"@import|url\((?!#)", report.source)
+    assert len(report.ids) == len(set(report.ids))
+    targets = {address[1:] for address in report.addresses if address.startswith("#")}
+    targets |= set(re.findall(r"url\(#([^)]+)\)", report.source))
+    assert targets <= set(report.ids)
+
+
+def test_every_figure_has_a_text_and_numbers(files: ReportFiles) -> None:
+    assert sorted(path.name for path in (files.html.parent / "figures").iterdir()) == sorted(
+        path.name for path in files.figures
+    )
+    assert len(files.figures) == 6 * 3
+    for path in files.figures:
+        if path.suffix == ".svg":
+            ElementTree.parse(path)
+        elif path.suffix == ".pdf":
+            assert path.read_bytes().startswith(b"%PDF")
+        else:
+            rows = list(csv.DictReader(path.open(encoding="utf-8")))
+            assert {row["method"] for row in rows} >= {"control", "e_mixup"}
+            assert all(float(row["minimum"]) <= float(row["mean"]) + 1e-6 for row in rows)
+    labels = Page(files.html).labels
+    assert len(labels) == 6
+    assert all("control from 0." in label for label in labels)
+
+
+def test_the_threshold_curve_is_the_mean_over_the_best_candidates_splits(whole_study: Path, files: ReportFiles) -> None:
+    rows = list(csv.DictReader((files.html.parent / "figures/accuracy-by-threshold.csv").open(encoding="utf-8")))
+    (at,) = (row for row in rows if row["method"] == "control" and abs(float(row["threshold"]) - 0.6) < 1e-6)
+    accuracies = [
+        record.metrics["accuracy"]
+        for record in load_study(whole_study).records
+        if record.config.candidate.method == "control"
+    ]
+    assert float(at["mean"]) == pytest.approx(sum(accuracies) / 3, abs=1e-6)
+    assert float(at["minimum"]) == pytest.approx(min(accuracies), abs=1e-6)
+    assert float(at["maximum"]) == pytest.approx(max(accuracies), abs=1e-6)
+
+
+def test_the_same_study_gives_the_same_bytes(whole_study: Path, files: ReportFiles, tmp_path: Path) -> None:
+    again = write_report(whole_study, tmp_path)
+    for one, other in zip(
+        (files.html, files.latex, files.csv, *files.figures),
+        (again.html, again.latex, again.csv, *again.figures),
+        strict=True,
+    ):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_table_goes_to_latex_and_csv(whole_study: Path, files: ReportFiles) -> None:
+    latex = files.latex.read_text(encoding="utf-8")
+    assert "\\toprule" in latex
+    assert "soft\\_e\\_stitchup & alpha 0." in latex
+    assert latex.count("\\\\\n") == 6
+    rows = list(csv.DictReader(files.csv.open(encoding="utf-8")))
+    table = load_study(whole_study).table()
+    best = table[table.method == "e_mixup"].groupby("alpha").auc_weighted.mean()
+    assert float(rows[1]["auc_weighted"]) == pytest.approx(best.max(), abs=1e-12)
+    assert float(rows[1]["alpha"]) == best.idxmax()
+
+
+def test_latex_is_escaped() -> None:
+    assert escape_latex("a_b & 5 % ± {x}\\") == r"a\_b \& 5 \% $\pm$ \{x\}\textbackslash{}"
+
+
+def test_text_from_the_study_is_escaped(study_of: Make) -> None:
+    evil = "<script>alert(1)</script>"
+    directory = study_of(changes={"name": evil, "choices": {evil: evil}, "settings": {"a": evil}})
+    source = write_report(directory).html.read_text(encoding="utf-8")
+    assert evil not in source
+    assert "&lt;script&gt;alert(1)" in source
+
+
+def test_an_unfinished_study_is_reported_as_such(study_of: Make) -> None:
+    directory = study_of(skip=lambda config: config.candidate.method == "e_mixup" and config.split == 2)
+    files = write_report(directory)
+    text = " ".join(Page(files.html).text.split())
+    assert "e_mixup(alpha=0.2): paper split 2 is missing." in text
+    assert "incomplete: 0 of 2 candidates" in text
+    (row,) = (row for row in terminal_table(load_study(directory)) if row.method == "e_mixup")
+    assert (row.objective, row.n_splits, row.accuracy) == ("–", "0", "–")
+
+
+def test_one_split_without_none_items_and_without_control(study_of: Make) -> None:
+    directory = study_of(methods=("e_mixup", "custom"), splits={"paper": [4]}, n_rare=0, preset=None)
+    files = write_report(directory)
+    page = Page(files.html)
+    text = " ".join(page.text.split())
+    assert "One split only." in text
+    assert "No control." in text
+    assert "No validation item is a “none” item." in text
+    assert "Paper:" not in text
+    row = terminal_table(load_study(directory))[0]
+    assert (row.accuracy_none, row.none_fraction, row.published) == ("–", "0.0 %", "")
+    assert re.fullmatch(r"0\.\d{4}", row.objective)
+    assert not (files.html.parent / "figures" / "none-accuracy-by-threshold.svg").exists()
+
+
+def test_a_nested_study_is_not_called_optimistic(study_of: Make) -> None:
+    directory = study_of(protocol="nested", splits={"search": [0], "confirm": [0, 1]}, alphas=(0.3, 0.9))
+    text = " ".join(Page(write_report(directory).html).text.split())
+    assert "optimistic" not in text
+    assert "chosen inside training folds" in text
+
+
+def test_a_study_without_trials(study_of: Make) -> None:
+    directory = study_of(skip=lambda config: True)
+    with pytest.raises(ReportError, match="no finished trial to report, of 2 planned methods"):
+        write_report(directory)
+    assert sorted(path.name for path in directory.iterdir()) == ["study.json"]
+
+
+def test_series_of_a_figure_are_named_for_the_script(report: Page) -> None:
+    found = re.findall(r'<figure data-series="([^"]+)"', report.source)
+    assert len(found) == 6
+    assert json.loads(found[0].replace("&#34;", '"'))[0] == "control"
