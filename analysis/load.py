@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from trainables.records import TrialRecord, read_records
+from trainables.records import TrialConfig, TrialRecord, read_record_file, read_records, record_files
 
 FORMAT = 1
 """Version of `study.json` that this module reads."""
@@ -139,6 +139,20 @@ def load_study(directory: Path, *, with_items: bool = False) -> StudyResults:
     return StudyResults(description, tuple(planned), n_unplanned=len(records) - len(planned))
 
 
+def load_items(directory: Path, wanted: Collection[TrialConfig]) -> list[TrialRecord]:
+    """Reads some trials with their per-item results, sorted by coordinates; files without any are passed over.
+
+    Args:
+        directory: The study's directory.
+        wanted: The coordinates of the trials.
+    """
+    found = []
+    for path in record_files(directory / "records"):
+        if any(record.config in wanted for record in read_record_file(path)):
+            found += [record for record in read_record_file(path, with_items=True) if record.config in wanted]
+    return sorted(found, key=lambda record: record.config)
+
+
 def read_description(path: Path) -> StudyDescription:
     """Reads and checks `study.json`.
 
@@ -208,7 +222,7 @@ def _is_planned(record: TrialRecord, description: StudyDescription) -> bool:
 def _check_record(record: TrialRecord, description: StudyDescription) -> None:
     """Refuses a trial that another study made, or that has no score to compare."""
     for name, digest in description.digests.items():
-        found = record.provenance.get(name, record.provenance.get(f"{name}_digest", digest))
+        found = record.provenance.get(f"digest_{name}", digest)
         if found != digest:
             raise ReportError(
                 f"{record.config} was made by other {name} than study.json describes ({found}, not {digest}). "

@@ -1,0 +1,196 @@
+"""What a study decides: each method against control, by the items behind its reported figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.comparison import (
+    Decision,
+    Interval,
+    components,
+    decide,
+    further_splits,
+    holm,
+    nadeau_bengio_interval,
+    naive_interval,
+    two_way_interval,
+)
+from analysis.load import ReportError
+from trainables.records import TrialRecord
+
+CONTROL = "control"
+
+PER_ITEM: Mapping[str, str] = {"auc_weighted": "auc_influence", "accuracy": "correct"}
+"""Figures that are a mean over items, and the field of the items that they are a mean of."""
+
+REGIONS: Mapping[str, float] = {"auc_weighted": 0.002, "accuracy": 0.005}
+"""Half widths of the regions of practical equivalence, where the study file names none."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method minus control, in one figure.
+
+    Attributes:
+        figure: Name of the figure.
+        two_way: The interval that decides.
+        naive: Paired t over splits, beside it.
+        nadeau_bengio: Corrected resampled t, beside it.
+        adjusted_p: p-value of the two-way interval after Holm's adjustment over the methods.
+        region: Half width of the region of practical equivalence.
+        decision: What the data say.
+        further_splits: Splits to add that would decide an undecided difference; None where none would.
+    """
+
+    figure: str
+    two_way: Interval
+    naive: Interval
+    nadeau_bengio: Interval
+    adjusted_p: float
+    region: float
+    decision: Decision
+    further_splits: int | None
+
+
+@dataclass(frozen=True)
+class MethodEvidence:
+    """What the items say of one method.
+
+    Attributes:
+        method: Name of the method.
+        intervals: Two-way interval of each figure itself.
+        differences: Against control, by figure; empty for control, and where there is none.
+    """
+
+    method: str
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+
+
+def regions(settings: Mapping[str, Any]) -> dict[str, float]:
+    """The regions of practical equivalence: those of the study file (`objective.equivalence`), else `REGIONS`.
+
+    Raises:
+        ReportError: One is not above 0.
+    """
+    objective = settings.get("objective")
+    given = (objective.get("equivalence") or {}) if isinstance(objective, Mapping) else {}
+    found = {figure: float(given.get(figure, default)) for figure, default in REGIONS.items()}
+    for figure, value in found.items():
+        if not value > 0:
+            raise ReportError(f"objective.equivalence.{figure} must be above 0, got {value}. Mend the study file.")
+    return found
+
+
+def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, float]) -> dict[str, MethodEvidence]:
+    """Compares every method with control on the splits and items that they share.
+
+    Args:
+        reported: The trials behind each method's reported figures, with their items, sorted by split.
+        within: Region of practical equivalence of each figure.
+
+    Raises:
+        ReportError: Two methods were judged on different items in one split.
+    """
+    control = reported.get(CONTROL)
+    intervals: dict[str, dict[str, Interval]] = {method: {} for method in reported}
+    differences: dict[str, dict[str, Difference]] = {method: {} for method in reported}
+    n_items = 1 + max((int(_items(record).item.max()) for records in reported.values() for record in records), default=0)
+    for figure, column in PER_ITEM.items():
+        values = {method: item_matrix(records, column, n_items) for method, records in reported.items()}
+        for method, matrix in values.items():
+            intervals[method][figure] = two_way_interval(matrix)
+        if not control:
+            continue
+        against = [method for method in reported if method != CONTROL]
+        paired = {}
+        for method in against:
+            _check_paired(reported[method], control)
+            paired[method] = values[method] - values[CONTROL]
+        found = _differences(figure, paired, control[0].metrics, within[figure])
+        for method, difference in found.items():
+            differences[method][figure] = difference
+    return {method: MethodEvidence(method, intervals[method], differences[method]) for method in reported}
+
+
+def item_matrix(records: Sequence[TrialRecord], column: str, n_items: int) -> npt.NDArray[np.float32]:
+    """One field of the items of each split, (splits, n_items), NaN for items that a split does not judge."""
+    matrix = np.full((len(records), n_items), np.nan, dtype=np.float32)
+    for row, record in zip(matrix, records, strict=True):
+        items = _items(record)
+        row[items.item] = getattr(items, column)
+    return matrix
+
+
+def sentence(difference: Difference, method: str, name: str) -> str:
+    """The decision in plain words.
+
+    Args:
+        difference: Of the method and control.
+        method: Name of the method.
+        name: How the figure is called.
+    """
+    interval = difference.two_way
+    if math.isnan(interval.low):
+        return f"{method} differs from control by {interval.estimate:+.4f} in {name}, on one split: nothing to judge by."
+    seen = f"{interval.estimate:+.4f} {name}, 95 % interval {interval.low:+.4f} to {interval.high:+.4f}"
+    match difference.decision:
+        case Decision.BETTER | Decision.WORSE:
+            p = f"p {'< 0.001' if difference.adjusted_p < 0.001 else f'= {difference.adjusted_p:.3f}'}"
+            return f"{method} is {difference.decision} than control: {seen}; {p} after Holm."
+        case Decision.EQUIVALENT:
+            return f"{method} is equivalent to control: {seen}, within ±{difference.region:g}."
+        case _:
+            if difference.further_splits is None:
+                more = "more splits alone would not decide it, it takes more items"
+            else:
+                more = f"about {difference.further_splits} further splits would decide it, should it stay as it is"
+            return f"{method} is undecided against control: {seen}; {more}."
+
+
+def _differences(
+    figure: str, paired: Mapping[str, npt.NDArray[np.float32]], metrics: Mapping[str, float], region: float
+) -> dict[str, Difference]:
+    two_way = {method: two_way_interval(matrix) for method, matrix in paired.items()}
+    adjusted = holm([interval.p_value for interval in two_way.values()])
+    found = {}
+    for (method, interval), p in zip(two_way.items(), adjusted, strict=True):
+        split_means = np.nanmean(paired[method].astype(np.float64), axis=1)
+        decision = decide(interval, float(p), region)
+        n_tests = max(1, round(float(p) / interval.p_value)) if interval.p_value > 0 and p < 1 else len(paired)
+        undecided = decision is Decision.UNDECIDED
+        found[method] = Difference(
+            figure=figure,
+            two_way=interval,
+            naive=naive_interval(split_means),
+            nadeau_bengio=nadeau_bengio_interval(
+                split_means, int(metrics["n_train"]), int(metrics["n_validation"])
+            ),
+            adjusted_p=float(p),
+            region=region,
+            decision=decision,
+            further_splits=further_splits(components(paired[method]), region, n_tests) if undecided else None,
+        )
+    return found
+
+
+def _check_paired(records: Sequence[TrialRecord], control: Sequence[TrialRecord]) -> None:
+    for own, other in zip(records, control, strict=True):
+        same = own.config.split == other.config.split
+        if not same or not np.array_equal(_items(own).item, _items(other).item):
+            raise ReportError(
+                f"{own.config} and {other.config} were judged on different items, so they cannot be paired. "
+                "Remove the records of one method and run the study again."
+            )
+
+
+def _items(record: TrialRecord) -> Any:
+    if record.items is None:
+        raise ValueError(f"{record.config} was read without its items; read it with them to compare it.")
+    return record.items
