@@ -1,0 +1,280 @@
+"""Reads a study file and checks it as a whole: every problem at once, each with its key and the remedy.
+
+Imports nothing heavy: no torch, ray, optuna or mlflow.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from embedding_jobs.sources import SourceError, count_rows, table_columns
+from study.spec import (
+    PACKAGE_SCHEME,
+    Data,
+    Encoders,
+    LearningRate,
+    Range,
+    Sampler,
+    Search,
+    Section,
+    Splits,
+    StudySpec,
+    Training,
+    phases,
+)
+from trainables.methods import MethodError, get_method, method_names
+from trainables.splits import n_train_items
+
+_SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in StudySpec.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+
+
+class SpecError(ValueError):
+    """A study file with problems.
+
+    Attributes:
+        problems: One sentence each: key, rule, value, remedy.
+    """
+
+    def __init__(self, path: str, problems: list[str]) -> None:
+        self.problems = problems
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n".join([f"{path} has {count}:", *(f"  - {problem}" for problem in problems)]))
+
+
+def load_spec(path: str | Path) -> StudySpec:
+    """Reads and checks a study file, the table's columns and size included.
+
+    Raises:
+        SpecError: With every problem that was found.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.load(path.read_text(), Loader=_UniqueKeyLoader)  # noqa: S506 -- a SafeLoader
+    except FileNotFoundError:
+        raise SpecError(str(path), ["there is no such file; `study init` writes one"]) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(str(path), [f"it cannot be read as YAML: {error}"]) from None
+    if not isinstance(raw, dict):
+        raise SpecError(str(path), ["it must be a mapping of sections; `study init` writes one"])
+    return check_spec(raw, path)
+
+
+def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml") -> StudySpec:
+    """Checks the contents of a study file.
+
+    Args:
+        raw: The file's contents.
+        path: Where it stands; its relative paths are relative to that folder.
+
+    Raises:
+        SpecError: With every problem that was found.
+    """
+    path = Path(path)
+    problems: list[str] = []
+    sections: dict[str, Any] = {}
+    for name, kind in _SECTIONS.items():
+        if name in raw:
+            # Each on its own, so that a mistake in one does not hide those of the others.
+            try:
+                sections[name] = kind.model_validate(raw[name])
+            except ValidationError as error:
+                problems += _problems(error, (name,))
+    if "data" in sections:
+        sections["data"] = sections["data"].model_copy(update={"table": _resolved(sections["data"].table, path.parent)})
+    if "encoders" in sections:
+        sections["encoders"] = _resolved_encoders(sections["encoders"], path.parent)
+    top = {**{name: value for name, value in raw.items() if name not in _SECTIONS or name in sections}, **sections}
+    if isinstance(top.get("directory"), str):
+        top["directory"] = _resolved(top["directory"], path.parent)
+    spec = None
+    try:
+        spec = StudySpec.model_validate(top)
+    except ValidationError as error:
+        failed = set(_SECTIONS) & set(raw) - set(sections)
+        problems += [
+            text for text in _problems(error, ()) if not any(text.startswith(f"`{s}` is missing") for s in failed)
+        ]
+    problems += _cross_problems(sections)
+    if problems or spec is None:
+        raise SpecError(str(path), problems)
+    return spec
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error instead of a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key `{key}` stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _resolved(location: str, base: Path) -> str:
+    return location if "://" in location else str((base / Path(location).expanduser()).resolve())
+
+
+def _resolved_encoders(encoders: Encoders, base: Path) -> Encoders:
+    """Local model directories and checkpoints made absolute; hub names stay."""
+    text, image = encoders.text, encoders.image
+    if text and (text.model.startswith((".", "/", "~")) or (base / text.model).is_dir()):
+        text = text.model_copy(update={"model": _resolved(text.model, base)})
+    if image and image.checkpoint:
+        image = image.model_copy(update={"checkpoint": _resolved(image.checkpoint, base)})
+    return Encoders(text=text, image=image)
+
+
+def _problems(error: ValidationError, prefix: tuple[str, ...]) -> Iterator[str]:
+    for item in error.errors(include_url=False):
+        location = [*prefix, *map(str, item["loc"])]
+        # Members of a union (number, list, range) are tried one by one and each complains: name the place once.
+        if "methods" in location and len(location) > 4:
+            location = location[:4]
+        key = ".".join(location)
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(location[:-1])
+            yield f"`{key}` is not a key{_nearest(location[-1], known)}; the keys there are {', '.join(known)}"
+        elif item["type"] == "missing":
+            yield f"`{key}` is missing; give it a value"
+        elif "methods" in location and len(location) == 4:
+            yield f"`{key}` must be a number, a list of numbers or {{low, high, log}}, got {item['input']!r}"
+        else:
+            message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            message = message if message.startswith("must") else f"must be {message}"
+            yield f"`{key}` {message}, got {item['input']!r}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: Any = StudySpec
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        kinds = [annotation, *get_args(annotation)]
+        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(model.model_fields)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def _cross_problems(sections: Mapping[str, Any]) -> Iterator[str]:
+    """Problems between sections, of those sections that are well-formed by themselves."""
+    data: Data | None = sections.get("data")
+    if data is not None:
+        yield from _data_problems(data, sections.get("encoders"))
+        yield from _size_problems(data, sections.get("splits", Splits()), sections.get("training", Training()))
+    if "encoders" in sections:
+        yield from _encoder_problems(sections["encoders"])
+    if "search" in sections:
+        yield from _search_problems(sections["search"])
+    if "tracking" in sections and "@" in (sections["tracking"].uri or "").rpartition("/")[0]:
+        yield "`tracking.uri` must not hold a user or password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    rate = sections["training"].learning_rate if "training" in sections else LearningRate()
+    if rate.low > rate.high:
+        yield f"`training.learning_rate.low` must not exceed `high` ({rate.high:g}), got {rate.low:g}"
+
+
+def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
+    if not data.columns:
+        yield "`data.text` and `data.image` are both empty; name at least one column to encode"
+    named: dict[str, str | None] = {"id": data.id, "label": data.label, "image": data.image}
+    named |= {f"text.{index}": column for index, column in enumerate(data.text)}
+    columns = [column for column in named.values() if column]
+    for column in sorted({column for column in columns if columns.count(column) > 1}):
+        yield f"`data` uses the column `{column}` twice; each of id, label, text and image needs its own"
+    if encoders is not None:
+        for kind, used in (("text", data.text), ("image", data.image)):
+            if used and getattr(encoders, kind) is None:
+                yield f"`encoders.{kind}` is missing, and `data.{kind}` names a column; give its model"
+            if not used and getattr(encoders, kind) is not None:
+                yield f"`encoders.{kind}` has nothing to encode; name a column in `data.{kind}`, or leave it out"
+    try:
+        present = table_columns(data.table)
+    except SourceError as error:
+        yield f"`data.table`: {error}"
+        return
+    for key, column in named.items():
+        if column and column not in present:
+            yield (
+                f"`data.{key}` names the column `{column}`, which {data.table} lacks{_nearest(column, present)}; "
+                f"its columns are {', '.join(present)}"
+            )
+
+
+def _size_problems(data: Data, splits: Splits, training: Training) -> Iterator[str]:
+    try:
+        n_items = count_rows(data.table)
+    except SourceError:
+        return  # reported with the table
+    for phase in phases(splits.protocol):
+        n_train = n_train_items(n_items, splits.train_fraction, phase)
+        if training.batch_size > n_train:
+            yield (
+                f"`training.batch_size` must not exceed the {phase} split's training items: {n_train} = "
+                f"{splits.train_fraction:g} of {n_items} rows, got {training.batch_size}; lower it, or raise "
+                "`splits.train_fraction`"
+            )
+            return
+
+
+def _encoder_problems(encoders: Encoders) -> Iterator[str]:
+    if encoders.text and encoders.text.model.startswith(PACKAGE_SCHEME):
+        package = encoders.text.model.removeprefix(PACKAGE_SCHEME).split("/")[0]
+        if importlib.util.find_spec(package) is None:
+            yield f"`encoders.text.model` names the Python package `{package}`, which is not installed; install it"
+    elif encoders.text and encoders.text.model.startswith("/") and not Path(encoders.text.model).is_dir():
+        yield f"`encoders.text.model` names the folder {encoders.text.model}, which does not exist"
+    if encoders.image and encoders.image.checkpoint and not Path(encoders.image.checkpoint).is_file():
+        yield f"`encoders.image.checkpoint` names {encoders.image.checkpoint}, which does not exist"
+
+
+def _search_problems(search: Search) -> Iterator[str]:
+    for name, params in search.methods.items():
+        try:
+            method = get_method(name)
+        except MethodError as error:
+            yield f"`search.methods.{name}`{_nearest(name, method_names())}: {error}"
+            continue
+        for key, values in params.items():
+            place = f"`search.methods.{name}.{key}`"
+            if key not in method.hyperparameters:
+                known = list(method.hyperparameters)
+                listed = f"it has {', '.join(known)}" if known else "it has none"
+                yield f"{place} is not a hyperparameter of {name}{_nearest(key, known)}; {listed}"
+                continue
+            if isinstance(values, Range):
+                yield from _range_problems(place, values, search.sampler)
+                listed_values: tuple[float, ...] = (values.low, values.high)
+            else:
+                listed_values = values if isinstance(values, tuple) else (values,)
+            if not listed_values:
+                yield f"{place} is an empty list; give at least one value"
+            for value in listed_values:
+                if problem := method.hyperparameters[key].problem(value):
+                    yield f"{place} {problem}, got {value:g}"
+
+
+def _range_problems(place: str, values: Range, sampler: Sampler) -> Iterator[str]:
+    if sampler == "grid":
+        yield f"{place} is a range, which a grid cannot enumerate; list its values, or set `search.sampler` to tpe"
+    if values.low >= values.high:
+        yield f"{place}.low must be below high ({values.high:g}), got {values.low:g}"
+    if values.log and values.low <= 0:
+        yield f"{place}.low must be above 0 on a log scale, got {values.low:g}"

@@ -1,0 +1,230 @@
+"""The `study` command: a thin face of the packages. Heavy libraries are imported where they are needed."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from study.runner import StudyResult
+    from study.spec import StudySpec
+
+EXIT_INCOMPLETE = 1
+EXIT_USER = 2
+EXIT_INTERRUPTED = 130
+
+PRESETS = ("paper", "nested", "demo")
+
+_config = click.option(
+    "-c", "--config", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="The study file."
+)
+_quiet = click.option("--quiet", is_flag=True, help="Show results and errors only.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("embedding-ablation-study"))
+def study() -> None:
+    """Ablation studies of embedding augmentations, from a product table to a compared table of methods."""
+
+
+@study.command()
+@click.argument("preset", type=click.Choice(PRESETS), default="paper")
+@click.option(
+    "-o", "--output", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="File to write."
+)
+def init(preset: str, output: Path) -> None:
+    """Write a commented study file from PRESET."""
+    try:
+        with output.open("x") as file:
+            file.write(_preset(preset))
+    except FileExistsError:
+        raise click.ClickException(f"{output} exists; give another name with --output") from None
+    click.echo(f"{output} written. Name your table in its `data` section, then: study check -c {output}")
+
+
+@study.command()
+@_config
+def check(config: Path) -> None:
+    """Check a study file against its table: every problem at once, before anything heavy starts."""
+    from study.check import load_spec
+
+    spec = load_spec(config)
+    methods = ", ".join(spec.search.methods)
+    click.echo(f"{config}: sound. {spec.splits.n_splits} splits of {spec.data.table}; methods: {methods}.")
+
+
+@study.command()
+@_config
+@_quiet
+def embed(config: Path, quiet: bool) -> None:
+    """Encode the shards that the embedding store lacks."""
+    spec = _load(config)
+    from study.progress import Progress
+    from study.runner import embed as embed_missing
+
+    with Progress(_console(), quiet=quiet) as progress:
+        summary = embed_missing(spec, progress)
+    click.echo(str(summary))
+
+
+@study.command()
+@_config
+@_quiet
+def run(config: Path, quiet: bool) -> None:
+    """Encode, then train every planned trial that is not recorded; run again after any interruption."""
+    spec = _load(config)
+    sys.exit(_run(spec, config, quiet=quiet))
+
+
+@study.command()
+@_config
+def report(config: Path) -> None:
+    """Write the report of what is recorded: page, tables, figures."""
+    spec = _load(config)
+    _report(spec)
+
+
+@study.command()
+@_config
+def sync(config: Path) -> None:
+    """Write to MLflow what it lacks; into an empty server, everything."""
+    spec = _load(config)
+    from study.runner import make_tracker, read_description
+    from trainables.records import read_records
+
+    tracker = make_tracker(spec, read_description(spec.root))
+    written = tracker.write(read_records(spec.records))
+    page = spec.root / "report"
+    tracker.finish({}, page if page.exists() else None, complete=True)
+    click.echo(f"{written} trials written to {spec.tracking_uri}; the others were there.")
+
+
+@study.command()
+@click.option(
+    "-d", "--directory", default="demo", show_default=True, type=click.Path(path_type=Path), help="Where to work."
+)
+@_quiet
+def demo(directory: Path, quiet: bool) -> None:
+    """Run the main job on a built-in catalogue: five methods, three splits, one table."""
+    from study.demo import make_catalogue
+
+    directory.mkdir(parents=True, exist_ok=True)
+    click.echo(f"Making the catalogue in {directory} ...")
+    make_catalogue(directory / "catalogue")
+    config = directory / "study.yaml"
+    if not config.exists():
+        config.write_text(_preset("demo"))
+    spec = _load(config)
+    sys.exit(_run(spec, config, quiet=quiet))
+
+
+def main() -> None:
+    """Runs the command; a user's mistake ends it with one message and exit code 2."""
+    with _user_errors_as_messages():
+        study(prog_name="study")
+
+
+@contextmanager
+def _user_errors_as_messages() -> Iterator[None]:
+    from embedding_jobs.sources import SourceError
+    from study.check import SpecError
+
+    try:
+        yield
+    except (SpecError, SourceError) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        click.echo("Interrupted. What is recorded stays; the same command goes on from there.", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except _user_errors() as error:
+        _fail(error)
+
+
+def _fail(error: BaseException) -> None:
+    click.echo(f"Error: {error}", err=True)
+    sys.exit(EXIT_USER)
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """The errors that a user can mend. Evaluated only when one was raised: it imports everything."""
+    from analysis.report import ReportError
+    from embedding_jobs.encoders import EncoderError
+    from embedding_jobs.store import StoreError
+    from study.runner import StudyError
+    from study.tracking import TrackingError
+    from trainables.records import RecordError
+
+    return (EncoderError, StoreError, RecordError, StudyError, TrackingError, ReportError)
+
+
+def _load(config: Path) -> StudySpec:
+    from study.check import load_spec
+
+    return load_spec(config)
+
+
+def _preset(name: str) -> str:
+    return (files("study") / "presets" / f"{name}.yaml").read_text()
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
+    if not quiet:
+        click.echo("Starting Ray ...")
+    from study.progress import Progress
+    from study.runner import embed, run_study
+
+    with Progress(_console(), quiet=quiet) as progress:
+        progress.say(str(embed(spec, progress)))
+        result = run_study(spec, progress)
+    _report(spec)
+    _tell(result, spec, config)
+    return EXIT_INCOMPLETE if result.failures else 0
+
+
+def _report(spec: StudySpec) -> None:
+    from rich.table import Table
+
+    from analysis.load import load_study
+    from analysis.report import terminal_table, write_report
+    from study.runner import finish_tracking
+
+    results = load_study(spec.root)
+    written = write_report(spec.root)
+    shown = terminal_table(results)
+    table = Table(box=None, pad_edge=False)
+    for index, heading in enumerate(shown.headings):
+        table.add_column(heading, justify="left" if index < 2 else "right")
+    for row in shown.rows:
+        table.add_row(*row)
+    _console().print(table)
+    if problem := finish_tracking(spec, results):
+        click.echo(problem, err=True)
+    click.echo(f"Report: {written.html}")
+
+
+def _tell(result: StudyResult, spec: StudySpec, config: Path) -> None:
+    click.echo(f"{result.n_recorded} trials recorded in {spec.records}, {result.n_trained} of them by this run.")
+    if result.tracking_problem:
+        click.echo(result.tracking_problem, err=True)
+    elif not spec.tracking.uri:
+        click.echo(f"MLflow: mlflow ui --backend-store-uri {shlex.quote(spec.tracking_uri)}")
+    for failure in result.failures:
+        click.echo(f"Failed: {failure}", err=True)
+    if result.failures:
+        click.echo(f"Once mended: study run -c {shlex.quote(str(config))}", err=True)

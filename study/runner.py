@@ -1,0 +1,373 @@
+"""Runs a study: what is missing -> Ray Tune -> records.
+
+A study's directory is its state. Whatever a run finds recorded there it does not do again; whatever interrupts it, the
+next run goes on from the records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+# Tune's own loggers and tables cost a fifth of a second a trial and say what progress says better.
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+import numpy as np
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+
+from embedding_jobs.encoders import EncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from embedding_jobs.extract import ExtractionSummary, extract
+from embedding_jobs.store import Embeddings, Store
+from study.progress import Progress
+from study.search import FixedProposals, PackQueue, PackSearcher, proposals
+from study.spec import StudySpec, digest, phases
+from study.tracking import BackgroundTracker, Tracker, TrackingError
+from trainables.engine import Settings
+from trainables.pack import PackContext, PackTrainable
+from trainables.records import TrialConfig, TrialRecord, read_record_file, read_records
+
+DESCRIPTION = "study.json"
+"""What a study's directory says of itself; the report reads it."""
+
+
+class StudyError(RuntimeError):
+    """A study that cannot be run as it stands."""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """How a run ended.
+
+    Attributes:
+        directory: The study's directory.
+        n_trained: Trials trained by this run.
+        n_recorded: Trials recorded in all.
+        failures: A sentence for each pack that failed for good.
+        tracking_problem: Why the tracker is behind, if it is.
+    """
+
+    directory: Path
+    n_trained: int
+    n_recorded: int
+    failures: tuple[str, ...]
+    tracking_problem: str | None
+
+
+def connect(spec: StudySpec) -> None:
+    """Joins the cluster that the study file names, or starts Ray on this machine; once a process."""
+    if ray.is_initialized():
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(
+        address=spec.resources.address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **({} if spec.resources.address else {"include_dashboard": False}),
+    )
+
+
+def encoder_configs(spec: StudySpec) -> dict[str, EncoderConfig]:
+    """The encoder of each encoded column, in the order of the classifier's input."""
+    configs: dict[str, EncoderConfig] = {}
+    if spec.encoders.text is not None:
+        configs |= {column: TextEncoderConfig(**spec.encoders.text.model_dump()) for column in spec.data.text}
+    if spec.encoders.image is not None and spec.data.image is not None:
+        configs[spec.data.image] = ImageEncoderConfig(**spec.encoders.image.model_dump())
+    return configs
+
+
+def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
+    """Encodes the shards that the store lacks."""
+    connect(spec)
+    summary = extract(
+        spec.data.source,
+        encoder_configs(spec),
+        spec.store,
+        rows_per_shard=spec.resources.rows_per_shard,
+        on_progress=progress.embedding,
+    )
+    progress.end_embedding()
+    return summary
+
+
+def run_study(spec: StudySpec, progress: Progress) -> StudyResult:
+    """Trains every planned trial that is not recorded.
+
+    Raises:
+        StudyError: Another run works in the directory, or its records were made with other settings.
+        embedding_jobs.store.StoreError: The embeddings are incomplete, or of another source or encoder.
+    """
+    spec.root.mkdir(parents=True, exist_ok=True)
+    with _only_run(spec.root):
+        connect(spec)
+        embeddings = Store(spec.store).load(spec.data.columns)
+        class_names, labels = np.unique(embeddings.labels, return_inverse=True)
+        description = _describe(spec, embeddings, [str(name) for name in class_names])
+        _refuse_other_settings(spec, description)
+        _write_json(spec.root / DESCRIPTION, description)
+        recorded = read_records(spec.records)
+        tracker = BackgroundTracker(lambda: make_tracker(spec, description))
+        tracker.write(recorded)
+        context = ray.put(_context(spec, embeddings, labels, description))
+        run = _Run(spec, progress, tracker, {record.config: record for record in recorded})
+        for phase in phases(spec.splits.protocol):
+            if not run.failures:
+                run.phase(phase, context)
+        problem = None
+        try:
+            tracker.close()
+        except TrackingError as error:
+            problem = str(error)
+        return StudyResult(spec.root, run.n_trained, len(run.records), tuple(run.failures), problem)
+
+
+def make_tracker(spec: StudySpec, description: Mapping[str, Any]) -> Tracker:
+    """The tracker of a study.
+
+    Raises:
+        TrackingError: The server cannot be reached.
+    """
+    key = f"{spec.name}/{description['digests']['settings']}"
+    params = {**spec.deciding_settings(), "splits.n_splits": spec.splits.n_splits, **description["digests"]}
+    return Tracker(
+        spec.tracking_uri,
+        spec.tracking.experiment or spec.name,
+        spec.name,
+        key,
+        params,
+        spec.root / "mlartifacts",
+    )
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """What a study's directory says of itself.
+
+    Raises:
+        StudyError: No study was run there.
+    """
+    path = directory / DESCRIPTION
+    if not path.exists():
+        raise StudyError(f"{directory} holds no study; run `study run` first.")
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+class _Run:
+    """The phases of one run: hands packs to Tune and takes note of what they leave."""
+
+    def __init__(
+        self, spec: StudySpec, progress: Progress, tracker: BackgroundTracker, records: dict[TrialConfig, TrialRecord]
+    ) -> None:
+        self.spec, self.progress, self.tracker, self.records = spec, progress, tracker, records
+        self.n_trained = 0
+        self.failures: list[str] = []
+        self._best: dict[str, Any] = {}
+
+    def phase(self, phase: str, context: ray.ObjectRef) -> None:
+        spec, metric = self.spec, self.spec.objective.metric
+        if phase == "confirm":
+            methods = {method: FixedProposals([best]) for method, best in self._best.items()}
+        else:
+            methods = {method: proposals(spec.search, method) for method in spec.search.methods}
+        scores = {trial: record.metrics[metric] for trial, record in self.records.items()}
+        splits = spec.split_seeds(phase)
+        n_planned = sum(plan.planned for plan in methods.values()) * len(splits)
+        queue = PackQueue(phase, methods, splits, scores, spec.resources.lanes_per_pack)
+        self.progress.start_phase(phase, queue, n_planned, metric)
+        self.progress.recorded(record for trial, record in self.records.items() if trial in set(queue.trials()))
+        if not queue.exhausted:
+            self._tune(queue, context)
+        self.progress.end_phase()
+        self._best = {method: best for method in methods if (best := queue.best(method)) is not None}
+
+    def _tune(self, queue: PackQueue, context: ray.ObjectRef) -> None:
+        resources = self.spec.resources
+        storage = self.spec.root / "tune"
+        shutil.rmtree(storage, ignore_errors=True)  # Tune's own state: never read again
+        trainable = tune.with_resources(
+            tune.with_parameters(PackTrainable, context=context),
+            {"cpu": resources.cpus_per_pack, "gpu": resources.gpus_per_pack},
+        )
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=PackSearcher(queue),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="packs",
+                storage_path=str(storage),
+                callbacks=[_Notes(self, queue)],
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            ),
+        ).fit()
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+class _Notes(tune.Callback):  # type: ignore[misc]
+    """Tune's callback: a finished pack's record is read, scored, tracked and shown."""
+
+    def __init__(self, run: _Run, queue: PackQueue) -> None:
+        self._run, self._queue = run, queue
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        run = self._run
+        records = read_record_file(Path(trial.last_result["record"]))
+        run.records |= {record.config: record for record in records}
+        run.n_trained += len(records)
+        self._queue.finish({record.config: record.metrics[run.spec.objective.metric] for record in records})
+        run.tracker.write(records)
+        run.progress.trained(records)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        pack = trial.config["pack"]
+        self._queue.fail(pack)
+        cause = Path(trial.error_file).read_text().strip().splitlines()[-1] if trial.error_file else "it was lost"
+        text = f"{pack.candidate} on {pack.phase} splits {', '.join(map(str, pack.splits))}: {cause}"
+        self._run.failures.append(text)
+        self._run.progress.failed(text, len(pack.splits))
+
+
+def _context(
+    spec: StudySpec, embeddings: Embeddings, labels: np.ndarray, description: Mapping[str, Any]
+) -> PackContext:
+    training = spec.training
+    return PackContext(
+        embeddings=embeddings.matrix,
+        labels=labels.astype(np.int64),
+        train_fraction=spec.splits.train_fraction,
+        settings=Settings(
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            hidden=training.hidden,
+            dropout=training.dropout,
+            weight_decay=training.weight_decay,
+            learning_rate_low=training.learning_rate.low,
+            learning_rate_high=training.learning_rate.high,
+            step_size_epochs=training.learning_rate.step_size_epochs,
+            evaluate_every_epochs=training.evaluate_every_epochs,
+            standardize=training.standardize,
+            threshold=spec.objective.threshold,
+        ),
+        records=str(spec.records),
+        n_threads=max(1, int(spec.resources.cpus_per_pack)),
+        provenance={
+            **{f"digest_{name}": value for name, value in description["digests"].items()},
+            "package": version("embedding-ablation-study"),
+            "git_commit": _git_commit(),
+        },
+    )
+
+
+def _describe(spec: StudySpec, embeddings: Embeddings, class_names: list[str]) -> dict[str, Any]:
+    deciding = spec.deciding_settings()
+    notes = []
+    image = spec.encoders.image
+    if image is not None and not image.pretrained and image.checkpoint is None:
+        notes.append(
+            f"The image encoder, {image.model}, is untrained: its weights are random, and its vectors say little."
+        )
+    for column, n_empty in embeddings.n_empty_texts.items():
+        if n_empty:
+            notes.append(
+                f"{n_empty} of {len(embeddings.ids)} items have no {column}; they were encoded as an empty text."
+            )
+    return {
+        "format": 1,
+        "name": spec.name,
+        "preset": spec.preset,
+        "protocol": spec.splits.protocol,
+        "objective": spec.objective.metric,
+        "threshold": spec.objective.threshold,
+        "methods": list(spec.search.methods),
+        "splits": {phase: list(spec.split_seeds(phase)) for phase in phases(spec.splits.protocol)},
+        "n_candidates": {method: proposals(spec.search, method).planned for method in spec.search.methods},
+        "settings": spec.model_dump(mode="json"),
+        "choices": _choices(spec),
+        "data": {
+            "n_items": len(embeddings.ids),
+            "n_classes": len(class_names),
+            "class_names": class_names,
+            "n_features": int(embeddings.matrix.shape[1]),
+            "embeddings": embeddings.provenance,
+            "notes": notes,
+        },
+        "deciding_settings": deciding,
+        "digests": {"settings": digest({**deciding, "embeddings": embeddings.digest}), "embeddings": embeddings.digest},
+    }
+
+
+def _choices(spec: StudySpec) -> dict[str, str]:
+    """What the papers leave open, and what this study does."""
+    training = spec.training
+    return {
+        "Optimizer": f"AdamW, decoupled weight decay {training.weight_decay:g}",
+        "Batch size": f"{training.batch_size} items; an epoch's last, incomplete batch is left out",
+        "Outputs": "the known classes of the split",
+        "Loss": "binary cross-entropy, mean over batch and classes",
+        "Inputs": "standardised with the training items' mean and deviation" if training.standardize else "as encoded",
+        "Pairs": "first half of a randomly ordered batch with the second half; one lambda a pair",
+        "Evaluation": f"every {training.evaluate_every_epochs} epochs and at the end",
+    }
+
+
+def _refuse_other_settings(spec: StudySpec, description: Mapping[str, Any]) -> None:
+    path = spec.root / DESCRIPTION
+    if not path.exists() or not any(spec.records.glob("*.parquet")):
+        return
+    before = read_description(spec.root)
+    if before["digests"] == description["digests"]:
+        return
+    old = {**before["deciding_settings"], "embeddings": before["digests"]["embeddings"]}
+    new = {**description["deciding_settings"], "embeddings": description["digests"]["embeddings"]}
+    differing = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in new if old.get(key) != new.get(key)]
+    raise StudyError(
+        f"The records in {spec.records} were made with other settings ({'; '.join(differing)}). "
+        "Give the study another `directory`, or undo the change."
+    )
+
+
+@contextlib.contextmanager
+def _only_run(directory: Path) -> Iterator[None]:
+    """Holds the directory's lock, which the system lets go when the process ends, however it ends."""
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StudyError(f"Another `study run` works in {directory}. Wait for it, or stop it.") from None
+        yield
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(json.dumps(content, indent=1))
+    aside.replace(path)
+
+
+def _git_commit() -> str:
+    """Commit of the folder that the command was given in, where that is a repository."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    done = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,61 @@
+"""Candidates: a method's hyperparameters as a grid, and as Optuna distributions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from study.spec import Range, Search, Values
+from trainables.methods import get_method
+from trainables.records import Candidate
+
+
+def grid(search: Search, method: str) -> list[Candidate]:
+    """Every combination of a method's listed values, in the study file's order; one for a method without any.
+
+    Args:
+        search: The study file's search, without ranges.
+        method: Name of one of its methods.
+    """
+    values = _values(search, method)
+    lists = [listed if isinstance(listed, tuple) else (listed,) for listed in values.values()]
+    return [Candidate.of(method, dict(zip(values, point, strict=True))) for point in itertools.product(*lists)]  # type: ignore[arg-type]
+
+
+def distributions(search: Search, method: str) -> dict[str, BaseDistribution]:
+    """What a sampler may choose for a method: its ranges and lists. Single values are not chosen.
+
+    Args:
+        search: The study file's search.
+        method: Name of one of its methods.
+    """
+    chosen: dict[str, BaseDistribution] = {}
+    for name, values in _values(search, method).items():
+        if isinstance(values, Range):
+            chosen[name] = FloatDistribution(values.low, values.high, log=values.log)
+        elif isinstance(values, tuple) and len(values) > 1:
+            chosen[name] = CategoricalDistribution(values)
+    return chosen
+
+
+def sampled(search: Search, method: str, chosen: Mapping[str, float]) -> Candidate:
+    """The candidate of a sampler's choice, completed with the method's single values.
+
+    Args:
+        search: The study file's search.
+        method: Name of one of its methods.
+        chosen: A value for each of `distributions`.
+    """
+    single: dict[str, float] = {}
+    for name, values in _values(search, method).items():
+        if name not in chosen and not isinstance(values, Range):
+            single[name] = values[0] if isinstance(values, tuple) else values
+    return Candidate.of(method, {**single, **chosen})
+
+
+def _values(search: Search, method: str) -> dict[str, Values]:
+    """What the study file gives for each hyperparameter; the method's default where it gives nothing."""
+    given = search.methods[method]
+    return {name: given.get(name, known.default) for name, known in get_method(method).hyperparameters.items()}

@@ -1,0 +1,236 @@
+"""Records -> MLflow: study, candidate and trial runs, written by the driver alone.
+
+Every run carries a deterministic key as a tag and is looked for before it is created; times come from the record. So
+writing the same records again, after any interruption and into any server, changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+# A server that is away must not hold the study up: MLflow's default blocks each call for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+import requests
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from trainables.records import TrialRecord
+
+KEY_TAG = "ablation.key"
+STUDY_TAG = "ablation.study"
+
+_LEARNING = {
+    "epoch_loss": "train_loss",
+    "epoch_accuracy": "curve_accuracy",
+    "epoch_accuracy_known": "curve_accuracy_known",
+    "epoch_accuracy_none": "curve_accuracy_none",
+}
+
+
+class TrackingError(RuntimeError):
+    """The tracking server cannot be used; the records are not concerned."""
+
+
+class Tracker:
+    """The runs of one study on one MLflow server.
+
+    Args:
+        uri: MLflow tracking address.
+        experiment: Experiment name; made if missing.
+        study: Name of the study's run.
+        study_key: What identifies the study: the same name with other deciding settings is another one.
+        params: Settings of the study, flat.
+        artifacts: Folder of artifacts for a database address, which would else put them where the process stands.
+
+    Raises:
+        TrackingError: The server cannot be reached.
+    """
+
+    def __init__(
+        self, uri: str, experiment: str, study: str, study_key: str, params: Mapping[str, Any], artifacts: Path
+    ) -> None:
+        self._uri, self._study, self._study_key = uri, study, study_key
+        self._params = params
+        self._experiment_name, self._artifacts = experiment, artifacts
+        self._known: dict[str, Run] = {}
+        try:
+            self._client = MlflowClient(tracking_uri=uri)
+            self._experiment = self._experiment_id()
+            self._load_known()
+            self._study_run = self._study_run_id()
+        except (MlflowException, requests.RequestException) as error:
+            raise self._unreachable(error) from error
+
+    def write(self, records: Iterable[TrialRecord]) -> int:
+        """Writes the trials that the server lacks, and finishes those that were left half-written.
+
+        Returns:
+            How many trials were written.
+
+        Raises:
+            TrackingError: The server cannot be reached.
+        """
+        written = 0
+        try:
+            for record in records:
+                written += self._write(record)
+        except (MlflowException, requests.RequestException) as error:
+            raise self._unreachable(error) from error
+        return written
+
+    def finish(self, metrics: Mapping[str, float], report: Path | None, *, complete: bool) -> None:
+        """Ends the study's run: summary figures, the report as an artifact.
+
+        Args:
+            metrics: Figures of the study.
+            report: Folder to attach as `report`, if there is one.
+            complete: Whether every planned trial is recorded.
+
+        Raises:
+            TrackingError: The server cannot be reached.
+        """
+        try:
+            if report is not None:
+                self._client.log_artifacts(self._study_run, str(report), "report")
+            for name, value in metrics.items():
+                self._client.log_metric(self._study_run, name, value)
+            self._client.set_terminated(self._study_run, "FINISHED" if complete else "FAILED")
+        except (MlflowException, requests.RequestException) as error:
+            raise self._unreachable(error) from error
+
+    def _write(self, record: TrialRecord) -> int:
+        config = record.config
+        key = f"{self._study_key}/{config.key}"
+        known = self._known.get(key)
+        if known is not None and known.info.status == "FINISHED":
+            return 0
+        start_ms = round(record.started_at_s * 1000)
+        end_ms = start_ms + max(1, round(record.duration_s * 1000))
+        parent = self._candidate_run_id(record, start_ms)
+        run = known or self._create(key, f"{config.candidate.method} · split {config.split}", parent, start_ms)
+        params = {
+            "phase": config.phase,
+            "method": config.candidate.method,
+            "split": config.split,
+            **dict(config.candidate.params),
+        }
+        metrics = [Metric(name, value, end_ms, 0) for name, value in record.metrics.items() if value == value]
+        metrics.append(Metric("duration_s", record.duration_s, end_ms, 0))
+        for curve, name in _LEARNING.items():
+            values = getattr(record.curves, curve).tolist()
+            steps = [int(epoch) for epoch in record.curves.epoch]
+            metrics += [Metric(name, v, end_ms, step) for step, v in zip(steps, values, strict=True) if v == v]
+        tags = [RunTag(f"ablation.{name}", value) for name, value in record.provenance.items()]
+        self._log(run.info.run_id, metrics, params, tags)
+        self._client.set_terminated(run.info.run_id, "FINISHED", end_ms)
+        run.info._status = "FINISHED"
+        self._known[key] = run
+        return 1
+
+    def _candidate_run_id(self, record: TrialRecord, start_ms: int) -> str:
+        config = record.config
+        key = f"{self._study_key}/{config.phase}/{config.candidate.key}"
+        if key not in self._known:
+            run = self._create(key, f"{config.phase}: {config.candidate}", self._study_run, start_ms)
+            params = {"phase": config.phase, "method": config.candidate.method, **dict(config.candidate.params)}
+            self._log(run.info.run_id, [], params, [])
+            self._client.set_terminated(run.info.run_id, "FINISHED")
+            self._known[key] = run
+        return str(self._known[key].info.run_id)
+
+    def _create(self, key: str, name: str, parent: str | None, start_ms: int | None) -> Run:
+        tags = {KEY_TAG: key, STUDY_TAG: self._study_key}
+        if parent is not None:
+            tags["mlflow.parentRunId"] = parent
+        run = self._client.create_run(self._experiment, start_time=start_ms, tags=tags, run_name=name)
+        self._known[key] = run
+        return run
+
+    def _log(self, run_id: str, metrics: list[Metric], params: Mapping[str, Any], tags: list[RunTag]) -> None:
+        listed = [Param(name, str(value)[:6000]) for name, value in params.items()]
+        self._client.log_batch(run_id, metrics[:900], listed[:90], tags)
+        for start in range(900, len(metrics), 900):  # the server takes 1000 values a call
+            self._client.log_batch(run_id, metrics[start : start + 900])
+        for start in range(90, len(listed), 90):
+            self._client.log_batch(run_id, params=listed[start : start + 90])
+
+    def _experiment_id(self) -> str:
+        found = self._client.get_experiment_by_name(self._experiment_name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = None if self._uri.startswith("http") else self._artifacts.resolve().as_uri()
+        return str(self._client.create_experiment(self._experiment_name, artifact_location=location))
+
+    def _load_known(self) -> None:
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment], f"tags.`{STUDY_TAG}` = '{self._study_key}'", max_results=1000, page_token=token
+            )
+            self._known |= {run.data.tags[KEY_TAG]: run for run in page}
+            token = page.token
+            if not token:
+                return
+
+    def _study_run_id(self) -> str:
+        run = self._known.get(self._study_key)
+        if run is None:
+            run = self._create(self._study_key, self._study, None, None)
+            self._log(run.info.run_id, [], self._params, [])
+        elif run.info.status != "RUNNING":
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        return str(run.info.run_id)
+
+    def _unreachable(self, error: Exception) -> TrackingError:
+        return TrackingError(
+            f"MLflow at {self._uri} does not answer ({str(error).splitlines()[0][:200]}). "
+            "Nothing is lost: once it is back, `study sync` writes what it lacks."
+        )
+
+
+class BackgroundTracker:
+    """Writes records to a tracker from one thread, so that a slow or absent server never delays the study.
+
+    Args:
+        connect: Makes the tracker, in the thread.
+    """
+
+    def __init__(self, connect: Any) -> None:
+        self._connect = connect
+        self._queue: queue.SimpleQueue[list[TrialRecord] | None] = queue.SimpleQueue()
+        self._error: TrackingError | None = None
+        self._tracker: Tracker | None = None
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+        self._thread.start()
+
+    def write(self, records: list[TrialRecord]) -> None:
+        """Queues records to be written."""
+        self._queue.put(records)
+
+    def close(self) -> Tracker:
+        """Waits until everything is written.
+
+        Raises:
+            TrackingError: The server could not be reached; what was queued since is not written.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None or self._tracker is None:
+            raise self._error or TrackingError("The tracking thread ended early.")
+        return self._tracker
+
+    def _work(self) -> None:
+        try:
+            self._tracker = self._connect()
+            while (records := self._queue.get()) is not None:
+                self._tracker.write(records)
+        except TrackingError as error:
+            self._error = error

@@ -1,0 +1,30 @@
+"""Shared by all tests: one Ray for the session, and where the development data lies."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+FASHION = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "fashion"
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A local Ray of two CPUs, started by the first test that asks and stopped at the end."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def fashion() -> Path:
+    """The fashion catalogue's folder; tests that need it skip where it is missing."""
+    if not (FASHION / "products.parquet").exists():
+        pytest.skip(f"the fashion catalogue is not at {FASHION}")
+    return FASHION
