@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ class Series:
         mean: Mean over the splits.
         low: Minimum over the splits.
         high: Maximum over the splits.
+        points: Single splits to show as dots, (dots, 2) of x and y.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Series:
     mean: Values
     low: Values
     high: Values
+    points: Values = field(default_factory=lambda: np.empty((0, 2)))
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,12 @@ class LineFigure:
         y_label: What runs along the y axis.
         x_limits: Range of the x axis.
         y_limits: Range of the y axis; None to fit the curves.
-        spread: How minimum and maximum over the splits are drawn: `dotted` lines, or a `band`.
+        spread: How minimum and maximum over the splits are drawn: `dotted` lines, a `band`, or not at all, as `dots`.
         series: One curve a method; without any there is nothing to show.
+        x_scale: `linear` or `log`.
+        reference: A line to read against: `none`, `zero`, the `diagonal`.
+        steps: Whether a curve holds its value up to the next point.
+        marks: A point to mark on each method's curve, by method.
     """
 
     name: str
@@ -64,12 +70,16 @@ class LineFigure:
     y_limits: tuple[float, float] | None
     spread: str
     series: tuple[Series, ...]
+    x_scale: str = "linear"
+    reference: str = "none"
+    steps: bool = False
+    marks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def alternative_text(self) -> str:
         """The figure in words, for those who do not see it."""
         ends = "; ".join(f"{series.method} {_in_words(series)}" for series in self.series)
-        return f"{self.title}. {self.y_label} against {self.x_label}, mean over splits. {ends}."
+        return f"{self.title}. {self.y_label} against {self.x_label}. {ends}."
 
 
 def line_figures(reported: Mapping[str, Sequence[TrialRecord]], threshold: float) -> list[LineFigure]:
@@ -85,15 +95,17 @@ def line_figures(reported: Mapping[str, Sequence[TrialRecord]], threshold: float
     side = _zoom_side(roc)
     dotted = "Solid: mean over splits. Dotted: minimum and maximum."
     band = f"At threshold {threshold:g}. Line: mean over splits; shade: minimum to maximum."
+    overall = _over_splits(reported, "threshold", "threshold_accuracy")
+    none = _over_splits(reported, "threshold", "threshold_accuracy_none")
     figures = [
         LineFigure(
-            "accuracy-by-threshold", "Accuracy against threshold", dotted, "threshold", "accuracy",
-            (0.0, 1.0), None, "dotted", _over_splits(reported, "threshold", "threshold_accuracy"),
+            "accuracy-by-threshold", "Accuracy against threshold",
+            dotted + " Ring: where it meets “none” accuracy." if none else dotted, "threshold", "accuracy",
+            (0.0, 1.0), None, "dotted", overall, marks=crossings(overall, none),
         ),
         LineFigure(
             "none-accuracy-by-threshold", "“None” accuracy against threshold", dotted, "threshold",
-            "accuracy on “none” items", (0.0, 1.0), (0.0, 1.02), "dotted",
-            _over_splits(reported, "threshold", "threshold_accuracy_none"),
+            "accuracy on “none” items", (0.0, 1.0), (0.0, 1.02), "dotted", none,
         ),
         LineFigure(
             "roc", "ROC, weighted over classes", "One against the rest, weighted by each class’s share.",
@@ -114,6 +126,20 @@ def line_figures(reported: Mapping[str, Sequence[TrialRecord]], threshold: float
         ),
     ]  # fmt: skip
     return [figure for figure in figures if figure.series]
+
+
+def crossings(overall: Sequence[Series], none: Sequence[Series]) -> dict[str, tuple[float, float]]:
+    """Where mean overall and mean "none" accuracy first meet, as (threshold, accuracy), for methods where they do."""
+    found = {}
+    for own, other in ((own, other) for own in overall for other in none if own.method == other.method):
+        gap = own.mean - other.mean
+        (places,) = np.nonzero((gap[:-1] > 0) & (gap[1:] <= 0))
+        if places.size:
+            at = int(places[0])
+            share = gap[at] / (gap[at] - gap[at + 1])
+            x, y = (float(v[at] + share * (v[at + 1] - v[at])) for v in (own.x, own.mean))
+            found[own.method] = (x, y)
+    return found
 
 
 def _over_splits(reported: Mapping[str, Sequence[TrialRecord]], x: str, y: str) -> tuple[Series, ...]:

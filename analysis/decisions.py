@@ -101,7 +101,9 @@ def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, fl
     control = reported.get(CONTROL)
     intervals: dict[str, dict[str, Interval]] = {method: {} for method in reported}
     differences: dict[str, dict[str, Difference]] = {method: {} for method in reported}
-    n_items = 1 + max((int(_items(record).item.max()) for records in reported.values() for record in records), default=0)
+    n_items = 1 + max(
+        (int(_items(record).item.max()) for records in reported.values() for record in records), default=0
+    )
     for figure, column in PER_ITEM.items():
         values = {method: item_matrix(records, column, n_items) for method, records in reported.items()}
         for method, matrix in values.items():
@@ -138,7 +140,9 @@ def sentence(difference: Difference, method: str, name: str) -> str:
     """
     interval = difference.two_way
     if math.isnan(interval.low):
-        return f"{method} differs from control by {interval.estimate:+.4f} in {name}, on one split: nothing to judge by."
+        return (
+            f"{method} differs from control by {interval.estimate:+.4f} in {name}, on one split: nothing to judge by."
+        )
     seen = f"{interval.estimate:+.4f} {name}, 95 % interval {interval.low:+.4f} to {interval.high:+.4f}"
     match difference.decision:
         case Decision.BETTER | Decision.WORSE:
@@ -169,9 +173,7 @@ def _differences(
             figure=figure,
             two_way=interval,
             naive=naive_interval(split_means),
-            nadeau_bengio=nadeau_bengio_interval(
-                split_means, int(metrics["n_train"]), int(metrics["n_validation"])
-            ),
+            nadeau_bengio=nadeau_bengio_interval(split_means, int(metrics["n_train"]), int(metrics["n_validation"])),
             adjusted_p=float(p),
             region=region,
             decision=decision,

@@ -16,18 +16,20 @@ from analysis import figures
 from analysis.aggregate import MethodSummary, missing_trials, reported_records, summarise, summarise_candidates
 from analysis.curves import LineFigure, line_figures
 from analysis.load import ReportError, StudyResults, load_study
+from analysis.styles import method_styles
 from analysis.tables import (
     PUBLISHED,
-    TableRow,
+    TerminalTable,
     candidate_row,
     headings,
     repeats_the_paper,
+    table_rows,
     terminal_table,
     to_csv,
     to_latex,
 )
 
-__all__ = ["ReportFiles", "TableRow", "terminal_table", "write_report"]
+__all__ = ["ReportFiles", "TerminalTable", "terminal_table", "write_report"]
 
 _MEDIA_TYPES: Mapping[str, str] = {"svg": "image/svg+xml", "pdf": "application/pdf", "csv": "text/csv"}
 
@@ -107,7 +109,7 @@ def write_report(directory: Path, output: Path | None = None) -> ReportFiles:
 
 def _draw(results: StudyResults, summaries: Sequence[MethodSummary]) -> Iterator[_PageFigure]:
     threshold = results.description.threshold
-    styles = figures.method_styles(results.description.methods)
+    styles = method_styles(results.description.methods)
     for figure in line_figures(reported_records(results, summaries), threshold):
         whole = figures.draw(figure, styles, threshold=threshold, legend=True)
         bare = figures.draw(figure, styles, threshold=threshold, legend=False)
@@ -132,7 +134,7 @@ def _page(results: StudyResults, summaries: Sequence[MethodSummary], drawn: Sequ
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    styles = figures.method_styles(description.methods)
+    styles = method_styles(description.methods)
     candidates = summarise_candidates(results, description.choosing_phase)
     best = {summary.candidate for summary in summaries}
     return environment.get_template("report.html.j2").render(
@@ -142,7 +144,7 @@ def _page(results: StudyResults, summaries: Sequence[MethodSummary], drawn: Sequ
         paragraph=_paragraph(results),
         facts=_facts(results),
         headings=headings(results),
-        rows=terminal_table(results),
+        rows=table_rows(results),
         n_splits_differ=len({summary.n_splits for summary in summaries if summary.candidate}) > 1,
         one_split=any(summary.n_splits == 1 for summary in summaries),
         paper=repeats_the_paper(results),

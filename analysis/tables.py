@@ -65,6 +65,19 @@ class TableRow:
     best: bool = False
 
 
+@dataclass(frozen=True)
+class TerminalTable:
+    """The report's table for a terminal.
+
+    Attributes:
+        headings: Of the columns.
+        rows: One a method, a text for each heading.
+    """
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
 def headings(results: StudyResults) -> dict[str, str]:
     """The headings of the table's columns, by field of `TableRow`; without the paper's where it does not apply."""
     objective = results.description.objective
@@ -90,8 +103,15 @@ def repeats_the_paper(results: StudyResults) -> bool:
     return results.description.preset == "paper" and results.description.objective == "auc_weighted"
 
 
-def terminal_table(results: StudyResults) -> list[TableRow]:
-    """One row a method, in the study's order, as text."""
+def terminal_table(results: StudyResults) -> TerminalTable:
+    """The table as headings and rows of text, in the study's order of methods."""
+    columns = headings(results)
+    rows = tuple(tuple(getattr(row, name) for name in columns) for row in table_rows(results))
+    return TerminalTable(tuple(columns.values()), rows)
+
+
+def table_rows(results: StudyResults) -> list[TableRow]:
+    """One row a method, in the study's order."""
     summaries = summarise(results)
     top = max((summary.objective.mean for summary in summaries if summary.candidate), default=math.nan)
     paper = repeats_the_paper(results)
@@ -135,16 +155,15 @@ def plus_minus(spread: Spread, digits: int = 4) -> str:
 
 def to_latex(results: StudyResults) -> str:
     r"""The table for a paper, to be set with `booktabs`: `\input{table.tex}`."""
-    columns = headings(results)
-    rows = [[getattr(row, name) for name in columns] for row in terminal_table(results)]
-    alignment = "".join("l" if name in ("method", "hyperparameters") else "r" for name in columns)
+    table = terminal_table(results)
+    alignment = "".join("l" if name in ("method", "hyperparameters") else "r" for name in headings(results))
     lines = [
         "% Needs \\usepackage{booktabs}.",
         f"\\begin{{tabular}}{{{alignment}}}",
         "\\toprule",
-        " & ".join(escape_latex(heading) for heading in columns.values()) + " \\\\",
+        " & ".join(escape_latex(heading) for heading in table.headings) + " \\\\",
         "\\midrule",
-        *(" & ".join(escape_latex(cell) for cell in row) + " \\\\" for row in rows),
+        *(" & ".join(escape_latex(cell) for cell in row) + " \\\\" for row in table.rows),
         "\\bottomrule",
         "\\end{tabular}",
     ]

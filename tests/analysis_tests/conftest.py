@@ -32,7 +32,9 @@ class Plan:
     n_classes: int = 12
     n_rare: int = 3
     skip: Callable[[TrialConfig], bool] = lambda config: False
-    provenance: Mapping[str, str] = field(default_factory=lambda: {"digest_settings": "aa11", "digest_embeddings": "bb22"})
+    provenance: Mapping[str, str] = field(
+        default_factory=lambda: {"digest_settings": "aa11", "digest_embeddings": "bb22"}
+    )
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 

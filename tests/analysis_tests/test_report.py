@@ -14,7 +14,7 @@ import pytest
 
 from analysis.load import ReportError, load_study
 from analysis.report import ReportFiles, terminal_table, write_report
-from analysis.tables import escape_latex
+from analysis.tables import escape_latex, table_rows
 
 Make = Callable[..., Path]
 
@@ -60,7 +60,7 @@ def report(files: ReportFiles) -> Page:
 
 
 def test_the_page_shows_every_row_of_the_table(report: Page, whole_study: Path) -> None:
-    rows = terminal_table(load_study(whole_study))
+    rows = table_rows(load_study(whole_study))
     assert [row.method for row in rows] == ["control", "e_mixup", "e_stitchup", "soft_e_mixup", "soft_e_stitchup"]
     assert sum(row.best for row in rows) == 1
     text = " ".join(report.text.split())
@@ -143,6 +143,15 @@ def test_the_table_goes_to_latex_and_csv(whole_study: Path, files: ReportFiles) 
     assert float(rows[1]["alpha"]) == best.idxmax()
 
 
+def test_the_terminal_table_is_the_same_as_text(whole_study: Path) -> None:
+    results = load_study(whole_study)
+    table = terminal_table(results)
+    assert table.headings[:4] == ("Method", "Hyperparameters", "Weighted AUC", "Paper")
+    assert [row[0] for row in table.rows] == list(results.description.methods)
+    assert table.rows[1][2] == table_rows(results)[1].objective
+    assert all(len(row) == len(table.headings) for row in table.rows)
+
+
 def test_latex_is_escaped() -> None:
     assert escape_latex("a_b & 5 % ± {x}\\") == r"a\_b \& 5 \% $\pm$ \{x\}\textbackslash{}"
 
@@ -161,7 +170,7 @@ def test_an_unfinished_study_is_reported_as_such(study_of: Make) -> None:
     text = " ".join(Page(files.html).text.split())
     assert "e_mixup(alpha=0.2): paper split 2 is missing." in text
     assert "incomplete: 0 of 2 candidates" in text
-    (row,) = (row for row in terminal_table(load_study(directory)) if row.method == "e_mixup")
+    (row,) = (row for row in table_rows(load_study(directory)) if row.method == "e_mixup")
     assert (row.objective, row.n_splits, row.accuracy) == ("–", "0", "–")
 
 
@@ -174,7 +183,7 @@ def test_one_split_without_none_items_and_without_control(study_of: Make) -> Non
     assert "No control." in text
     assert "No validation item is a “none” item." in text
     assert "Paper:" not in text
-    row = terminal_table(load_study(directory))[0]
+    row = table_rows(load_study(directory))[0]
     assert (row.accuracy_none, row.none_fraction, row.published) == ("–", "0.0 %", "")
     assert re.fullmatch(r"0\.\d{4}", row.objective)
     assert not (files.html.parent / "figures" / "none-accuracy-by-threshold.svg").exists()
