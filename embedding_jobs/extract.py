@@ -1,0 +1,260 @@
+"""Encoding what is missing of a store, as a Ray Data pipeline: read and prepare -> encode -> write.
+
+A row of the pipeline is a unit (see `planning`). Preparing and writing are tasks, encoding is a fixed pool of actors,
+so the next unit is prepared and the last one written while one is encoded. The driver gathers shards as their units
+come in. What is finished is a file; a run that died is continued by running again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import ray.data
+import ray.exceptions
+
+from embedding_jobs.columns import ColumnRun, existing_column
+from embedding_jobs.encoders import EncoderConfig, EncoderError, encoder_kind, encoder_name, fingerprint
+from embedding_jobs.items import ensure_items, refuse_other_source, with_stored_columns
+from embedding_jobs.shards import StoreError
+from embedding_jobs.sources import Source, SourceError, check_source, table_columns
+from embedding_jobs.stages import Encode, Job, Unit, WrittenUnit, prepare, write
+from embedding_jobs.store import Store
+from embedding_jobs.summary import ColumnSummary, ExtractionProgress, ExtractionSummary
+
+__all__ = ["ColumnSummary", "ExtractionProgress", "ExtractionSummary", "extract"]
+
+N_RETRIES = 3  # of a unit whose process died; Ray Data's own default is without end
+_MAX_THREADS = 8  # of one encoder; more of them share the small matrices of one batch badly
+
+
+def extract(
+    source: Source,
+    encoders: Mapping[str, EncoderConfig],
+    store: str | Path,
+    *,
+    rows_per_shard: int = 4096,
+    on_error: Literal["fail", "skip"] = "fail",
+    on_progress: Callable[[ExtractionProgress], None] | None = None,
+) -> ExtractionSummary:
+    """Bring a store up to date with a table: encode what is missing, and only that.
+
+    Args:
+        source: The table.
+        encoders: For each of the table's columns to encode, its encoder. Columns of one encoder share its processes.
+        store: Directory of the store; on a cluster, one that every node sees under this path.
+        rows_per_shard: Rows in a shard of a new store; a store that exists keeps its own.
+        on_error: What an unreadable image does: `fail`, naming the first, or `skip`, which leaves its row without a
+            vector and lists it in the column's `skipped.csv`.
+        on_progress: Called in this process after each unit and each shard.
+
+    Raises:
+        SourceError: The table is unsound, which is found before anything is computed; or an image is unreadable.
+        EncoderError: An encoder cannot be had, or its process died again and again.
+        StoreError: The store was made from another table or by another encoder, or the disk is full.
+    """
+    if rows_per_shard < 1:
+        raise StoreError(f"`rows_per_shard` must be at least 1, got {rows_per_shard}")
+    if on_error not in ("fail", "skip"):
+        raise SourceError(f"`on_error` must be fail or skip, got {on_error!r}")
+    _check_encoders(source, encoders)
+    opened = Store(store)
+    source = with_stored_columns(source, opened, table_columns(source.table))
+    facts = check_source(source, allow_missing_images=on_error == "skip" or source.image not in encoders)
+    fingerprints = {column: fingerprint(config) for column, config in encoders.items()}
+    refuse_other_source(opened, facts, source.table)
+    for column, config in encoders.items():
+        existing_column(opened, f"{column}--{encoder_name(config)}", fingerprints[column], on_error)
+
+    opened.directory.mkdir(parents=True, exist_ok=True)
+    with _lock(opened.directory), _ray():
+        items = ensure_items(source, facts, opened, rows_per_shard)
+        pool = _pool()
+        runs = [
+            ColumnRun(
+                opened,
+                items,
+                Job(
+                    source=source,
+                    column=column,
+                    config=config,
+                    store=str(opened.directory.absolute()),
+                    rows_per_shard=items.rows_per_shard,
+                    images_are_bytes=facts.images_are_bytes,
+                    skip=on_error == "skip",
+                    device=pool.device,
+                    n_threads=pool.n_threads,
+                ),
+                fingerprints[column],
+                on_progress or (lambda _: None),
+            )
+            for column, config in encoders.items()
+        ]
+        summaries: dict[str, ColumnSummary] = {}
+        for config in {repr(config): config for config in encoders.values()}.values():
+            sharing = [run for run in runs if run.job.config == config]
+            _encode(sharing, pool)
+            summaries |= {run.name: run.finish() for run in sharing}
+    return ExtractionSummary(
+        store=str(opened.directory),
+        n_items=facts.n_items,
+        n_classes=facts.n_classes,
+        source_digest=facts.digest,
+        n_empty_texts=facts.n_empty_texts,
+        columns=tuple(summaries[run.name] for run in runs),
+    )
+
+
+def _encode(runs: Sequence[ColumnRun], pool: _Pool) -> None:
+    """Encode what is missing of columns that share an encoder."""
+    by_name = {run.name: run for run in runs}
+    for run in runs:
+        run.start()
+    for unit in _pipeline([unit for run in runs for unit in run.units()], runs[0].job, pool):
+        by_name[unit.name].take(unit)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Encoders and what each takes of the cluster."""
+
+    n_actors: int
+    device: str
+    n_threads: int
+    actor_cpus: float
+    actor_gpus: float
+    task_cpus: float
+    n_preparing: int | None
+
+
+def _pool() -> _Pool:
+    """One encoder a GPU; without any, one for each eight CPUs of a node, with the node's CPUs as its threads."""
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    n_gpus = int(sum(node.get("GPU", 0) for node in resources))
+    if n_gpus:
+        return _Pool(n_gpus, "cuda", 1, 0.5, 1.0, 1.0, None)
+    cpus = [int(node.get("CPU", 0)) for node in resources if node.get("CPU", 0) >= 1] or [1]
+    n_threads = min(_MAX_THREADS, *cpus)
+    n_actors = sum(n // n_threads for n in cpus)
+    # The reservation is below the threads: preparing and writing need little, not a core of their own.
+    return _Pool(n_actors, "cpu", n_threads, 0.5 * n_threads, 0.0, 0.25, max(1, sum(cpus) // 2))
+
+
+def _pipeline(units: list[Unit], job: Job, pool: _Pool) -> Iterator[WrittenUnit]:
+    """Run units through the three stages; yields each when it has been written."""
+    if not units:
+        return
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # One unit a block: each moves on alone, and a crash costs one.
+    data = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
+    tasks = ray.data.TaskPoolStrategy(size=pool.n_preparing) if pool.n_preparing else None
+    with warnings.catch_warnings():
+        # Ray names these arguments deprecated but has no other way to bound how often a crash is tried again.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        data = data.map(_prepare_row, compute=tasks, num_cpus=pool.task_cpus, max_retries=N_RETRIES)
+        data = data.map(
+            _EncodeRow,
+            fn_constructor_args=(job.config, pool.device, pool.n_threads),
+            compute=ray.data.ActorPoolStrategy(size=min(pool.n_actors, len(units)), max_tasks_in_flight_per_actor=2),
+            num_cpus=pool.actor_cpus,
+            num_gpus=pool.actor_gpus or None,
+            max_restarts=-1,
+            max_task_retries=N_RETRIES,
+        )
+        data = data.map(_write_row, num_cpus=pool.task_cpus / 2, max_retries=N_RETRIES)
+    try:
+        for row in data.iter_rows():
+            yield row["unit"]
+    except ray.exceptions.RayError as error:
+        raise _cause(error, job) from error
+
+
+def _prepare_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {"unit": prepare(row["unit"])}
+
+
+class _EncodeRow:
+    def __init__(self, config: EncoderConfig, device: str, n_threads: int) -> None:
+        self._encode = Encode(config, device, n_threads)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"unit": self._encode(row["unit"])}
+
+
+def _write_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {"unit": write(row["unit"])}
+
+
+def _cause(error: BaseException, job: Job) -> BaseException:
+    """Find in what a worker raised the error that is meant for the user."""
+    found: BaseException | None = error
+    seen: list[BaseException] = []
+    while found is not None and found not in seen:
+        seen.append(found)
+        if isinstance(found, SourceError | StoreError | EncoderError) and not isinstance(
+            found, ray.exceptions.RayError
+        ):
+            return found
+        found = getattr(found, "cause", None) or found.__cause__
+    died = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+    if isinstance(error, died):
+        return EncoderError(
+            f"a process that encodes with {job.config.model} must survive a unit, it died {N_RETRIES + 1} times: "
+            f"{error}; most often memory is short: lower the batch size or `items_per_unit`, and run again"
+        )
+    return error
+
+
+def _check_encoders(source: Source, encoders: Mapping[str, EncoderConfig]) -> None:
+    if not encoders:
+        raise EncoderError("`encoders` must name at least one column, got none")
+    for column, config in encoders.items():
+        if column not in source.inputs:
+            raise SourceError(f"`encoders` must name input columns ({', '.join(source.inputs)}), got `{column}`")
+        if "--" in column or "/" in column:
+            raise SourceError(f"an encoded column's name must not hold '--' or '/', got `{column}`; rename the column")
+        asked, given = encoder_kind(config).modality, source.modality(column)
+        if asked != given:
+            raise EncoderError(f"the encoder of `{column}` must be one for {given}, {config.model} is one for {asked}")
+        if config.items_per_unit < 1:
+            raise EncoderError(f"`items_per_unit` must be at least 1, got {config.items_per_unit}")
+        if config.vector_dtype not in ("float32", "float16"):
+            raise EncoderError(f"`vector_dtype` must be float32 or float16, got {config.vector_dtype!r}")
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Hold the store for this process; the system lets go of it when the process ends, however it ends."""
+    with (directory / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"one run at a time may write to {directory}, another is at it; wait for it to end"
+            ) from error
+        yield
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    """Use the Ray that is there; start one for the time of the run if none is."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()

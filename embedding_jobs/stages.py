@@ -1,0 +1,221 @@
+"""What runs in the workers: read and prepare a unit, encode it, write it. Plain classes that know nothing of Ray."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedding_jobs import tables
+from embedding_jobs.encoders import EncoderConfig, EncoderError, Prepared, encoder_kind, encoder_name
+from embedding_jobs.items import read_inputs
+from embedding_jobs.planning import full_vectors, merged_notes, write_unit
+from embedding_jobs.sources import Source, image_location, read_image_bytes
+from embedding_jobs.store import Store
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Job:
+    """One column to encode, as every worker is told.
+
+    Attributes:
+        source: The table.
+        column: The data's column.
+        config: Its encoder.
+        store: Directory of the store.
+        rows_per_shard: Of the store.
+        images_are_bytes: Whether an image column holds the images themselves.
+        skip: Write units with unreadable inputs, rather than hand them back.
+        device: "cpu" or "cuda".
+        n_threads: Threads of each encoder on a CPU.
+    """
+
+    source: Source
+    column: str
+    config: EncoderConfig
+    store: str
+    rows_per_shard: int
+    images_are_bytes: bool
+    skip: bool
+    device: str = "cpu"
+    n_threads: int = 1
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit on its way through the stages.
+
+    Attributes:
+        job: What column it is of.
+        name: `<column>--<encoder>`.
+        index: Its number in the plan.
+        path: Where it is to be written.
+        rows: Rows of its inputs, shape (inputs,), ascending.
+        prepared: After the first stage.
+        vectors: After the second, (readable inputs, dimension).
+        encoding: After the second, when and where it was encoded.
+        peak_rss_bytes: The largest memory of each process that touched it.
+    """
+
+    job: Job
+    name: str
+    index: int
+    path: str
+    rows: NDArray[np.int64]
+    prepared: Prepared | None = None
+    vectors: NDArray[np.float32] | None = None
+    encoding: Encoding | None = None
+    peak_rss_bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Times on the wall clock, seconds since the epoch, of one unit in one encoder process."""
+
+    process: str
+    ready_s: float
+    start_s: float
+    stop_s: float
+
+
+@dataclass(frozen=True)
+class WrittenUnit:
+    """What the driver learns of a unit.
+
+    Attributes:
+        name: `<column>--<encoder>`.
+        index: Its number in the plan.
+        n_inputs: Distinct inputs.
+        amount: Tokens or pixels that were encoded.
+        errors: (row, reason) of inputs that cannot be read; with any, and not told to skip, nothing was written.
+        encoding: When it was encoded; None if nothing was.
+        peak_rss_bytes: The largest memory of each process that touched it.
+    """
+
+    name: str
+    index: int
+    n_inputs: int
+    amount: int
+    errors: tuple[tuple[int, str], ...]
+    encoding: Encoding | None
+    peak_rss_bytes: dict[str, int]
+
+
+def prepare(unit: Unit) -> Unit:
+    """Read a unit's inputs and turn them into what the network takes."""
+    job = unit.job
+    store = Store(job.store)
+    rows = unit.rows.tolist()
+    inputs: list[Any]
+    reasons: list[str | None] = [None] * len(rows)
+    if job.source.modality(job.column) == "text":
+        inputs = list(read_inputs(store, job.column, rows, job.rows_per_shard))
+    elif job.images_are_bytes:
+        inputs = list(read_image_bytes(job.source, rows))
+    else:
+        inputs = []
+        for i, path in enumerate(read_inputs(store, job.column, rows, job.rows_per_shard)):
+            try:
+                inputs.append(tables.read_file(image_location(job.source, path)) if path else None)
+            except OSError as error:
+                inputs.append(None)
+                reasons[i] = f"{path}: {error.strerror or error}"
+            else:
+                reasons[i] = path or None
+    prepared = _preprocessor(job.config)(inputs)
+    # Where the preprocessor failed, say of which file.
+    errors = [
+        None if error is None else error if reason is None else reason if inputs[i] is None else f"{reason}: {error}"
+        for i, (error, reason) in enumerate(zip(prepared.errors, reasons, strict=True))
+    ]
+    prepared = Prepared(prepared.arrays, prepared.notes, errors, prepared.amount)
+    return replace(unit, prepared=prepared, peak_rss_bytes=_memory(unit))
+
+
+class Encode:
+    """Encodes units on one device; holds the network for as long as the process lives."""
+
+    def __init__(self, config: EncoderConfig, device: str, n_threads: int) -> None:
+        self._config = config
+        self._encoder = encoder_kind(config).encoder(config, device, n_threads)
+        self._ready_s = time.time()
+
+    def __call__(self, unit: Unit) -> Unit:
+        """Encode one unit.
+
+        Raises:
+            EncoderError: A vector is not finite.
+        """
+        prepared = unit.prepared
+        assert prepared is not None
+        if any(prepared.errors) and not unit.job.skip:
+            return unit
+        start_s = time.time()
+        vectors = self._encoder(prepared).astype(self._config.vector_dtype, copy=False)
+        stop_s = time.time()
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(bad):
+            readable = [row for row, error in zip(unit.rows, prepared.errors, strict=True) if error is None]
+            raise EncoderError(
+                f"vectors must be finite, {encoder_name(self._config)} made {len(bad)} that are not, first for row "
+                f"{readable[bad[0]]}; choose a wider `compute_dtype` or `vector_dtype` (float32)"
+            )
+        encoding = Encoding(f"{os.uname().nodename}:{os.getpid()}", self._ready_s, start_s, stop_s)
+        return replace(unit, vectors=vectors, encoding=encoding, peak_rss_bytes=_memory(unit))
+
+
+def write(unit: Unit) -> WrittenUnit:
+    """Write an encoded unit; one with unreadable inputs only where the job says to skip them."""
+    prepared = unit.prepared
+    assert prepared is not None
+    if unit.vectors is not None:
+        vectors = full_vectors(unit.vectors, prepared.errors, unit.job.config.vector_dtype)
+        write_unit(Path(unit.path), vectors, merged_notes(prepared.notes, prepared.errors))
+    errors = [(int(row), error) for row, error in zip(unit.rows, prepared.errors, strict=True) if error is not None]
+    return WrittenUnit(
+        name=unit.name,
+        index=unit.index,
+        n_inputs=len(unit.rows),
+        amount=prepared.amount,
+        errors=tuple(errors),
+        encoding=unit.encoding,
+        peak_rss_bytes=_memory(unit),
+    )
+
+
+@lru_cache(maxsize=2)
+def _cached_preprocessor(kind_and_config: _ByRepr) -> Any:
+    config = kind_and_config.config
+    return encoder_kind(config).preprocessor(config)
+
+
+class _ByRepr:
+    """A configuration as a cache's key; one with a mapping of options has no hash of its own."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self.config = config
+
+    def __hash__(self) -> int:
+        return hash(repr(self.config))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByRepr) and repr(self.config) == repr(other.config)
+
+
+def _preprocessor(config: EncoderConfig) -> Any:
+    # Ray runs many tasks in one process: the tokenizer is loaded by the first of them.
+    return _cached_preprocessor(_ByRepr(config))
+
+
+def _memory(unit: Unit) -> dict[str, int]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {**unit.peak_rss_bytes, f"{os.uname().nodename}:{os.getpid()}": peak}
