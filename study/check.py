@@ -5,9 +5,11 @@ Imports nothing heavy: no torch, ray, optuna or mlflow.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib.util
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -90,11 +92,13 @@ def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml") -> Study
                 sections[name] = kind.model_validate(raw[name])
             except ValidationError as error:
                 problems += _problems(error, (name,))
+                with suppress(ValidationError):  # what is sound in it is still checked against the rest
+                    sections[name] = kind.model_validate(_without(raw[name], error))
     if "data" in sections:
         sections["data"] = sections["data"].model_copy(update={"table": _resolved(sections["data"].table, path.parent)})
     if "encoders" in sections:
         sections["encoders"] = _resolved_encoders(sections["encoders"], path.parent)
-    top = {**{name: value for name, value in raw.items() if name not in _SECTIONS or name in sections}, **sections}
+    top = {**{name: value for name, value in raw.items() if name not in _SECTIONS}, **sections}
     if isinstance(top.get("directory"), str):
         top["directory"] = _resolved(top["directory"], path.parent)
     spec = None
@@ -107,8 +111,22 @@ def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml") -> Study
         ]
     problems += _cross_problems(sections)
     if problems or spec is None:
-        raise SpecError(str(path), problems)
+        raise SpecError(str(path), list(dict.fromkeys(problems)))
     return spec
+
+
+def _without(raw: Any, error: ValidationError) -> Any:
+    """A section without the values that an error complains of."""
+    kept = copy.deepcopy(raw)
+    for item in error.errors():
+        place, *rest = item["loc"]
+        inner = kept
+        while rest and isinstance(inner, dict) and isinstance(inner.get(place), dict):
+            inner = inner[place]
+            place, *rest = rest
+        if isinstance(inner, dict):
+            inner.pop(place, None)
+    return kept
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -154,8 +172,13 @@ def _problems(error: ValidationError, prefix: tuple[str, ...]) -> Iterator[str]:
             yield f"`{key}` is missing; give it a value"
         elif "methods" in location and len(location) == 4:
             yield f"`{key}` must be a number, a list of numbers or {{low, high, log}}, got {item['input']!r}"
+        elif item["type"] == "string_pattern_mismatch":
+            rule = "must be letters, digits, dots, dashes or underscores, a letter or digit first"
+            yield f"`{key}` {rule}, got {item['input']!r}"
         else:
             message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            message = message.replace("greater than or equal to", "at least").replace("greater than", "above")
+            message = message.replace("less than or equal to", "at most").replace("less than", "below")
             message = message if message.startswith("must") else f"must be {message}"
             yield f"`{key}` {message}, got {item['input']!r}"
 
@@ -185,7 +208,8 @@ def _cross_problems(sections: Mapping[str, Any]) -> Iterator[str]:
     if "search" in sections:
         yield from _search_problems(sections["search"])
     if "tracking" in sections and "@" in (sections["tracking"].uri or "").rpartition("/")[0]:
-        yield "`tracking.uri` must not hold a user or password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
+        yield f"`tracking.uri` must not hold a user or password, since it is printed; {remedy}"
     rate = sections["training"].learning_rate if "training" in sections else LearningRate()
     if rate.low > rate.high:
         yield f"`training.learning_rate.low` must not exceed `high` ({rate.high:g}), got {rate.low:g}"
@@ -197,8 +221,8 @@ def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
     named: dict[str, str | None] = {"id": data.id, "label": data.label, "image": data.image}
     named |= {f"text.{index}": column for index, column in enumerate(data.text)}
     columns = [column for column in named.values() if column]
-    for column in sorted({column for column in columns if columns.count(column) > 1}):
-        yield f"`data` uses the column `{column}` twice; each of id, label, text and image needs its own"
+    for twice in sorted({column for column in columns if columns.count(column) > 1}):
+        yield f"`data` uses the column `{twice}` twice; each of id, label, text and image needs its own"
     if encoders is not None:
         for kind, used in (("text", data.text), ("image", data.image)):
             if used and getattr(encoders, kind) is None:
@@ -210,10 +234,10 @@ def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
     except SourceError as error:
         yield f"`data.table`: {error}"
         return
-    for key, column in named.items():
-        if column and column not in present:
+    for key, name in named.items():
+        if name and name not in present:
             yield (
-                f"`data.{key}` names the column `{column}`, which {data.table} lacks{_nearest(column, present)}; "
+                f"`data.{key}` names the column `{name}`, which {data.table} lacks{_nearest(name, present)}; "
                 f"its columns are {', '.join(present)}"
             )
 

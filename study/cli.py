@@ -73,8 +73,8 @@ def embed(config: Path, quiet: bool) -> None:
     from study.runner import embed as embed_missing
 
     with Progress(_console(), quiet=quiet) as progress:
-        summary = embed_missing(spec, progress)
-    click.echo(str(summary))
+        embed_missing(spec, progress)
+    click.echo(f"Embeddings: {spec.store}")
 
 
 @study.command()
@@ -141,6 +141,8 @@ def _user_errors_as_messages() -> Iterator[None]:
 
     try:
         yield
+    except SystemExit:
+        raise  # before the last clause is asked, which imports everything
     except (SpecError, SourceError) as error:
         _fail(error)
     except KeyboardInterrupt:
@@ -157,9 +159,9 @@ def _fail(error: BaseException) -> None:
 
 def _user_errors() -> tuple[type[Exception], ...]:
     """The errors that a user can mend. Evaluated only when one was raised: it imports everything."""
-    from analysis.report import ReportError
+    from analysis.load import ReportError
     from embedding_jobs.encoders import EncoderError
-    from embedding_jobs.store import StoreError
+    from embedding_jobs.shards import StoreError
     from study.runner import StudyError
     from study.tracking import TrackingError
     from trainables.records import RecordError
@@ -187,10 +189,9 @@ def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
     if not quiet:
         click.echo("Starting Ray ...")
     from study.progress import Progress
-    from study.runner import embed, run_study
+    from study.runner import run_study
 
     with Progress(_console(), quiet=quiet) as progress:
-        progress.say(str(embed(spec, progress)))
         result = run_study(spec, progress)
     _report(spec)
     _tell(result, spec, config)
@@ -200,9 +201,11 @@ def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
 def _report(spec: StudySpec) -> None:
     from rich.table import Table
 
+    from analysis.aggregate import missing_trials, summarise
     from analysis.load import load_study
-    from analysis.report import terminal_table, write_report
-    from study.runner import finish_tracking
+    from analysis.report import write_report
+    from analysis.tables import terminal_table
+    from study.runner import attach_report
 
     results = load_study(spec.root)
     written = write_report(spec.root)
@@ -213,7 +216,11 @@ def _report(spec: StudySpec) -> None:
     for row in shown.rows:
         table.add_row(*row)
     _console().print(table)
-    if problem := finish_tracking(spec, results):
+    missing = missing_trials(results)
+    for sentence in missing:
+        click.echo(f"Missing: {sentence}")
+    means = {f"{spec.objective.metric}.{row.method}": row.objective.mean for row in summarise(results) if row.candidate}
+    if problem := attach_report(spec, written.html.parent, means, complete=not missing):
         click.echo(problem, err=True)
     click.echo(f"Report: {written.html}")
 

@@ -47,12 +47,15 @@ class Progress:
     def say(self, text: str) -> None:
         """A line of its own, above the live table if there is one."""
         if not self._quiet:
-            self.console.print(text, highlight=False, markup=False)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def embedding(self, state: ExtractionProgress) -> None:
         """Shows how far the extraction is; the callback of `embedding_jobs.extract.extract`."""
         self._show(
-            Text(f"  {state.column}: {state.shards_done}/{state.shards_total} shards, {state.items_per_s:,.0f} items/s")
+            Text(
+                f"{state.column}: {state.n_shards_done}/{state.n_shards} shards, {state.n_inputs_done:,}/"
+                f"{state.n_inputs:,} distinct inputs, {state.inputs_per_s:,.0f}/s"
+            )
         )
 
     def start_phase(self, phase: str, queue: PackQueue, n_planned: int, objective: str) -> None:

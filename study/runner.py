@@ -30,16 +30,16 @@ import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
-from embedding_jobs.encoders import EncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from embedding_jobs.encoders import EncoderConfig, ImageEncoderConfig, TextEncoderConfig, encoder_name
 from embedding_jobs.extract import ExtractionSummary, extract
 from embedding_jobs.store import Embeddings, Store
 from study.progress import Progress
-from study.search import FixedProposals, PackQueue, PackSearcher, proposals
+from study.search import FixedProposals, PackQueue, PackSearcher, Proposals, proposals
 from study.spec import StudySpec, digest, phases
 from study.tracking import BackgroundTracker, Tracker, TrackingError
 from trainables.engine import Settings
 from trainables.pack import PackContext, PackTrainable
-from trainables.records import TrialConfig, TrialRecord, read_record_file, read_records
+from trainables.records import Candidate, TrialConfig, TrialRecord, read_record_file, read_records
 
 DESCRIPTION = "study.json"
 """What a study's directory says of itself; the report reads it."""
@@ -102,20 +102,31 @@ def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
         on_progress=progress.embedding,
     )
     progress.end_embedding()
+    for column in summary.columns:
+        done = f"{column.n_inputs_encoded:,} distinct inputs encoded in {column.elapsed_s:.0f} s"
+        progress.say(
+            f"{column.name}: {column.n_items:,} items, {done if column.n_inputs_encoded else 'already encoded'}"
+            + (f", {column.n_empty:,} empty texts" if column.n_empty else "")
+            + (f", {column.n_truncated:,} texts cut at the model's limit" if column.n_truncated else "")
+            + (f", {column.n_skipped:,} skipped" if column.n_skipped else "")
+        )
     return summary
 
 
 def run_study(spec: StudySpec, progress: Progress) -> StudyResult:
-    """Trains every planned trial that is not recorded.
+    """Encodes every shard and trains every planned trial that is not yet there.
 
     Raises:
         StudyError: Another run works in the directory, or its records were made with other settings.
-        embedding_jobs.store.StoreError: The embeddings are incomplete, or of another source or encoder.
+        embedding_jobs.sources.SourceError: The table is unsound.
+        embedding_jobs.encoders.EncoderError: An encoder cannot be had.
+        embedding_jobs.store.StoreError: The store is of another table or encoder.
     """
     spec.root.mkdir(parents=True, exist_ok=True)
     with _only_run(spec.root):
-        connect(spec)
-        embeddings = Store(spec.store).load(spec.data.columns)
+        embed(spec, progress)
+        columns = [f"{column}--{encoder_name(config)}" for column, config in encoder_configs(spec).items()]
+        embeddings = Store(spec.store).load(columns)
         class_names, labels = np.unique(embeddings.labels, return_inverse=True)
         description = _describe(spec, embeddings, [str(name) for name in class_names])
         _refuse_other_settings(spec, description)
@@ -154,6 +165,25 @@ def make_tracker(spec: StudySpec, description: Mapping[str, Any]) -> Tracker:
     )
 
 
+def attach_report(spec: StudySpec, report: Path, metrics: Mapping[str, float], *, complete: bool) -> str | None:
+    """Ends the study's MLflow run with its report and figures.
+
+    Args:
+        spec: The study.
+        report: Folder to attach.
+        metrics: Figures of the study.
+        complete: Whether every planned trial is recorded.
+
+    Returns:
+        Why it could not be done, or None.
+    """
+    try:
+        make_tracker(spec, read_description(spec.root)).finish(metrics, report, complete=complete)
+    except TrackingError as error:
+        return str(error)
+    return None
+
+
 def read_description(directory: Path) -> dict[str, Any]:
     """What a study's directory says of itself.
 
@@ -176,12 +206,12 @@ class _Run:
         self.spec, self.progress, self.tracker, self.records = spec, progress, tracker, records
         self.n_trained = 0
         self.failures: list[str] = []
-        self._best: dict[str, Any] = {}
+        self._best: dict[str, Candidate] = {}
 
     def phase(self, phase: str, context: ray.ObjectRef) -> None:
         spec, metric = self.spec, self.spec.objective.metric
         if phase == "confirm":
-            methods = {method: FixedProposals([best]) for method, best in self._best.items()}
+            methods: dict[str, Proposals] = {name: FixedProposals([best]) for name, best in self._best.items()}
         else:
             methods = {method: proposals(spec.search, method) for method in spec.search.methods}
         scores = {trial: record.metrics[metric] for trial, record in self.records.items()}
@@ -229,6 +259,9 @@ class _Notes(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, run: _Run, queue: PackQueue) -> None:
         self._run, self._queue = run, queue
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as the searcher's: pickled by Tune, never restored
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         run = self._run
@@ -287,7 +320,7 @@ def _describe(spec: StudySpec, embeddings: Embeddings, class_names: list[str]) -
         notes.append(
             f"The image encoder, {image.model}, is untrained: its weights are random, and its vectors say little."
         )
-    for column, n_empty in embeddings.n_empty_texts.items():
+    for column, n_empty in Store(spec.store).items().n_empty_texts.items():
         if n_empty:
             notes.append(
                 f"{n_empty} of {len(embeddings.ids)} items have no {column}; they were encoded as an empty text."

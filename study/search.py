@@ -202,6 +202,10 @@ class PackSearcher(Searcher):  # type: ignore[misc]
         super().__init__()
         self._queue = queue
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its searcher into an experiment state that is never restored.
+        return {}
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next pack; None while the queue waits for scores; `FINISHED` at the end."""
         pack = self._queue.take()

@@ -52,7 +52,9 @@ class TextEncoder(Section):
     model: str
     revision: str | None = None
     layers: int = Field(2, ge=1)
+    pooling: Literal["last_layers_mean", "mean", "cls"] = "last_layers_mean"
     max_tokens: int | None = Field(None, ge=1)
+    prefix: str = ""
 
 
 class ImageEncoder(Section):
@@ -61,6 +63,7 @@ class ImageEncoder(Section):
     model: str
     pretrained: bool = True
     checkpoint: str | None = None
+    image_size: int | None = Field(None, ge=8)
 
 
 class Encoders(Section):
