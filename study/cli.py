@@ -99,7 +99,8 @@ def report(config: Path) -> None:
 def sync(config: Path) -> None:
     """Write to MLflow what it lacks; into an empty server, everything."""
     spec = _load(config)
-    from study.runner import make_tracker, read_description
+    from study.description import read_description
+    from study.runner import make_tracker
     from trainables.records import read_records
 
     tracker = make_tracker(spec, read_description(spec.root))
@@ -162,11 +163,12 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from analysis.load import ReportError
     from embedding_jobs.encoders import EncoderError
     from embedding_jobs.shards import StoreError
+    from study.description import DescriptionError
     from study.runner import StudyError
     from study.tracking import TrackingError
     from trainables.records import RecordError
 
-    return (EncoderError, StoreError, RecordError, StudyError, TrackingError, ReportError)
+    return (EncoderError, StoreError, RecordError, DescriptionError, StudyError, TrackingError, ReportError)
 
 
 def _load(config: Path) -> StudySpec:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -23,26 +22,26 @@ from typing import Any
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import numpy as np
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
+# Read by the processes that Ray starts; set before the import, this one would announce it.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
 from embedding_jobs.encoders import EncoderConfig, ImageEncoderConfig, TextEncoderConfig, encoder_name
 from embedding_jobs.extract import ExtractionSummary, extract
 from embedding_jobs.store import Embeddings, Store
+from study.description import describe, read_description, refuse_other_settings, write_description
 from study.progress import Progress
 from study.search import FixedProposals, PackQueue, PackSearcher, Proposals, proposals
-from study.spec import StudySpec, digest, phases
+from study.spec import StudySpec, phases
 from study.tracking import BackgroundTracker, Tracker, TrackingError
 from trainables.engine import Settings
 from trainables.pack import PackContext, PackTrainable
 from trainables.records import Candidate, TrialConfig, TrialRecord, read_record_file, read_records
-
-DESCRIPTION = "study.json"
-"""What a study's directory says of itself; the report reads it."""
 
 
 class StudyError(RuntimeError):
@@ -117,7 +116,8 @@ def run_study(spec: StudySpec, progress: Progress) -> StudyResult:
     """Encodes every shard and trains every planned trial that is not yet there.
 
     Raises:
-        StudyError: Another run works in the directory, or its records were made with other settings.
+        StudyError: Another run works in the directory.
+        study.description.DescriptionError: Its records were made with other settings or data.
         embedding_jobs.sources.SourceError: The table is unsound.
         embedding_jobs.encoders.EncoderError: An encoder cannot be had.
         embedding_jobs.store.StoreError: The store is of another table or encoder.
@@ -128,9 +128,9 @@ def run_study(spec: StudySpec, progress: Progress) -> StudyResult:
         columns = [f"{column}--{encoder_name(config)}" for column, config in encoder_configs(spec).items()]
         embeddings = Store(spec.store).load(columns)
         class_names, labels = np.unique(embeddings.labels, return_inverse=True)
-        description = _describe(spec, embeddings, [str(name) for name in class_names])
-        _refuse_other_settings(spec, description)
-        _write_json(spec.root / DESCRIPTION, description)
+        description = describe(spec, embeddings, [str(name) for name in class_names])
+        refuse_other_settings(spec, description)
+        write_description(spec.root, description)
         recorded = read_records(spec.records)
         tracker = BackgroundTracker(lambda: make_tracker(spec, description))
         tracker.write(recorded)
@@ -182,19 +182,6 @@ def attach_report(spec: StudySpec, report: Path, metrics: Mapping[str, float], *
     except TrackingError as error:
         return str(error)
     return None
-
-
-def read_description(directory: Path) -> dict[str, Any]:
-    """What a study's directory says of itself.
-
-    Raises:
-        StudyError: No study was run there.
-    """
-    path = directory / DESCRIPTION
-    if not path.exists():
-        raise StudyError(f"{directory} holds no study; run `study run` first.")
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded
 
 
 class _Run:
@@ -312,74 +299,6 @@ def _context(
     )
 
 
-def _describe(spec: StudySpec, embeddings: Embeddings, class_names: list[str]) -> dict[str, Any]:
-    deciding = spec.deciding_settings()
-    notes = []
-    image = spec.encoders.image
-    if image is not None and not image.pretrained and image.checkpoint is None:
-        notes.append(
-            f"The image encoder, {image.model}, is untrained: its weights are random, and its vectors say little."
-        )
-    for column, n_empty in Store(spec.store).items().n_empty_texts.items():
-        if n_empty:
-            notes.append(
-                f"{n_empty} of {len(embeddings.ids)} items have no {column}; they were encoded as an empty text."
-            )
-    return {
-        "format": 1,
-        "name": spec.name,
-        "preset": spec.preset,
-        "protocol": spec.splits.protocol,
-        "objective": spec.objective.metric,
-        "threshold": spec.objective.threshold,
-        "methods": list(spec.search.methods),
-        "splits": {phase: list(spec.split_seeds(phase)) for phase in phases(spec.splits.protocol)},
-        "n_candidates": {method: proposals(spec.search, method).planned for method in spec.search.methods},
-        "settings": spec.model_dump(mode="json"),
-        "choices": _choices(spec),
-        "data": {
-            "n_items": len(embeddings.ids),
-            "n_classes": len(class_names),
-            "class_names": class_names,
-            "n_features": int(embeddings.matrix.shape[1]),
-            "embeddings": embeddings.provenance,
-            "notes": notes,
-        },
-        "deciding_settings": deciding,
-        "digests": {"settings": digest({**deciding, "embeddings": embeddings.digest}), "embeddings": embeddings.digest},
-    }
-
-
-def _choices(spec: StudySpec) -> dict[str, str]:
-    """What the papers leave open, and what this study does."""
-    training = spec.training
-    return {
-        "Optimizer": f"AdamW, decoupled weight decay {training.weight_decay:g}",
-        "Batch size": f"{training.batch_size} items; an epoch's last, incomplete batch is left out",
-        "Outputs": "the known classes of the split",
-        "Loss": "binary cross-entropy, mean over batch and classes",
-        "Inputs": "standardised with the training items' mean and deviation" if training.standardize else "as encoded",
-        "Pairs": "first half of a randomly ordered batch with the second half; one lambda a pair",
-        "Evaluation": f"every {training.evaluate_every_epochs} epochs and at the end",
-    }
-
-
-def _refuse_other_settings(spec: StudySpec, description: Mapping[str, Any]) -> None:
-    path = spec.root / DESCRIPTION
-    if not path.exists() or not any(spec.records.glob("*.parquet")):
-        return
-    before = read_description(spec.root)
-    if before["digests"] == description["digests"]:
-        return
-    old = {**before["deciding_settings"], "embeddings": before["digests"]["embeddings"]}
-    new = {**description["deciding_settings"], "embeddings": description["digests"]["embeddings"]}
-    differing = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in new if old.get(key) != new.get(key)]
-    raise StudyError(
-        f"The records in {spec.records} were made with other settings ({'; '.join(differing)}). "
-        "Give the study another `directory`, or undo the change."
-    )
-
-
 @contextlib.contextmanager
 def _only_run(directory: Path) -> Iterator[None]:
     """Holds the directory's lock, which the system lets go when the process ends, however it ends."""
@@ -389,12 +308,6 @@ def _only_run(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             raise StudyError(f"Another `study run` works in {directory}. Wait for it, or stop it.") from None
         yield
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(content, indent=1))
-    aside.replace(path)
 
 
 def _git_commit() -> str:

@@ -20,6 +20,8 @@ from study.spec import Search
 from trainables.pack import Pack
 from trainables.records import Candidate, TrialConfig
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 
 class Proposals(Protocol):
     """The candidates of one method, proposed in batches."""

@@ -6,6 +6,7 @@ writing the same records again, after any interruption and into any server, chan
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -21,8 +22,12 @@ import requests
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from trainables.records import TrialRecord
+
+_UNREACHABLE = (MlflowException, requests.RequestException, SQLAlchemyError)
+_SQLITE = "sqlite:///"
 
 KEY_TAG = "ablation.key"
 STUDY_TAG = "ablation.study"
@@ -62,11 +67,12 @@ class Tracker:
         self._experiment_name, self._artifacts = experiment, artifacts
         self._known: dict[str, Run] = {}
         try:
+            _make_database(uri)
             self._client = MlflowClient(tracking_uri=uri)
             self._experiment = self._experiment_id()
             self._load_known()
             self._study_run = self._study_run_id()
-        except (MlflowException, requests.RequestException) as error:
+        except _UNREACHABLE as error:
             raise self._unreachable(error) from error
 
     def write(self, records: Iterable[TrialRecord]) -> int:
@@ -82,7 +88,7 @@ class Tracker:
         try:
             for record in records:
                 written += self._write(record)
-        except (MlflowException, requests.RequestException) as error:
+        except _UNREACHABLE as error:
             raise self._unreachable(error) from error
         return written
 
@@ -103,7 +109,7 @@ class Tracker:
             for name, value in metrics.items():
                 self._client.log_metric(self._study_run, name, value)
             self._client.set_terminated(self._study_run, "FINISHED" if complete else "FAILED")
-        except (MlflowException, requests.RequestException) as error:
+        except _UNREACHABLE as error:
             raise self._unreachable(error) from error
 
     def _write(self, record: TrialRecord) -> int:
@@ -194,6 +200,19 @@ class Tracker:
             f"MLflow at {self._uri} does not answer ({str(error).splitlines()[0][:200]}). "
             "Nothing is lost: once it is back, `study sync` writes what it lacks."
         )
+
+
+def _make_database(uri: str) -> None:
+    """Makes a SQLite database whole or not at all: one whose making was interrupted could not be opened again."""
+    path = Path(uri.removeprefix(_SQLITE))
+    if not uri.startswith(_SQLITE) or path.exists():
+        return
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    MlflowClient(tracking_uri=f"{_SQLITE}{aside}").search_experiments(max_results=1)
+    aside.replace(path)
 
 
 class BackgroundTracker:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from trainables.classifier import LaneMLP
+from trainables.draws import LaneDraws
 from trainables.methods import Batch, Method
 from trainables.metrics import (
     ROC_GRID,
@@ -158,31 +159,6 @@ def triangular(step: int, low: float, high: float, half_cycle: int) -> float:
     return low + (high - low) * (1 - abs(1 - position))
 
 
-class _LaneDraws:
-    """Random numbers for all lanes, from one stream a lane: `trainables.methods.Draws`."""
-
-    def __init__(self, seeds: Sequence[int], purpose: str, device: torch.device) -> None:
-        self._device = device
-        self._numpy = [stream(seed, purpose) for seed in seeds]
-        self._torch = [torch.Generator(device).manual_seed(int(rng.integers(2**62))) for rng in self._numpy]
-
-    def bernoulli(self, probability: Tensor, rows: int, columns: int) -> Tensor:
-        # 16 random bits a decision, four to a drawn integer: a third of the time of drawing floats. It
-        # resolves the probability to 2^-16.
-        n = rows * columns
-        bits = torch.empty((len(self._torch), -(-n // 4)), dtype=torch.int64, device=self._device)
-        for row, generator in zip(bits, self._torch, strict=True):
-            row.random_(-(2**63), None, generator=generator)
-        drawn = bits.view(torch.int16)[:, :n].reshape(len(self._torch), rows, columns)
-        # int16 cannot hold the limit of probability 1, which is 2^15.
-        return drawn < (probability * 65536 - 32768).round()
-
-    def beta(self, alpha: Tensor, rows: int) -> Tensor:
-        alphas = alpha.flatten().tolist()
-        drawn = [rng.beta(a, a, size=(rows, 1)) for rng, a in zip(self._numpy, alphas, strict=True)]
-        return torch.from_numpy(np.stack(drawn)).float().to(self._device)
-
-
 class _Pack:
     """The state of a pack in training."""
 
@@ -226,8 +202,8 @@ class _Pack:
             fused=True,
         )
         self.order = [stream(lane.seed, "order") for lane in lanes]
-        self.dropout = _LaneDraws(seeds, "dropout", self.device)
-        self.augment = _LaneDraws(seeds, "augment", self.device)
+        self.dropout = LaneDraws(seeds, "dropout", self.device)
+        self.augment = LaneDraws(seeds, "augment", self.device)
         self.keep_rate = torch.full((len(lanes), 1, 1), 1 - settings.dropout, device=self.device)
         self.shift, self.scale = self._standardization()
         self.loss_sum = torch.zeros(len(lanes), dtype=torch.float64, device=self.device)

@@ -1,0 +1,122 @@
+"""What a study's directory says of itself, `study.json`: what was asked for, of which data, under which choices.
+
+The report reads it, and a later run is refused where it would mix its records with those of other settings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from embedding_jobs.store import Embeddings, Store
+from study.search import proposals
+from study.spec import StudySpec, digest, phases
+
+DESCRIPTION = "study.json"
+"""What a study's directory says of itself; the report reads it."""
+
+
+class DescriptionError(ValueError):
+    """A study's directory that holds no study, or another one."""
+
+
+def describe(spec: StudySpec, embeddings: Embeddings, class_names: list[str]) -> dict[str, Any]:
+    """The contents of `study.json`.
+
+    Args:
+        spec: The study.
+        embeddings: What its trials read.
+        class_names: Every label, sorted.
+    """
+    deciding = spec.deciding_settings()
+    notes = []
+    image = spec.encoders.image
+    if image is not None and not image.pretrained and image.checkpoint is None:
+        notes.append(
+            f"The image encoder, {image.model}, is untrained: its weights are random, and its vectors say little."
+        )
+    for column, n_empty in Store(spec.store).items().n_empty_texts.items():
+        if n_empty:
+            notes.append(
+                f"{n_empty} of {len(embeddings.ids)} items have no {column}; they were encoded as an empty text."
+            )
+    return {
+        "format": 1,
+        "name": spec.name,
+        "preset": spec.preset,
+        "protocol": spec.splits.protocol,
+        "objective": spec.objective.metric,
+        "threshold": spec.objective.threshold,
+        "methods": list(spec.search.methods),
+        "splits": {phase: list(spec.split_seeds(phase)) for phase in phases(spec.splits.protocol)},
+        "n_candidates": {method: proposals(spec.search, method).planned for method in spec.search.methods},
+        "settings": spec.model_dump(mode="json"),
+        "choices": _choices(spec),
+        "data": {
+            "n_items": len(embeddings.ids),
+            "n_classes": len(class_names),
+            "class_names": class_names,
+            "n_features": int(embeddings.matrix.shape[1]),
+            "embeddings": embeddings.provenance["columns"],
+            "notes": notes,
+        },
+        "deciding_settings": deciding,
+        "digests": {"settings": digest({**deciding, "embeddings": embeddings.digest}), "embeddings": embeddings.digest},
+    }
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """What a study's directory says of itself.
+
+    Raises:
+        DescriptionError: No study was run there.
+    """
+    path = directory / DESCRIPTION
+    if not path.exists():
+        raise DescriptionError(f"{directory} holds no study; run `study run` first.")
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+def refuse_other_settings(spec: StudySpec, description: Mapping[str, Any]) -> None:
+    """Refuses to go on in a directory whose records were made with other settings or data.
+
+    Raises:
+        DescriptionError: With the settings that differ.
+    """
+    path = spec.root / DESCRIPTION
+    if not path.exists() or not any(spec.records.glob("*.parquet")):
+        return
+    before = read_description(spec.root)
+    if before["digests"] == description["digests"]:
+        return
+    old = {**before["deciding_settings"], "embeddings": before["digests"]["embeddings"]}
+    new = {**description["deciding_settings"], "embeddings": description["digests"]["embeddings"]}
+    differing = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in new if old.get(key) != new.get(key)]
+    raise DescriptionError(
+        f"The records in {spec.records} were made with other settings ({'; '.join(differing)}). "
+        "Give the study another `directory`, or undo the change."
+    )
+
+
+def write_description(directory: Path, description: Mapping[str, Any]) -> None:
+    """Writes `study.json`, whole or not at all."""
+    aside = directory / f".{DESCRIPTION}.tmp"
+    aside.write_text(json.dumps(description, indent=1))
+    aside.replace(directory / DESCRIPTION)
+
+
+def _choices(spec: StudySpec) -> dict[str, str]:
+    """What the papers leave open, and what this study does."""
+    training = spec.training
+    return {
+        "Optimizer": f"AdamW, decoupled weight decay {training.weight_decay:g}",
+        "Batch size": f"{training.batch_size} items; an epoch's last, incomplete batch is left out",
+        "Outputs": "the known classes of the split",
+        "Loss": "binary cross-entropy, mean over batch and classes",
+        "Inputs": "standardised with the training items' mean and deviation" if training.standardize else "as encoded",
+        "Pairs": "first half of a randomly ordered batch with the second half; one lambda a pair",
+        "Evaluation": f"every {training.evaluate_every_epochs} epochs and at the end",
+    }

@@ -1,0 +1,44 @@
+"""Random numbers for lanes: one independent stream a lane, so that a lane never depends on its company."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.splits import stream
+
+
+class LaneDraws:
+    """Random numbers for all lanes, from one stream a lane: `trainables.methods.Draws`.
+
+    Args:
+        seeds: Split seed of each lane.
+        purpose: What is drawn; other purposes are other streams.
+        device: Where the numbers are needed.
+    """
+
+    def __init__(self, seeds: Sequence[int], purpose: str, device: torch.device) -> None:
+        self._device = device
+        self._numpy = [stream(seed, purpose) for seed in seeds]
+        self._torch = [torch.Generator(device).manual_seed(int(rng.integers(2**62))) for rng in self._numpy]
+
+    def bernoulli(self, probability: Tensor, rows: int, columns: int) -> Tensor:
+        """True with the given probability: bool (lanes, rows, columns), from (lanes, rows or 1, 1)."""
+        # 16 random bits a decision, four to a drawn integer: a third of the time of drawing floats. It
+        # resolves the probability to 2^-16.
+        n = rows * columns
+        bits = torch.empty((len(self._torch), -(-n // 4)), dtype=torch.int64, device=self._device)
+        for row, generator in zip(bits, self._torch, strict=True):
+            row.random_(-(2**63), None, generator=generator)
+        drawn = bits.view(torch.int16)[:, :n].reshape(len(self._torch), rows, columns)
+        # int16 cannot hold the limit of probability 1, which is 2^15.
+        return drawn < (probability * 65536 - 32768).round()
+
+    def beta(self, alpha: Tensor, rows: int) -> Tensor:
+        """Beta(alpha, alpha) numbers: float32 (lanes, rows, 1), from alpha (lanes, 1, 1)."""
+        alphas = alpha.flatten().tolist()
+        drawn = [rng.beta(a, a, size=(rows, 1)) for rng, a in zip(self._numpy, alphas, strict=True)]
+        return torch.from_numpy(np.stack(drawn)).float().to(self._device)
