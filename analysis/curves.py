@@ -51,10 +51,10 @@ class LineFigure:
         note: One plain sentence on how to read it.
         x_label: What runs along the x axis.
         y_label: What runs along the y axis.
+        series: One curve a method; without any there is nothing to show.
         x_limits: Range of the x axis.
         y_limits: Range of the y axis; None to fit the curves.
-        spread: How minimum and maximum over the splits are drawn: `dotted` lines, a `band`, or not at all, as `dots`.
-        series: One curve a method; without any there is nothing to show.
+        spread: How minimum and maximum over the splits are drawn: `dotted` lines, a `band`, or `none`.
         x_scale: `linear` or `log`.
         reference: A line to read against: `none`, `zero`, the `diagonal`.
         steps: Whether a curve holds its value up to the next point.
@@ -66,10 +66,10 @@ class LineFigure:
     note: str
     x_label: str
     y_label: str
-    x_limits: tuple[float, float]
-    y_limits: tuple[float, float] | None
-    spread: str
     series: tuple[Series, ...]
+    x_limits: tuple[float, float] = (0.0, 1.0)
+    y_limits: tuple[float, float] | None = None
+    spread: str = "band"
     x_scale: str = "linear"
     reference: str = "none"
     steps: bool = False
@@ -91,40 +91,72 @@ def line_figures(reported: Mapping[str, Sequence[TrialRecord]], threshold: float
     """
     epochs = [float(record.curves.epoch[-1]) for records in reported.values() for record in records]
     last_epoch = max([1.0, *epochs])
-    roc = _over_splits(reported, "roc_fpr", "roc_tpr")
+    roc = over_splits(reported, "roc_fpr", "roc_tpr")
     side = _zoom_side(roc)
     dotted = "Solid: mean over splits. Dotted: minimum and maximum."
     band = f"At threshold {threshold:g}. Line: mean over splits; shade: minimum to maximum."
-    overall = _over_splits(reported, "threshold", "threshold_accuracy")
-    none = _over_splits(reported, "threshold", "threshold_accuracy_none")
+    overall = over_splits(reported, "threshold", "threshold_accuracy")
+    none = over_splits(reported, "threshold", "threshold_accuracy_none")
+    none_label = "accuracy on “none” items"
     figures = [
         LineFigure(
-            "accuracy-by-threshold", "Accuracy against threshold",
-            dotted + " Ring: where it meets “none” accuracy." if none else dotted, "threshold", "accuracy",
-            (0.0, 1.0), None, "dotted", overall, marks=crossings(overall, none),
+            "accuracy-by-threshold",
+            "Accuracy against threshold",
+            f"{dotted} Ring: where it meets “none” accuracy." if none else dotted,
+            "threshold",
+            "accuracy",
+            overall,
+            spread="dotted",
+            marks=crossings(overall, none),
         ),
         LineFigure(
-            "none-accuracy-by-threshold", "“None” accuracy against threshold", dotted, "threshold",
-            "accuracy on “none” items", (0.0, 1.0), (0.0, 1.02), "dotted", none,
+            "none-accuracy-by-threshold",
+            "“None” accuracy against threshold",
+            dotted,
+            "threshold",
+            none_label,
+            none,
+            y_limits=(0.0, 1.02),
+            spread="dotted",
         ),
         LineFigure(
-            "roc", "ROC, weighted over classes", "One against the rest, weighted by each class’s share.",
-            "false-positive rate", "true-positive rate", (0.0, 1.0), (0.0, 1.02), "band", roc,
+            "roc",
+            "ROC, weighted over classes",
+            "One against the rest, weighted by each class’s share.",
+            "false-positive rate",
+            "true-positive rate",
+            roc,
+            y_limits=(0.0, 1.02),
         ),
         LineFigure(
-            "roc-corner", "ROC, upper-left corner", "The same curves where they part.",
-            "false-positive rate", "true-positive rate", (0.0, side), (1.0 - side, 1.0 + 0.02 * side), "band", roc,
+            "roc-corner",
+            "ROC, upper-left corner",
+            "The same curves where they part.",
+            "false-positive rate",
+            "true-positive rate",
+            roc,
+            x_limits=(0.0, side),
+            y_limits=(1.0 - side, 1.0 + 0.02 * side),
         ),
         LineFigure(
-            "learning-accuracy", "Accuracy while learning", band, "epoch", "accuracy",
-            (0.0, last_epoch), None, "band", _over_splits(reported, "epoch", "epoch_accuracy"),
+            "learning-accuracy",
+            "Accuracy while learning",
+            band,
+            "epoch",
+            "accuracy",
+            over_splits(reported, "epoch", "epoch_accuracy"),
+            x_limits=(0.0, last_epoch),
         ),
         LineFigure(
-            "learning-none-accuracy", "“None” accuracy while learning", band, "epoch",
-            "accuracy on “none” items", (0.0, last_epoch), None, "band",
-            _over_splits(reported, "epoch", "epoch_accuracy_none"),
+            "learning-none-accuracy",
+            "“None” accuracy while learning",
+            band,
+            "epoch",
+            none_label,
+            over_splits(reported, "epoch", "epoch_accuracy_none"),
+            x_limits=(0.0, last_epoch),
         ),
-    ]  # fmt: skip
+    ]
     return [figure for figure in figures if figure.series]
 
 
@@ -142,7 +174,7 @@ def crossings(overall: Sequence[Series], none: Sequence[Series]) -> dict[str, tu
     return found
 
 
-def _over_splits(reported: Mapping[str, Sequence[TrialRecord]], x: str, y: str) -> tuple[Series, ...]:
+def over_splits(reported: Mapping[str, Sequence[TrialRecord]], x: str, y: str) -> tuple[Series, ...]:
     """Mean, minimum and maximum over splits of one curve, for every method that has it."""
     found = []
     for method, records in reported.items():

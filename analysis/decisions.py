@@ -139,15 +139,14 @@ def sentence(difference: Difference, method: str, name: str) -> str:
         name: How the figure is called.
     """
     interval = difference.two_way
+    estimate = f"{signed(interval.estimate)} in {name}"
     if math.isnan(interval.low):
-        return (
-            f"{method} differs from control by {interval.estimate:+.4f} in {name}, on one split: nothing to judge by."
-        )
-    seen = f"{interval.estimate:+.4f} {name}, 95 % interval {interval.low:+.4f} to {interval.high:+.4f}"
+        return f"{method} differs from control by {estimate}, on one split: nothing to judge by."
+    seen = f"{estimate} (95 % interval {signed(interval.low)} to {signed(interval.high)})"
     match difference.decision:
         case Decision.BETTER | Decision.WORSE:
             p = f"p {'< 0.001' if difference.adjusted_p < 0.001 else f'= {difference.adjusted_p:.3f}'}"
-            return f"{method} is {difference.decision} than control: {seen}; {p} after Holm."
+            return f"{method} is {difference.decision} than control: {seen}, {p} after Holm."
         case Decision.EQUIVALENT:
             return f"{method} is equivalent to control: {seen}, within ±{difference.region:g}."
         case _:
@@ -156,6 +155,11 @@ def sentence(difference: Difference, method: str, name: str) -> str:
             else:
                 more = f"about {difference.further_splits} further splits would decide it, should it stay as it is"
             return f"{method} is undecided against control: {seen}; {more}."
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference with its sign."""
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def _differences(

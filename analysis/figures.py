@@ -126,6 +126,8 @@ def _draw_lines(figure: LineFigure, styles: Mapping[str, LineStyle], threshold: 
     elif figure.reference == "diagonal":
         axes.axline((0.0, 0.0), (1.0, 1.0), dashes=(2, 2), **quiet)
     axes.set_xscale(figure.x_scale)
+    if figure.x_scale == "log":
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(*figure.x_limits)
     if figure.y_limits is not None:
         axes.set_ylim(*figure.y_limits)
@@ -173,8 +175,8 @@ def _draw_forest(figure: ForestFigure, styles: Mapping[str, LineStyle]) -> Figur
     axes.axvline(0.0, color=MUTED, linewidth=1.0, zorder=1)
     for place, row in enumerate(rows):
         color = styles[row.method].color
-        for offset, interval in ((-0.26, row.naive), (0.26, row.nadeau_bengio)):
-            axes.plot(interval, [place + offset] * 2, color=color, linewidth=1.0, alpha=0.55, gid=f"range-{place}")
+        x, y = [*row.naive, math.nan, *row.nadeau_bengio], [place - 0.26] * 2 + [math.nan] + [place + 0.26] * 2
+        axes.plot(x, y, color=color, linewidth=1.0, alpha=0.55, gid=f"range-{place}")
         axes.plot(row.two_way, [place] * 2, color=color, linewidth=3.2, solid_capstyle="round", gid=f"series-{place}")
         axes.plot([row.estimate], [place], color=color, marker="o", markersize=7, gid=f"mark-{place}")
     # Nadeau and Bengio's interval may run off: the axis is that of the interval that decides.

@@ -1,17 +1,20 @@
-"""The report's table as text: the same rows for the terminal, the page, LaTeX and CSV."""
+"""The report's table as text: the same rows for the terminal, the page and LaTeX."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from analysis.aggregate import CandidateSummary, MethodSummary, Spread, summarise
+from analysis.comparison import optimism
+from analysis.decisions import MethodEvidence, signed
 from analysis.load import StudyResults
 from trainables.records import Candidate
+
+Evidence = Mapping[str, MethodEvidence]
+NO_EVIDENCE: Evidence = {}
 
 UNDEFINED_TEXT = "–"
 """Stands where a figure is not defined, such as "none" accuracy without "none" items."""
@@ -30,8 +33,8 @@ References:
     classes, title, description and image. https://arxiv.org/abs/1912.00772
 """
 
-FIGURE_NAMES: Mapping[str, str] = {"auc_weighted": "Weighted AUC", "accuracy": "Accuracy"}
-"""How an objective is called in headings; others go by their own name."""
+FIGURE_NAMES: Mapping[str, str] = {"auc_weighted": "weighted AUC", "accuracy": "accuracy"}
+"""How an objective is called in texts; others go by their own name."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,14 @@ class TableRow:
         accuracy_known: Over items of known classes.
         accuracy_none: Over "none" items.
         none_fraction: "None" items among the validation items, in percent.
+        ece: Expected calibration error over known items.
+        ood_auroc: How well confidence tells "none" items apart.
+        epochs_to_99: Epochs to 99 % of the final accuracy.
         duration: Mean device seconds of a trial.
+        interval: 95 % interval of the objective, over splits and items.
+        difference: Of the objective to control, with its 95 % interval.
+        decision: What the difference says, in a word.
+        optimism: By how much the search's best score exceeds the confirmed one.
         best: Whether its objective is the highest of the table.
     """
 
@@ -61,7 +71,14 @@ class TableRow:
     accuracy_known: str
     accuracy_none: str
     none_fraction: str
+    ece: str
+    ood_auroc: str
+    epochs_to_99: str
     duration: str
+    interval: str = ""
+    difference: str = ""
+    decision: str = ""
+    optimism: str = ""
     best: bool = False
 
 
@@ -78,24 +95,41 @@ class TerminalTable:
     rows: tuple[tuple[str, ...], ...]
 
 
-def headings(results: StudyResults) -> dict[str, str]:
-    """The headings of the table's columns, by field of `TableRow`; without the paper's where it does not apply."""
+def headings(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> dict[str, str]:
+    """The headings of the table's columns, by field of `TableRow`; only of columns that hold something."""
     objective = results.description.objective
     columns = {
         "method": "Method",
         "hyperparameters": "Hyperparameters",
-        "objective": FIGURE_NAMES.get(objective, objective),
+        "objective": heading(FIGURE_NAMES.get(objective, objective)),
         "published": "Paper",
+        "interval": "95 % interval",
+        "difference": "Against control",
+        "decision": "Decision",
         "n_splits": "J",
         "accuracy": "Accuracy",
         "accuracy_known": "Known",
         "accuracy_none": "“None”",
         "none_fraction": "“None” share",
+        "ece": "ECE",
+        "ood_auroc": "OOD AUROC",
+        "epochs_to_99": "Epochs to 99 %",
+        "optimism": "Optimism",
         "duration": "s a trial",
     }
-    if not repeats_the_paper(results):
-        del columns["published"]
-    return columns
+    always = {"method", "hyperparameters", "objective", "n_splits", "accuracy", "accuracy_known", "accuracy_none"}
+    always |= {"none_fraction", "duration"}
+    rows = table_rows(results, evidence)
+    return {
+        name: text
+        for name, text in columns.items()
+        if name in always or any(getattr(row, name) not in ("", UNDEFINED_TEXT) for row in rows)
+    }
+
+
+def heading(text: str) -> str:
+    """A text with a capital letter at its head, and the rest as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def repeats_the_paper(results: StudyResults) -> bool:
@@ -110,12 +144,16 @@ def terminal_table(results: StudyResults) -> TerminalTable:
     return TerminalTable(tuple(columns.values()), rows)
 
 
-def table_rows(results: StudyResults) -> list[TableRow]:
-    """One row a method, in the study's order."""
+def table_rows(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> list[TableRow]:
+    """One row a method, in the study's order.
+
+    Args:
+        results: The study.
+        evidence: What the items say of each method; without it the columns of intervals stay empty.
+    """
     summaries = summarise(results)
     top = max((summary.objective.mean for summary in summaries if summary.candidate), default=math.nan)
-    paper = repeats_the_paper(results)
-    return [_row(summary, top, paper) for summary in summaries]
+    return [_row(summary, top, results, evidence.get(summary.method)) for summary in summaries]
 
 
 def candidate_row(summary: CandidateSummary, objective: str) -> TableRow:
@@ -153,73 +191,18 @@ def plus_minus(spread: Spread, digits: int = 4) -> str:
     return f"{spread.mean:.{digits}f} ± {spread.maximum_deviation:.{digits}f}"
 
 
-def to_latex(results: StudyResults) -> str:
-    r"""The table for a paper, to be set with `booktabs`: `\input{table.tex}`."""
-    table = terminal_table(results)
-    alignment = "".join("l" if name in ("method", "hyperparameters") else "r" for name in headings(results))
-    lines = [
-        "% Needs \\usepackage{booktabs}.",
-        f"\\begin{{tabular}}{{{alignment}}}",
-        "\\toprule",
-        " & ".join(escape_latex(heading) for heading in table.headings) + " \\\\",
-        "\\midrule",
-        *(" & ".join(escape_latex(cell) for cell in row) + " \\\\" for row in table.rows),
-        "\\bottomrule",
-        "\\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def escape_latex(text: str) -> str:
-    """Text as LaTeX sets it literally."""
-    special = {
-        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
-        "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
-        "“": "``", "”": "''", "−": "$-$", "<": r"\textless{}", ">": r"\textgreater{}",
-    }  # fmt: skip
-    return "".join(special.get(character, character) for character in text)
-
-
-def to_csv(results: StudyResults) -> str:
-    """The table's numbers unrounded, one row a method; an empty cell where a figure is not defined."""
-    summaries = summarise(results)
-    names = list(dict.fromkeys(name for summary in summaries for name in summary.figures))
-    params = list(
-        dict.fromkeys(name for summary in summaries if summary.candidate for name, _ in summary.candidate.params)
-    )
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    spreads = [column for name in names for column in (name, f"{name}_maximum_deviation", f"{name}_n_splits")]
-    writer.writerow(["method", *params, "n_splits", *spreads, "duration_s", "n_complete", "n_planned"])
-    for summary in summaries:
-        values = dict(summary.candidate.params) if summary.candidate else {}
-        cells: list[float] = []
-        for name in names:
-            figure = summary.figure(name)
-            cells += [figure.mean, figure.maximum_deviation, figure.n]
-        writer.writerow(
-            [
-                summary.method,
-                *(values.get(name, "") for name in params),
-                summary.n_splits,
-                *("" if math.isnan(cell) else cell for cell in cells),
-                "" if math.isnan(summary.duration_s) else summary.duration_s,
-                summary.n_complete,
-                summary.n_planned,
-            ]
-        )
-    return stream.getvalue()
-
-
-def _row(summary: MethodSummary, top: float, paper: bool) -> TableRow:
+def _row(summary: MethodSummary, top: float, results: StudyResults, own: MethodEvidence | None) -> TableRow:
     published = ""
-    if paper:
+    if repeats_the_paper(results):
         mean, deviation = PUBLISHED.get(summary.method, (math.nan, math.nan))
         published = f"{mean:.4f} ± {deviation:.4f}" if math.isfinite(mean) else UNDEFINED_TEXT
     if summary.candidate is None:
         text = f"incomplete: {summary.n_complete} of {summary.n_planned} candidates"
     else:
         text = values_text(summary.candidate)
+    optimistic = math.nan
+    if results.description.protocol == "nested":
+        optimistic = optimism(summary.choosing_score.mean, summary.objective.mean)
     return TableRow(
         method=summary.method,
         hyperparameters=text,
@@ -228,19 +211,39 @@ def _row(summary: MethodSummary, top: float, paper: bool) -> TableRow:
         n_splits=str(summary.n_splits),
         **_figures(summary.figures, summary.n_splits),
         duration=number(summary.duration_s, 2),
+        optimism=signed(optimistic) if math.isfinite(optimistic) else "",
         best=summary.candidate is not None and summary.objective.mean == top,
+        **_evidence_cells(own, results.description.objective),
     )
+
+
+def _evidence_cells(own: MethodEvidence | None, objective: str) -> dict[str, str]:
+    cells = {"interval": UNDEFINED_TEXT, "difference": UNDEFINED_TEXT, "decision": UNDEFINED_TEXT}
+    interval = own.intervals.get(objective) if own else None
+    if interval is not None and math.isfinite(interval.low):
+        cells["interval"] = f"{number(interval.low, 4)} to {number(interval.high, 4)}"
+    difference = own.differences.get(objective) if own else None
+    if difference is not None:
+        seen = difference.two_way
+        cells["difference"] = signed(seen.estimate)
+        if math.isfinite(seen.low):
+            cells["difference"] += f" [{signed(seen.low)}, {signed(seen.high)}]"
+            cells["decision"] = str(difference.decision)
+    return cells
 
 
 def _figures(figures: Mapping[str, Spread], n_splits: int) -> dict[str, Any]:
     cells = {name: _mean(figures.get(name), n_splits) for name in ("accuracy", "accuracy_known", "accuracy_none")}
+    cells["ece"] = _mean(figures.get("ece_known"), n_splits)
+    cells["ood_auroc"] = _mean(figures.get("ood_auroc"), n_splits)
+    cells["epochs_to_99"] = _mean(figures.get("epochs_to_99"), n_splits, digits=0)
     none, validation = figures.get("n_none"), figures.get("n_validation")
     share = none.mean / validation.mean if none and validation and validation.mean else math.nan
     cells["none_fraction"] = f"{100 * share:.1f} %" if math.isfinite(share) else UNDEFINED_TEXT
     return cells
 
 
-def _mean(figure: Spread | None, n_splits: int) -> str:
+def _mean(figure: Spread | None, n_splits: int, digits: int = 3) -> str:
     if figure is None or figure.n == 0:
         return UNDEFINED_TEXT
-    return number(figure.mean, 3) + ("" if figure.n == n_splits else f" ({figure.n} of {n_splits} splits)")
+    return number(figure.mean, digits) + ("" if figure.n == n_splits else f" ({figure.n} of {n_splits} splits)")

@@ -1,0 +1,164 @@
+"""The page in a real browser: what moves, moves; nothing fails; nothing runs off a small screen.
+
+The page's own copy gets one more script, which presses and drags as a reader would and leaves what it saw in the
+document; headless Chromium prints the document. No driver is needed.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.report import write_report
+
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+
+pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium found: apt-get install chromium")
+
+WATCH = """<script>
+window.seen = { errors: [] };
+addEventListener("error", (event) => seen.errors.push(event.message));
+addEventListener("unhandledrejection", (event) => seen.errors.push(String(event.reason)));
+for (const kind of ["error", "warn"]) console[kind] = (...words) => seen.errors.push(words.join(" "));
+</script>"""
+
+ACT = """<script>
+addEventListener("load", () => {
+  seen.ready_ms = performance.now();
+  seen.width = [document.documentElement.scrollWidth, innerWidth];
+  const table = document.querySelector("table.results");
+  const column = (name) => [...table.tHead.rows[0].cells].findIndex((cell) => cell.classList.contains(name));
+  const texts = (place) => [...table.tBodies[0].rows].map((row) => row.cells[place].textContent.trim());
+  const press = (name) => { table.tHead.querySelector("th." + name + " button").click(); return texts(column(name)); };
+  seen.accuracies = [press("accuracy"), press("accuracy")];
+  seen.sorted = table.querySelector("th.accuracy").getAttribute("aria-sort");
+  seen.methods = press("method");
+  seen.differences = press("difference");
+
+  const slider = document.getElementById("slider");
+  const read = () => [...document.querySelectorAll("#reader tbody tr")].map((row) => row.cells[1].textContent);
+  const line = () => document.querySelector("#figure-accuracy-by-threshold [id$=-cursor] path").getBoundingClientRect().x;
+  const box = document.querySelector("#figure-accuracy-by-threshold svg").getBoundingClientRect();
+  const drag = (value) => {
+    slider.value = value;
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+    return { text: document.getElementById("threshold-value").textContent, read: read(), line: (line() - box.x) / box.width };
+  };
+  seen.start = { text: document.getElementById("threshold-value").textContent, read: read() };
+  seen.low = drag(1);
+  seen.high = drag(17);
+
+  const curve = () => getComputedStyle(document.querySelector("#roc-series-0")).display;
+  const button = document.querySelector('#legend button[data-series="control"]');
+  seen.curve = [curve()];
+  button.click(); seen.curve.push(curve());
+  button.click(); seen.curve.push(curve());
+
+  const paper = () => getComputedStyle(document.body).backgroundColor;
+  seen.paper = [paper()];
+  document.getElementById("theme").click(); seen.paper.push(paper());
+
+  seen.figures = [...document.querySelectorAll("figure")].map((figure) => {
+    const svg = figure.querySelector("svg");
+    return { label: svg.getAttribute("aria-label"), paths: svg.querySelectorAll("[id*='-series-'] path").length,
+             links: figure.querySelectorAll("a[download]").length, width: svg.getBoundingClientRect().width };
+  });
+  const out = document.createElement("script");
+  out.type = "application/json"; out.id = "seen"; out.textContent = JSON.stringify(seen);
+  document.body.append(out);
+});
+</script>"""
+
+
+def visit(page: Path, folder: Path, size: str = "1280,900") -> dict[str, Any]:
+    source = page.read_text(encoding="utf-8")
+    copy = folder / "page.html"
+    copy.write_text(source.replace("<head>", "<head>" + WATCH).replace("</body>", ACT + "</body>"), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    command = [BROWSER, *options, f"--user-data-dir={folder / 'profile'}", f"--window-size={size}", "--dump-dom"]
+    done = subprocess.run([*command, copy.as_uri()], capture_output=True, text=True, timeout=60, check=True)
+    found = re.search(r'<script type="application/json" id="seen">(.*?)</script>', done.stdout, re.DOTALL)
+    assert found, "the page's script did not run to its end"
+    return dict(json.loads(html.unescape(found.group(1))))
+
+
+@pytest.fixture(scope="module")
+def seen(whole_study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("browser")
+    return visit(write_report(whole_study, folder / "report").html, folder)
+
+
+def test_nothing_fails(seen: dict[str, Any]) -> None:
+    assert seen["errors"] == []
+
+
+def test_the_table_sorts(seen: dict[str, Any]) -> None:
+    falling, rising = seen["accuracies"]
+    assert [float(text) for text in falling] == sorted((float(text) for text in falling), reverse=True)
+    assert rising == falling[::-1]
+    assert seen["sorted"] == "ascending"
+    assert seen["methods"] == sorted(seen["methods"])
+    # Control has no difference to itself: it comes last.
+    assert seen["differences"][-1] == "–"
+
+
+def test_the_slider_reads_off_and_moves_the_line(seen: dict[str, Any]) -> None:
+    assert seen["start"]["text"] == "0.60"
+    assert seen["low"]["text"] == "0.10"
+    assert seen["high"]["text"] == "0.90"
+    assert all(float(low) > float(high) for low, high in zip(seen["low"]["read"], seen["high"]["read"], strict=True))
+    assert 0.1 < seen["low"]["line"] < 0.3
+    assert seen["high"]["line"] - seen["low"]["line"] == pytest.approx(0.8 * 0.8, abs=0.1)
+
+
+def test_the_legend_hides_and_shows(seen: dict[str, Any]) -> None:
+    assert seen["curve"][0] == seen["curve"][2] != "none"
+    assert seen["curve"][1] == "none"
+
+
+def test_the_theme_changes(seen: dict[str, Any]) -> None:
+    assert seen["paper"][0] != seen["paper"][1]
+
+
+def test_every_figure_has_a_text_lines_and_files(seen: dict[str, Any]) -> None:
+    assert len(seen["figures"]) == 14
+    for figure in seen["figures"]:
+        assert len(figure["label"]) > 40
+        assert figure["paths"] >= 4
+        assert figure["links"] == 3
+        assert figure["width"] > 300
+
+
+def test_the_page_is_ready_at_once(seen: dict[str, Any]) -> None:
+    assert seen["ready_ms"] < 2000
+
+
+def test_a_small_screen_is_not_run_off(whole_study: Path, tmp_path: Path) -> None:
+    found = visit(write_report(whole_study, tmp_path / "report").html, tmp_path, "500,900")
+    assert found["width"][0] <= found["width"][1]
+    assert found["errors"] == []
+
+
+def test_a_page_with_little_in_it(study_of: Callable[..., Path], tmp_path: Path) -> None:
+    directory = study_of(methods=("e_mixup",), splits={"paper": [0]}, n_rare=0, alphas=(0.3,))
+    source = write_report(directory).html
+    copy = tmp_path / "page.html"
+    copy.write_text(source.read_text().replace("<head>", "<head>" + WATCH).replace("</body>", REPORT + "</body>"))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [*command, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "<title>[]</title>" in done.stdout
+
+
+REPORT = "<script>addEventListener('load', () => { document.title = JSON.stringify(seen.errors); });</script>"

@@ -1,0 +1,182 @@
+"""From items to decisions, and what other programs read of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.aggregate import reported_records, summarise
+from analysis.comparison import Decision, Interval, two_way_interval
+from analysis.decisions import REGIONS, Difference, MethodEvidence, item_matrix, regions, sentence, weigh
+from analysis.item_curves import item_figures
+from analysis.load import ReportError, load_items, load_study
+from analysis.report import write_report
+from analysis.search_curves import search_figures
+from trainables.records import TrialRecord
+
+Make = Callable[..., Path]
+
+
+def read(directory: Path) -> dict[str, list[TrialRecord]]:
+    results = load_study(directory, with_items=True)
+    return reported_records(results, summarise(results))
+
+
+@pytest.fixture(scope="module")
+def reported(whole_study: Path) -> dict[str, list[TrialRecord]]:
+    return read(whole_study)
+
+
+@pytest.fixture(scope="module")
+def evidence(reported: dict[str, list[TrialRecord]]) -> dict[str, MethodEvidence]:
+    return weigh(reported, REGIONS)
+
+
+def test_only_wanted_trials_are_read(whole_study: Path) -> None:
+    records = load_study(whole_study).records
+    wanted = {record.config for record in records[4:8]}
+    found = load_items(whole_study, wanted)
+    assert [record.config for record in found] == [record.config for record in records[4:8]]
+    assert all(record.items is not None for record in found)
+
+
+def test_the_mean_over_items_is_the_figure(
+    reported: dict[str, list[TrialRecord]], evidence: dict[str, MethodEvidence]
+) -> None:
+    for method, records in reported.items():
+        for figure in ("auc_weighted", "accuracy"):
+            mean = np.mean([record.metrics[figure] for record in records])
+            assert evidence[method].intervals[figure].estimate == pytest.approx(mean, abs=1e-6)
+
+
+def test_a_difference_is_paired_by_split_and_item(
+    reported: dict[str, list[TrialRecord]], evidence: dict[str, MethodEvidence]
+) -> None:
+    paired = item_matrix(reported["e_mixup"], "auc_influence", 500)
+    paired = paired - item_matrix(reported["control"], "auc_influence", 500)
+    assert evidence["e_mixup"].differences["auc_weighted"].two_way == two_way_interval(paired)
+    assert not evidence["control"].differences
+    assert np.isnan(paired).sum() == 3 * 50
+
+
+def test_items_that_differ_are_not_paired(reported: dict[str, list[TrialRecord]]) -> None:
+    records = list(reported["e_mixup"])
+    items = records[1].items
+    assert items is not None
+    moved = dataclasses.replace(items, item=items.item[::-1].copy())
+    records[1] = dataclasses.replace(records[1], items=moved)
+    with pytest.raises(ReportError, match=r"e_mixup.* were judged on different items"):
+        weigh({"control": reported["control"], "e_mixup": records}, REGIONS)
+
+
+def test_without_control_there_are_intervals_and_no_differences(reported: dict[str, list[TrialRecord]]) -> None:
+    found = weigh({"e_mixup": reported["e_mixup"]}, REGIONS)
+    assert not found["e_mixup"].differences
+    assert math.isfinite(found["e_mixup"].intervals["accuracy"].low)
+
+
+def test_regions_come_from_the_study_file() -> None:
+    assert regions({}) == {"auc_weighted": 0.002, "accuracy": 0.005}
+    assert regions({"objective": {"equivalence": {"accuracy": 0.01}}})["accuracy"] == 0.01
+    with pytest.raises(ReportError, match=r"objective\.equivalence\.accuracy must be above 0, got -1\.0"):
+        regions({"objective": {"equivalence": {"accuracy": -1}}})
+
+
+@pytest.mark.parametrize(
+    ("decision", "low", "further", "words"),
+    [
+        (Decision.BETTER, 0.001, None, "m is better than control: +0.0030 in weighted AUC (95 % interval +0.0010"),
+        (Decision.EQUIVALENT, 0.001, None, "m is equivalent to control"),
+        (Decision.UNDECIDED, -0.001, 7, "about 7 further splits would decide it"),
+        (Decision.UNDECIDED, -0.001, None, "it takes more items"),
+        (Decision.UNDECIDED, math.nan, None, "on one split: nothing to judge by"),
+    ],
+)
+def test_sentences(decision: Decision, low: float, further: int | None, words: str) -> None:
+    interval = Interval(0.003, low, 0.005, 0.001, 0.01)
+    difference = Difference("auc_weighted", interval, interval, interval, 0.02, 0.002, decision, further)
+    assert words in sentence(difference, "m", "weighted AUC")
+
+
+def test_results_json_holds_what_its_documentation_says(whole_study: Path, tmp_path: Path) -> None:
+    files = write_report(whole_study, tmp_path)
+    found: dict[str, Any] = json.loads(files.json.read_text(encoding="utf-8"))
+    assert found["format"] == 1
+    assert set(found) == {"format", "study", "missing", "methods", "candidates"}
+    table = load_study(whole_study).table()
+    method = found["methods"][1]
+    own = table[(table.method == "e_mixup") & (table.alpha == method["hyperparameters"]["alpha"])]
+    assert method["figures"]["accuracy"]["mean"] == pytest.approx(own.accuracy.mean())
+    difference = method["against_control"]["auc_weighted"]
+    assert set(difference) == {
+        "two_way",
+        "naive",
+        "nadeau_bengio",
+        "adjusted_p",
+        "region",
+        "decision",
+        "further_splits",
+    }
+    assert difference["two_way"]["low"] < difference["two_way"]["estimate"] < difference["two_way"]["high"]
+    assert len(found["candidates"]) == 9
+    assert len(files.findings) == 4
+
+
+def test_json_has_null_for_what_is_not_defined(study_of: Make) -> None:
+    directory = study_of(n_rare=0, splits={"paper": [0]})
+    found = json.loads(write_report(directory).json.read_text(encoding="utf-8"))
+    assert found["methods"][0]["figures"]["accuracy_none"]["mean"] is None
+    assert found["methods"][1]["against_control"]["accuracy"]["two_way"]["low"] is None
+
+
+def test_a_nested_study_states_its_optimism(study_of: Make) -> None:
+    directory = study_of(protocol="nested", splits={"search": [0, 1], "confirm": [0, 1]}, alphas=(0.3, 0.9))
+    found = json.loads(write_report(directory).json.read_text(encoding="utf-8"))
+    method = found["methods"][1]
+    expected = method["choosing_score"] - method["figures"]["auc_weighted"]["mean"]
+    assert method["optimism"] == pytest.approx(expected)
+
+
+def test_confidence_shares_and_reliability_agree_with_the_items(reported: dict[str, list[TrialRecord]]) -> None:
+    figures = {figure.name: figure for figure in item_figures(reported)}
+    for series in figures["confidence-known"].series:
+        assert series.mean.sum() == pytest.approx(1.0)
+    control = next(series for series in figures["reliability"].series if series.method == "control")
+    shares = []
+    for record in reported["control"]:
+        items = record.items
+        assert items is not None
+        within = items.known & (items.confidence >= 7 / 15) & (items.confidence < 8 / 15)
+        shares.append((items.predicted == items.label)[within].mean())
+    assert control.mean[7] == pytest.approx(np.mean(shares))
+
+
+def test_class_gains_are_the_mean_over_classes(reported: dict[str, list[TrialRecord]]) -> None:
+    (figure,) = (figure for figure in item_figures(reported) if figure.name == "class-gains")
+    assert all(series.method != "control" for series in figure.series)
+    assert all(np.diff(series.x).min() > 0 for series in figure.series)
+
+
+def test_the_response_shows_every_split(whole_study: Path) -> None:
+    results = load_study(whole_study)
+    figures = {figure.name: figure for figure in search_figures(results, "weighted AUC")}
+    series = next(series for series in figures["response-alpha"].series if series.method == "e_mixup")
+    assert list(series.x) == [0.2, 0.4]
+    assert series.points.shape == (6, 2)
+    assert series.mean[0] == pytest.approx(series.points[:3, 1].mean())
+
+
+def test_the_budget_never_falls_and_counts_every_trial(whole_study: Path) -> None:
+    results = load_study(whole_study)
+    figures = {figure.name: figure for figure in search_figures(results, "weighted AUC")}
+    for series in figures["budget"].series:
+        assert (np.diff(series.mean) >= 0).all()
+        own = [r.duration_s for r in results.records if r.config.candidate.method == series.method]
+        assert series.x[:-1].max() == pytest.approx(sum(own))
