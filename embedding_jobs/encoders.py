@@ -276,7 +276,7 @@ def find_model(model: str, revision: str | None) -> ModelFolder:
         reason = str(error).strip().splitlines()[0]
         raise EncoderError(
             f"the encoder `{model}`{f' at revision {revision}' if revision else ''} cannot be had: {reason}. "
-            "Download it where there is a network (`hf download`) and set `model` to the folder, or name an installed one"
+            "Download it where there is a network (`hf download`) and set `model` to its folder, or name another"
         ) from error
     return ModelFolder(found, commit=found.name)
 

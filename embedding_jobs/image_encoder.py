@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from embedding_jobs.encoders import EncoderError, ImageEncoderConfig, Prepared, 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_IMAGES_PER_BATCH = {"cpu": 16, "cuda": 128}
+_IMAGES_PER_BATCH = {"cpu": 4, "cuda": 128}
 
 
 class ImageKind:
@@ -82,9 +83,9 @@ class Decoder:
                     pixels.append(np.asarray(self._transform(image.convert("RGB"))))
             # What Pillow's decoders raise on damaged files.
             except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-                errors.append(
-                    str(error).replace("<_io.BytesIO object", "<data").splitlines()[0] or type(error).__name__
-                )
+                # Pillow names the stream by its address, which is another in every process.
+                reason = re.sub(r" <_io\.BytesIO object at \w+>", "", str(error)) or type(error).__name__
+                errors.append(reason.splitlines()[0])
             else:
                 errors.append(None)
         stacked = np.stack(pixels) if pixels else np.empty((0, *self._size), dtype=np.uint8)
@@ -97,9 +98,9 @@ class ImageEncoder:
     def __init__(self, config: ImageEncoderConfig, device: str, n_threads: int) -> None:
         import torch
 
-        from embedding_jobs.torch_runtime import compute_dtype
+        from embedding_jobs.torch_runtime import Threads, compute_dtype
 
-        torch.set_num_threads(n_threads)
+        self._threads = Threads(n_threads)
         data = data_config(config)
         self._torch = torch
         self._device = torch.device(device)
@@ -119,15 +120,18 @@ class ImageEncoder:
         """Encode one unit; vectors come in the order of its readable images."""
         torch = self._torch
         pixels = prepared.arrays["pixels"]
-        out = torch.empty((len(pixels), self.dimension), dtype=torch.float32, device=self._device)
         with torch.inference_mode():
-            for start in range(0, len(pixels), self._n_batch):
-                batch = torch.from_numpy(pixels[start : start + self._n_batch])
-                if self._device.type == "cuda":
-                    batch = batch.pin_memory().to(self._device, non_blocking=True)
-                images = ((batch.float() - self._mean) / self._std).to(self._dtype)
-                images = images.contiguous(memory_format=torch.channels_last)
-                out[start : start + len(batch)] = self._pool(self._features(images))
+            out = torch.empty((len(pixels), self.dimension), dtype=torch.float32, device=self._device)
+
+        def encode(start: int) -> None:
+            batch = torch.from_numpy(pixels[start : start + self._n_batch])
+            if self._device.type == "cuda":
+                batch = batch.pin_memory().to(self._device, non_blocking=True)
+            images = ((batch.float() - self._mean) / self._std).to(self._dtype)
+            images = images.contiguous(memory_format=torch.channels_last)
+            out[start : start + len(batch)] = self._pool(self._features(images))
+
+        self._threads.run(encode, range(0, len(pixels), self._n_batch))
         vectors: NDArray[np.float32] = out.cpu().numpy()
         return vectors
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import posixpath
@@ -54,16 +55,16 @@ def table_columns(table: str) -> list[str]:
         if kind == "parquet":
             import pyarrow.parquet as pq
 
-            with filesystem.open_input_file(paths[0]) as stream:
-                return list(pq.read_schema(stream).names)
-        with filesystem.open_input_stream(paths[0], compression="detect") as stream:
-            lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="" if kind == "csv" else None)
+            with filesystem.open_input_file(paths[0]) as file:
+                return list(pq.read_schema(file).names)
+        with filesystem.open_input_stream(paths[0], compression="detect") as text:
+            lines = io.TextIOWrapper(text, encoding="utf-8-sig", newline="" if kind == "csv" else None)
             if kind == "csv":
                 return next(csv.reader(lines), [])
             names: dict[str, None] = {}
-            for _, line in zip(range(_N_SAMPLED_LINES), lines, strict=False):
+            for number, line in enumerate(itertools.islice(lines, _N_SAMPLED_LINES), start=1):
                 if line.strip():
-                    names.update(dict.fromkeys(_record(line, 1, paths[0])))
+                    names.update(dict.fromkeys(_record(line, number, paths[0])))
             return list(names)
 
 
@@ -156,8 +157,8 @@ def read_file(location: str) -> bytes:
         OSError: It cannot be read.
     """
     if "://" not in location:
-        with open(location, "rb") as stream:
-            return stream.read()
+        with open(location, "rb") as file:
+            return file.read()
     filesystem, path = open_place(location)
     with filesystem.open_input_file(path) as remote:
         return bytes(remote.read())

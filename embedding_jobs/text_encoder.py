@@ -98,9 +98,9 @@ class TextEncoder:
     def __init__(self, config: TextEncoderConfig, device: str, n_threads: int) -> None:
         import torch
 
-        from embedding_jobs.torch_runtime import compute_dtype
+        from embedding_jobs.torch_runtime import Threads, compute_dtype
 
-        torch.set_num_threads(n_threads)
+        self._threads = Threads(n_threads)
         path = find_model(config.model, config.revision).path
         self._torch = torch
         self._device = torch.device(device)
@@ -117,16 +117,20 @@ class TextEncoder:
         torch = self._torch
         ids, lengths = prepared.arrays["ids"], prepared.arrays["lengths"]
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        out = torch.empty((len(lengths), self.dimension), dtype=torch.float32, device=self._device)
         with torch.inference_mode():
-            for rows in batches(lengths, self._tokens_per_batch):
-                width = int(lengths[rows].max())
-                tokens = np.full((len(rows), width), self._pad_id, dtype=np.int64)
-                for i, row in enumerate(rows):
-                    tokens[i, : lengths[row]] = ids[starts[row] : starts[row + 1]]
-                mask = np.arange(width)[None, :] < lengths[rows][:, None]
-                # Without padding there is nothing to mask, and attention takes its fast path.
-                out[self._move(rows)] = self._encode(self._move(tokens), None if mask.all() else self._move(mask))
+            out = torch.empty((len(lengths), self.dimension), dtype=torch.float32, device=self._device)
+
+        def encode(rows: NDArray[np.int64]) -> None:
+            width = int(lengths[rows].max())
+            tokens = np.full((len(rows), width), self._pad_id, dtype=np.int64)
+            for i, row in enumerate(rows):
+                tokens[i, : lengths[row]] = ids[starts[row] : starts[row + 1]]
+            mask = np.arange(width)[None, :] < lengths[rows][:, None]
+            # Without padding there is nothing to mask, and attention takes its fast path.
+            out[self._move(rows)] = self._encode(self._move(tokens), None if mask.all() else self._move(mask))
+
+        # The longest first: what runs last beside nothing else is then short.
+        self._threads.run(encode, batches(lengths, self._tokens_per_batch)[::-1])
         vectors: NDArray[np.float32] = out.cpu().numpy()
         return vectors
 

@@ -1,15 +1,19 @@
-"""What both networks need of torch: the computation's type, and a torchvision that can be imported."""
+"""What both networks need of torch: threads, the computation's type, a torchvision that can be imported."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from embedding_jobs.encoders import EncoderError
+
+Batch = TypeVar("Batch")
 
 
 @lru_cache(maxsize=1)
@@ -53,3 +57,26 @@ def compute_dtype(requested: str, device: str) -> torch.dtype:
     if requested not in known:
         raise EncoderError(f"`compute_dtype` must be auto, {', '.join(known)}, got {requested!r}")
     return known[requested]
+
+
+class Threads:
+    """Runs batches side by side, each on one thread.
+
+    Threads inside an operation wait for one another at its end: on a machine that is also doing something else the
+    slowest decides, and two threads were seen to make a tenth of the speed of one. Batches side by side never wait,
+    and what a batch computes does not depend on how many threads there are.
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        torch.set_num_threads(1)
+        self._pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def run(self, function: Callable[[Batch], None], batches: Sequence[Batch]) -> None:
+        """Call `function` on every batch, without gradients; raises what the first of them raises."""
+
+        def call(batch: Batch) -> None:
+            with torch.inference_mode():  # is set for each thread alone
+                function(batch)
+
+        for _ in self._pool.map(call, batches):
+            pass
