@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis.report import ReportFiles, write_report
 from trainables.records import Candidate, Curves, ItemResults, TrialConfig, TrialRecord, write_records
 
 THRESHOLDS = np.arange(0.05, 0.951, 0.05)
@@ -185,6 +186,12 @@ def make_study(directory: Path, plan: Plan) -> Path:
 def whole_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study of five methods on three splits; not to be written to."""
     return make_study(tmp_path_factory.mktemp("whole"), Plan())
+
+
+@pytest.fixture(scope="session")
+def whole_report(whole_study: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    """The report of the finished study; not to be written to."""
+    return write_report(whole_study, tmp_path_factory.mktemp("report"))
 
 
 @pytest.fixture

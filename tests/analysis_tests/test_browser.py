@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from analysis.report import write_report
+from analysis.report import ReportFiles, write_report
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
@@ -47,14 +47,16 @@ addEventListener("load", () => {
 
   const slider = document.getElementById("slider");
   const read = () => [...document.querySelectorAll("#reader tbody tr")].map((row) => row.cells[1].textContent);
-  const line = () => document.querySelector("#figure-accuracy-by-threshold [id$=-cursor] path").getBoundingClientRect().x;
-  const box = document.querySelector("#figure-accuracy-by-threshold svg").getBoundingClientRect();
+  const figure = document.getElementById("figure-accuracy-by-threshold");
+  const line = () => figure.querySelector("[id$=-cursor] path").getBoundingClientRect().x;
+  const box = figure.querySelector("svg").getBoundingClientRect();
+  const text = () => document.getElementById("threshold-value").textContent;
   const drag = (value) => {
     slider.value = value;
     slider.dispatchEvent(new Event("input", { bubbles: true }));
-    return { text: document.getElementById("threshold-value").textContent, read: read(), line: (line() - box.x) / box.width };
+    return { text: text(), read: read(), line: (line() - box.x) / box.width };
   };
-  seen.start = { text: document.getElementById("threshold-value").textContent, read: read() };
+  seen.start = { text: text(), read: read() };
   seen.low = drag(1);
   seen.high = drag(17);
 
@@ -80,22 +82,26 @@ addEventListener("load", () => {
 </script>"""
 
 
-def visit(page: Path, folder: Path, size: str = "1280,900") -> dict[str, Any]:
+def document(page: Path, folder: Path, script: str, size: str = "1280,900") -> str:
+    """The page's document, printed by the browser after a script has acted on it."""
     source = page.read_text(encoding="utf-8")
     copy = folder / "page.html"
-    copy.write_text(source.replace("<head>", "<head>" + WATCH).replace("</body>", ACT + "</body>"), encoding="utf-8")
+    copy.write_text(source.replace("<head>", "<head>" + WATCH).replace("</body>", script + "</body>"), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     command = [BROWSER, *options, f"--user-data-dir={folder / 'profile'}", f"--window-size={size}", "--dump-dom"]
-    done = subprocess.run([*command, copy.as_uri()], capture_output=True, text=True, timeout=60, check=True)
-    found = re.search(r'<script type="application/json" id="seen">(.*?)</script>', done.stdout, re.DOTALL)
+    return subprocess.run([*command, copy.as_uri()], capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def visit(page: Path, folder: Path, size: str = "1280,900") -> dict[str, Any]:
+    printed = document(page, folder, ACT, size)
+    found = re.search(r'<script type="application/json" id="seen">(.*?)</script>', printed, re.DOTALL)
     assert found, "the page's script did not run to its end"
     return dict(json.loads(html.unescape(found.group(1))))
 
 
 @pytest.fixture(scope="module")
-def seen(whole_study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("browser")
-    return visit(write_report(whole_study, folder / "report").html, folder)
+def seen(whole_report: ReportFiles, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return visit(whole_report.html, tmp_path_factory.mktemp("browser"))
 
 
 def test_nothing_fails(seen: dict[str, Any]) -> None:
@@ -143,22 +149,13 @@ def test_the_page_is_ready_at_once(seen: dict[str, Any]) -> None:
     assert seen["ready_ms"] < 2000
 
 
-def test_a_small_screen_is_not_run_off(whole_study: Path, tmp_path: Path) -> None:
-    found = visit(write_report(whole_study, tmp_path / "report").html, tmp_path, "500,900")
+def test_a_small_screen_is_not_run_off(whole_report: ReportFiles, tmp_path: Path) -> None:
+    found = visit(whole_report.html, tmp_path, "500,900")
     assert found["width"][0] <= found["width"][1]
     assert found["errors"] == []
 
 
 def test_a_page_with_little_in_it(study_of: Callable[..., Path], tmp_path: Path) -> None:
     directory = study_of(methods=("e_mixup",), splits={"paper": [0]}, n_rare=0, alphas=(0.3,))
-    source = write_report(directory).html
-    copy = tmp_path / "page.html"
-    copy.write_text(source.read_text().replace("<head>", "<head>" + WATCH).replace("</body>", REPORT + "</body>"))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run(
-        [*command, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert "<title>[]</title>" in done.stdout
-
-
-REPORT = "<script>addEventListener('load', () => { document.title = JSON.stringify(seen.errors); });</script>"
+    script = "<script>addEventListener('load', () => { document.title = JSON.stringify(seen.errors); });</script>"
+    assert "<title>[]</title>" in document(write_report(directory).html, tmp_path, script)

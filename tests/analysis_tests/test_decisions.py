@@ -15,9 +15,10 @@ import pytest
 from analysis.aggregate import reported_records, summarise
 from analysis.comparison import Decision, Interval, two_way_interval
 from analysis.decisions import REGIONS, Difference, MethodEvidence, item_matrix, regions, sentence, weigh
+from analysis.export import to_json
 from analysis.item_curves import item_figures
 from analysis.load import ReportError, load_items, load_study
-from analysis.report import write_report
+from analysis.report import ReportFiles
 from analysis.search_curves import search_figures
 from trainables.records import TrialRecord
 
@@ -105,9 +106,8 @@ def test_sentences(decision: Decision, low: float, further: int | None, words: s
     assert words in sentence(difference, "m", "weighted AUC")
 
 
-def test_results_json_holds_what_its_documentation_says(whole_study: Path, tmp_path: Path) -> None:
-    files = write_report(whole_study, tmp_path)
-    found: dict[str, Any] = json.loads(files.json.read_text(encoding="utf-8"))
+def test_results_json_holds_what_its_documentation_says(whole_study: Path, whole_report: ReportFiles) -> None:
+    found: dict[str, Any] = json.loads(whole_report.json.read_text(encoding="utf-8"))
     assert found["format"] == 1
     assert set(found) == {"format", "study", "missing", "methods", "candidates"}
     table = load_study(whole_study).table()
@@ -126,22 +126,15 @@ def test_results_json_holds_what_its_documentation_says(whole_study: Path, tmp_p
     }
     assert difference["two_way"]["low"] < difference["two_way"]["estimate"] < difference["two_way"]["high"]
     assert len(found["candidates"]) == 9
-    assert len(files.findings) == 4
+    assert len(whole_report.findings) == 4
 
 
 def test_json_has_null_for_what_is_not_defined(study_of: Make) -> None:
     directory = study_of(n_rare=0, splits={"paper": [0]})
-    found = json.loads(write_report(directory).json.read_text(encoding="utf-8"))
+    results = load_study(directory)
+    found = json.loads(to_json(results, weigh(read(directory), REGIONS)))
     assert found["methods"][0]["figures"]["accuracy_none"]["mean"] is None
     assert found["methods"][1]["against_control"]["accuracy"]["two_way"]["low"] is None
-
-
-def test_a_nested_study_states_its_optimism(study_of: Make) -> None:
-    directory = study_of(protocol="nested", splits={"search": [0, 1], "confirm": [0, 1]}, alphas=(0.3, 0.9))
-    found = json.loads(write_report(directory).json.read_text(encoding="utf-8"))
-    method = found["methods"][1]
-    expected = method["choosing_score"] - method["figures"]["auc_weighted"]["mean"]
-    assert method["optimism"] == pytest.approx(expected)
 
 
 def test_confidence_shares_and_reliability_agree_with_the_items(reported: dict[str, list[TrialRecord]]) -> None:

@@ -53,13 +53,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def files(whole_study: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
-    return write_report(whole_study, tmp_path_factory.mktemp("report"))
-
-
-@pytest.fixture(scope="module")
-def report(files: ReportFiles) -> Page:
-    return Page(files.html)
+def report(whole_report: ReportFiles) -> Page:
+    return Page(whole_report.html)
 
 
 def test_the_page_shows_every_row_of_the_table(report: Page, whole_study: Path) -> None:
@@ -94,12 +89,12 @@ def test_the_page_needs_nothing_else(report: Page) -> None:
     assert targets <= set(report.ids)
 
 
-def test_every_figure_has_a_text_and_numbers(files: ReportFiles) -> None:
-    assert sorted(path.name for path in (files.html.parent / "figures").iterdir()) == sorted(
-        path.name for path in files.figures
+def test_every_figure_has_a_text_and_numbers(whole_report: ReportFiles) -> None:
+    assert sorted(path.name for path in (whole_report.html.parent / "figures").iterdir()) == sorted(
+        path.name for path in whole_report.figures
     )
-    assert len(files.figures) == N_FIGURES * 3
-    for path in files.figures:
+    assert len(whole_report.figures) == N_FIGURES * 3
+    for path in whole_report.figures:
         if path.suffix == ".svg":
             ElementTree.parse(path)
         elif path.suffix == ".pdf":
@@ -109,13 +104,13 @@ def test_every_figure_has_a_text_and_numbers(files: ReportFiles) -> None:
             assert {row["method"] for row in rows} >= {"e_mixup", "soft_e_stitchup"}
             if not path.name.startswith("differences-"):
                 assert not any(float(row["minimum"]) > float(row["mean"]) + 1e-6 for row in rows)
-    labels = Page(files.html).labels
+    labels = Page(whole_report.html).labels
     assert len(labels) == N_FIGURES
     assert all("e_mixup" in label and re.search(r"0\.\d{3}", label) for label in labels)
 
 
-def test_the_threshold_curve_is_the_mean_over_the_best_candidates_splits(whole_study: Path, files: ReportFiles) -> None:
-    rows = list(csv.DictReader((files.html.parent / "figures/accuracy-by-threshold.csv").open(encoding="utf-8")))
+def test_the_threshold_curve_is_the_mean_over_splits(whole_study: Path, whole_report: ReportFiles) -> None:
+    rows = list(csv.DictReader((whole_report.html.parent / "figures/accuracy-by-threshold.csv").open(encoding="utf-8")))
     (at,) = (row for row in rows if row["method"] == "control" and abs(float(row["threshold"]) - 0.6) < 1e-6)
     accuracies = [
         record.metrics["accuracy"]
@@ -127,23 +122,23 @@ def test_the_threshold_curve_is_the_mean_over_the_best_candidates_splits(whole_s
     assert float(at["maximum"]) == pytest.approx(max(accuracies), abs=1e-6)
 
 
-def test_the_same_study_gives_the_same_bytes(whole_study: Path, files: ReportFiles, tmp_path: Path) -> None:
+def test_the_same_study_gives_the_same_bytes(whole_study: Path, whole_report: ReportFiles, tmp_path: Path) -> None:
     again = write_report(whole_study, tmp_path)
     for one, other in zip(
-        (files.html, files.latex, files.csv, *files.figures),
+        (whole_report.html, whole_report.latex, whole_report.csv, *whole_report.figures),
         (again.html, again.latex, again.csv, *again.figures),
         strict=True,
     ):
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_the_table_goes_to_latex_and_csv(whole_study: Path, files: ReportFiles) -> None:
-    latex = files.latex.read_text(encoding="utf-8")
+def test_the_table_goes_to_latex_and_csv(whole_study: Path, whole_report: ReportFiles) -> None:
+    latex = whole_report.latex.read_text(encoding="utf-8")
     assert "\\toprule" in latex
     assert "soft\\_e\\_stitchup & alpha 0." in latex
     assert "& better &" in latex
     assert latex.count("\\\\\n") == 6
-    rows = list(csv.DictReader(files.csv.open(encoding="utf-8")))
+    rows = list(csv.DictReader(whole_report.csv.open(encoding="utf-8")))
     table = load_study(whole_study).table()
     best = table[table.method == "e_mixup"].groupby("alpha").auc_weighted.mean()
     assert float(rows[1]["auc_weighted"]) == pytest.approx(best.max(), abs=1e-12)
@@ -196,11 +191,16 @@ def test_one_split_without_none_items_and_without_control(study_of: Make) -> Non
     assert not (files.html.parent / "figures" / "none-accuracy-by-threshold.svg").exists()
 
 
-def test_a_nested_study_is_not_called_optimistic(study_of: Make) -> None:
+def test_a_nested_study_is_not_called_optimistic_and_states_its_optimism(study_of: Make) -> None:
     directory = study_of(protocol="nested", splits={"search": [0], "confirm": [0, 1]}, alphas=(0.3, 0.9))
-    text = " ".join(Page(write_report(directory).html).text.split())
-    assert "optimistic" not in text
+    files = write_report(directory)
+    text = " ".join(Page(files.html).text.split())
+    assert "These numbers are optimistic" not in text
     assert "chosen inside training folds" in text
+    assert "Optimism" in text
+    method = json.loads(files.json.read_text(encoding="utf-8"))["methods"][1]
+    expected = method["choosing_score"] - method["figures"]["auc_weighted"]["mean"]
+    assert method["optimism"] == pytest.approx(expected)
 
 
 def test_a_study_without_trials(study_of: Make) -> None:
