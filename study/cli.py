@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from study.runner import StudyResult
     from study.spec import StudySpec
 
@@ -69,10 +67,10 @@ def check(config: Path) -> None:
 def embed(config: Path, quiet: bool) -> None:
     """Encode the shards that the embedding store lacks."""
     spec = _load(config)
-    from study.progress import Progress
+    from study.progress import Progress, chatter_to
     from study.runner import embed as embed_missing
 
-    with Progress(_console(), quiet=quiet) as progress:
+    with chatter_to(spec.log) as console, Progress(console, quiet=quiet) as progress:
         embed_missing(spec, progress)
     click.echo(f"Embeddings: {spec.store}")
 
@@ -103,6 +101,7 @@ def sync(config: Path) -> None:
     from study.runner import make_tracker
     from trainables.records import read_records
 
+    click.echo(f"Writing to {spec.tracking_uri} ...")
     tracker = make_tracker(spec, read_description(spec.root))
     written = tracker.write(read_records(spec.records))
     page = spec.root / "report"
@@ -181,19 +180,13 @@ def _preset(name: str) -> str:
     return (files("study") / "presets" / f"{name}.yaml").read_text()
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
-
-
 def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
     if not quiet:
         click.echo("Starting Ray ...")
-    from study.progress import Progress
+    from study.progress import Progress, chatter_to
     from study.runner import run_study
 
-    with Progress(_console(), quiet=quiet) as progress:
+    with chatter_to(spec.log) as console, Progress(console, quiet=quiet) as progress:
         result = run_study(spec, progress)
     _report(spec)
     _tell(result, spec, config)
@@ -201,6 +194,7 @@ def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
 
 
 def _report(spec: StudySpec) -> None:
+    from rich.console import Console
     from rich.table import Table
 
     from analysis.aggregate import missing_trials, summarise
@@ -217,7 +211,8 @@ def _report(spec: StudySpec) -> None:
         table.add_column(heading, justify="left" if index < 2 else "right")
     for row in shown.rows:
         table.add_row(*row)
-    _console().print(table)
+    console = Console()
+    Console(width=console.width if console.is_terminal else 160).print(table)
     missing = missing_trials(results)
     for sentence in missing:
         click.echo(f"Missing: {sentence}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -15,6 +19,34 @@ from rich.text import Text
 from embedding_jobs.extract import ExtractionProgress
 from study.search import PackQueue
 from trainables.records import Candidate, TrialRecord
+
+
+_PLAIN_LINE_EVERY_S = 10
+"""Pause between the lines that take the place of a live display where there is no terminal."""
+
+
+@contextmanager
+def chatter_to(log: Path) -> Iterator[Console]:
+    """Sends what libraries print, native ones too, to a file; the console given still reaches the user.
+
+    Args:
+        log: File to append to; its folder is made.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with log.open("ab") as file, os.fdopen(os.dup(1), "w") as out:
+        try:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            yield Console(file=out)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, descriptor in enumerate(saved, start=1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
 
 
 class Progress:
@@ -35,6 +67,7 @@ class Progress:
         self._n_planned = self._n_recorded = self._n_trained = self._n_failed = 0
         self._scores: dict[Candidate, list[float]] = defaultdict(list)
         self._started_s = time.monotonic()
+        self._last_line_s = 0.0
 
     def __enter__(self) -> Progress:
         return self
@@ -145,7 +178,8 @@ class Progress:
         if self._quiet:
             return
         if not self.console.is_terminal:
-            if isinstance(content, Text):
+            if isinstance(content, Text) and time.monotonic() - self._last_line_s >= _PLAIN_LINE_EVERY_S:
+                self._last_line_s = time.monotonic()
                 self.say(content.plain)
             return
         if self._live is None:

@@ -203,6 +203,11 @@ class StudySpec(Section):
         return self.root / "records"
 
     @property
+    def log(self) -> Path:
+        """Where the libraries' own messages go."""
+        return self.root / "study.log"
+
+    @property
     def tracking_uri(self) -> str:
         """MLflow's address; SQLite in the study's directory unless the file says otherwise."""
         return self.tracking.uri or f"sqlite:///{self.root / 'mlflow.db'}"

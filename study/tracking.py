@@ -26,6 +26,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trainables.records import TrialRecord
 
+for _name in ("mlflow.store.db.utils", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
 _UNREACHABLE = (MlflowException, requests.RequestException, SQLAlchemyError)
 _SQLITE = "sqlite:///"
 
@@ -207,8 +210,6 @@ def _make_database(uri: str) -> None:
     path = Path(uri.removeprefix(_SQLITE))
     if not uri.startswith(_SQLITE) or path.exists():
         return
-    for name in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     MlflowClient(tracking_uri=f"{_SQLITE}{aside}").search_experiments(max_results=1)
