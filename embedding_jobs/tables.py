@@ -81,8 +81,8 @@ def count_rows(table: str) -> int:
 
             n_rows = 0
             for path in paths:
-                with filesystem.open_input_file(path) as stream:
-                    n_rows += pq.read_metadata(stream).num_rows
+                with filesystem.open_input_file(path) as file:
+                    n_rows += pq.read_metadata(file).num_rows
             return n_rows
         first = table_columns(table)[:1]
         return sum(len(columns[first[0]]) for _, columns in stream(table, first)) if first else 0
