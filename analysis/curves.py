@@ -194,9 +194,9 @@ def over_splits(reported: Mapping[str, Sequence[TrialRecord]], x: str, y: str) -
 
 
 def _zoom_side(series: Sequence[Series]) -> float:
-    """Side of the corner that shows where ROC curves part: thrice the largest equal error rate, rounded up."""
+    """Side of the corner that shows where ROC curves part: twice the largest equal error rate, rounded up."""
     errors = [float(curve.x[int(np.nanargmin(np.abs(1.0 - curve.mean - curve.x)))]) for curve in series]
-    wanted = 3.0 * max(errors, default=0.1)
+    wanted = 2.0 * max(errors, default=0.1)
     return next((side for side in _ZOOM_SIDES if side >= wanted), 1.0)
 
 

@@ -153,8 +153,16 @@ def sentence(difference: Difference, method: str, name: str) -> str:
             if difference.further_splits is None:
                 more = "more splits alone would not decide it, it takes more items"
             else:
-                more = f"about {difference.further_splits} further splits would decide it, should it stay as it is"
+                n = difference.further_splits
+                more = f"about {n} further {'split' if n == 1 else 'splits'} would decide it, should it stay as it is"
             return f"{method} is undecided against control: {seen}; {more}."
+
+
+def in_short(difference: Difference) -> str:
+    """The decision, the estimate and its interval."""
+    interval = difference.two_way
+    ends = f"{signed(interval.low)} to {signed(interval.high)}"
+    return f"{difference.decision}, {signed(interval.estimate)} ({ends})"
 
 
 def signed(value: float, digits: int = 4) -> str:

@@ -15,7 +15,7 @@ import jinja2
 from analysis import figures
 from analysis.aggregate import missing_trials, summarise, summarise_candidates
 from analysis.curves import LineFigure, crossings, over_splits
-from analysis.decisions import CONTROL, sentence
+from analysis.decisions import CONTROL, in_short, sentence
 from analysis.item_curves import ForestFigure
 from analysis.load import StudyResults
 from analysis.styles import method_styles
@@ -130,6 +130,7 @@ def render(
         rows=table_rows(results, evidence),
         one_split=any(summary.n_splits == 1 for summary in summaries),
         paper=repeats_the_paper(results),
+        chosen=description.protocol == "paper" and max(description.n_candidates.values()) > 1,
         candidates=[
             (candidate_row(summary, description.objective), summary.candidate in best)
             for summary in summarise_candidates(results, description.choosing_phase)
@@ -142,17 +143,43 @@ def render(
         ],
         reader=_reader(reported, description.threshold),
         styles=method_styles(description.methods),
+        embeddings=[_embedding(column, options) for column, options in description.data.embeddings.items()],
         settings=list(flatten(description.settings)),
         provenance=_provenance(results),
     )
 
 
-def findings(results: StudyResults, evidence: Evidence) -> list[tuple[str, str, str]]:
-    """Each method's decision in the study's objective as (method, decision, sentence)."""
+@dataclass(frozen=True)
+class Finding:
+    """One method against control, in words.
+
+    Attributes:
+        method: Name of the method.
+        decision: On the study's objective, in a word.
+        text: The same as a sentence.
+        beside: What the other figures say, in short.
+    """
+
+    method: str
+    decision: str
+    text: str
+    beside: str
+
+
+def findings(results: StudyResults, evidence: Evidence) -> list[Finding]:
+    """Each method's decision in the study's objective, and what the other figures say beside it."""
     objective = results.description.objective
-    name = FIGURE_NAMES.get(objective, objective)
     return [
-        (own.method, str(own.differences[objective].decision), sentence(own.differences[objective], own.method, name))
+        Finding(
+            method=own.method,
+            decision=str(own.differences[objective].decision),
+            text=sentence(own.differences[objective], own.method, FIGURE_NAMES.get(objective, objective)),
+            beside="; ".join(
+                f"{FIGURE_NAMES.get(name, name)} {in_short(difference)}"
+                for name, difference in own.differences.items()
+                if name != objective and math.isfinite(difference.two_way.low)
+            ),
+        )
         for own in evidence.values()
         if objective in own.differences
     ]
@@ -195,8 +222,9 @@ def _paragraph(results: StudyResults) -> list[str]:
     n_methods, n_candidates = len(description.methods), sum(description.n_candidates.values())
     items = f"{data.n_items:,} items" if data.n_items is not None else "the study’s items"
     classes = f" of {data.n_classes:,} classes" if data.n_classes is not None else ""
+    # An encoded column is named after its source and its encoder.
     columns = ", ".join(
-        f"{column} ({options['encoder']})" if "encoder" in options else column
+        f"{column.partition('--')[0]} ({options['encoder']})" if "encoder" in options else column
         for column, options in data.embeddings.items()
     )
     inputs = f", from embeddings of {columns}" if columns else ""
@@ -233,6 +261,20 @@ def _facts(results: StudyResults) -> list[tuple[str, str]]:
     return [fact for fact in facts if fact is not None]
 
 
+def _embedding(column: str, options: Mapping[str, Any]) -> tuple[str, str, list[tuple[str, str]]]:
+    """An encoded column: its name, what a reader asks first, and everything else."""
+    counted = {
+        "dimension": "numbers",
+        "n_distinct": "distinct inputs",
+        "n_empty": "empty",
+        "n_truncated": "truncated",
+        "n_skipped": "skipped",
+    }
+    facts = [str(options["encoder"])] if "encoder" in options else []
+    facts += [f"{options[key]:,} {words}" for key, words in counted.items() if isinstance(options.get(key), int)]
+    return str(options.get("column", column)), ", ".join(facts) or "–", list(flatten(options))
+
+
 def _provenance(results: StudyResults) -> list[tuple[str, list[str]]]:
     """What made the trials: each field with every value found, so that mixed machines show."""
     found: dict[str, dict[str, None]] = {}
@@ -250,6 +292,8 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{name}.")
+        elif isinstance(value, list | tuple) and any(isinstance(entry, Mapping) for entry in value):
+            yield from flatten({str(place): entry for place, entry in enumerate(value)}, f"{name}.")
         elif isinstance(value, list | tuple):
             yield name, ", ".join(str(entry) for entry in value) or "–"
         else:

@@ -84,7 +84,7 @@ def write_report(directory: Path, output: Path | None = None) -> ReportFiles:
         csv=_write(output / "table.csv", to_csv(results).encode()),
         figures=tuple(figure_paths),
         json=_write(output / "results.json", to_json(results, evidence).encode()),
-        findings=tuple(text for _, _, text in page.findings(results, evidence)),
+        findings=tuple(finding.text for finding in page.findings(results, evidence)),
     )
 
 

@@ -74,6 +74,8 @@ def test_the_page_says_what_was_done(report: Page) -> None:
     text = " ".join(report.text.split())
     assert "5 methods of augmenting embeddings, in 9 candidates, on 500 items of 12 classes" in text
     assert "These numbers are optimistic." in text
+    assert "soft_e_stitchup is better than control" in text
+    assert "Beside it: accuracy better, +0." in text
     assert "The image encoder is untrained." in text
     assert "AdamW, so the loss's reduction" in text
     assert "schedule.epochs" in text
@@ -201,6 +203,12 @@ def test_a_nested_study_is_not_called_optimistic_and_states_its_optimism(study_o
     method = json.loads(files.json.read_text(encoding="utf-8"))["methods"][1]
     expected = method["choosing_score"] - method["figures"]["auc_weighted"]["mean"]
     assert method["optimism"] == pytest.approx(expected)
+
+
+def test_one_candidate_a_method_is_not_a_choice(study_of: Make) -> None:
+    text = " ".join(Page(write_report(study_of(alphas=(0.3,))).html).text.split())
+    assert "These numbers are optimistic" not in text
+    assert "All 2 candidates" not in text
 
 
 def test_a_study_without_trials(study_of: Make) -> None:
