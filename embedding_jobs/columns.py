@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from embedding_jobs.encoders import encoder_name, settings, software
 from embedding_jobs.items import read_inputs
+from embedding_jobs.manifests import MANIFEST, ColumnManifest, ItemsManifest, comparable, write_manifest
 from embedding_jobs.planning import Gatherer, Plan, make_plan, read_unit, sound_shard, unit_path
 from embedding_jobs.shards import (
     Shard,
@@ -26,17 +27,7 @@ from embedding_jobs.shards import (
 )
 from embedding_jobs.sources import SourceError
 from embedding_jobs.stages import Job, Unit, WrittenUnit
-from embedding_jobs.store import (
-    ITEMS,
-    MANIFEST,
-    SKIP_NOTE,
-    SKIPPED,
-    ColumnManifest,
-    ItemsManifest,
-    Store,
-    comparable,
-    write_manifest,
-)
+from embedding_jobs.store import ITEMS, SKIP_NOTE, SKIPPED, Store
 from embedding_jobs.summary import ColumnSummary, ExtractionProgress, measured, summarise
 
 _N_NAMED = 5
@@ -198,7 +189,7 @@ class ColumnRun:
         n_now = sum(unit.n_inputs for unit in self._written)
         seconds = 0.0
         if encodings:
-            seconds = max(entry.stop_s for entry in encodings) - min(entry.ready_s for entry in encodings)
+            seconds = max(entry.stop_s for entry in encodings) - min(entry.start_s for entry in encodings)
         self._on_progress(
             ExtractionProgress(
                 column=self.name,

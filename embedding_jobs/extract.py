@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,14 @@ import ray.data
 import ray.exceptions
 
 from embedding_jobs.columns import ColumnRun, existing_column
-from embedding_jobs.encoders import EncoderConfig, EncoderError, encoder_kind, encoder_name, fingerprint
+from embedding_jobs.encoders import (
+    EncoderConfig,
+    EncoderError,
+    TextEncoderConfig,
+    encoder_kind,
+    encoder_name,
+    fingerprint,
+)
 from embedding_jobs.items import ensure_items, refuse_other_source, with_stored_columns
 from embedding_jobs.shards import StoreError
 from embedding_jobs.sources import Source, SourceError, check_source, table_columns
@@ -85,7 +92,7 @@ def extract(
                 Job(
                     source=source,
                     column=column,
-                    config=config,
+                    config=_pinned(config, fingerprints[column]),
                     store=str(opened.directory.absolute()),
                     rows_per_shard=items.rows_per_shard,
                     images_are_bytes=facts.images_are_bytes,
@@ -99,7 +106,7 @@ def extract(
             for column, config in encoders.items()
         ]
         summaries: dict[str, ColumnSummary] = {}
-        for config in {repr(config): config for config in encoders.values()}.values():
+        for config in {repr(run.job.config): run.job.config for run in runs}.values():
             sharing = [run for run in runs if run.job.config == config]
             _encode(sharing, pool)
             summaries |= {run.name: run.finish() for run in sharing}
@@ -214,6 +221,13 @@ def _cause(error: BaseException, job: Job) -> BaseException:
             f"{error}; most often memory is short: lower the batch size or `items_per_unit`, and run again"
         )
     return error
+
+
+def _pinned(config: EncoderConfig, made_of: Mapping[str, Any]) -> EncoderConfig:
+    """Name the commit that this process found: a branch may have moved on when a worker looks."""
+    if isinstance(config, TextEncoderConfig):
+        return replace(config, revision=made_of["revision"])
+    return config
 
 
 def _check_encoders(source: Source, encoders: Mapping[str, EncoderConfig]) -> None:

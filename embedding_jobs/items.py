@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedding_jobs.manifests import MANIFEST, ColumnManifest, ItemsManifest, write_manifest
 from embedding_jobs.shards import (
     Shard,
     StoreError,
@@ -18,7 +19,7 @@ from embedding_jobs.shards import (
     write_file,
 )
 from embedding_jobs.sources import Source, SourceError, SourceFacts, iter_items, size_column
-from embedding_jobs.store import ITEMS, MANIFEST, ColumnManifest, ItemsManifest, Store, write_manifest
+from embedding_jobs.store import ITEMS, Store
 
 if TYPE_CHECKING:
     import pyarrow as pa

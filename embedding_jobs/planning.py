@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedding_jobs.manifests import ItemsManifest
 from embedding_jobs.shards import Shard, StoreError, parquet_bytes, part_name, read_part, vectors_of, write_file
 from embedding_jobs.sources import hash_inputs, size_column
-from embedding_jobs.store import ITEMS, SKIP_NOTE, ItemsManifest, Store
+from embedding_jobs.store import ITEMS, SKIP_NOTE, Store
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -82,7 +82,6 @@ class Encoding:
     """Times on the wall clock, seconds since the epoch, of one unit in one encoder process."""
 
     process: str
-    ready_s: float
     start_s: float
     stop_s: float
 
@@ -147,7 +146,6 @@ class Encode:
     def __init__(self, config: EncoderConfig, device: str, n_threads: int) -> None:
         self._config = config
         self._encoder = encoder_kind(config).encoder(config, device, n_threads)
-        self._ready_s = time.time()
 
     def __call__(self, unit: Unit) -> Unit:
         """Encode one unit.
@@ -169,7 +167,7 @@ class Encode:
                 f"vectors must be finite, {encoder_name(self._config)} made {len(bad)} that are not, first for row "
                 f"{readable[bad[0]]}; choose a wider `compute_dtype` or `vector_dtype` (float32)"
             )
-        encoding = Encoding(f"{os.uname().nodename}:{os.getpid()}", self._ready_s, start_s, stop_s)
+        encoding = Encoding(f"{os.uname().nodename}:{os.getpid()}", start_s, stop_s)
         return replace(unit, vectors=vectors, encoding=encoding, peak_rss_bytes=_memory(unit))
 
 

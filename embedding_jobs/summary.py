@@ -6,8 +6,8 @@ import resource
 import time
 from dataclasses import dataclass, replace
 
+from embedding_jobs.manifests import ColumnManifest
 from embedding_jobs.stages import WrittenUnit
-from embedding_jobs.store import ColumnManifest
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class ExtractionProgress:
         n_shards: Shards in all.
         n_inputs_done: Distinct inputs encoded by this run.
         n_inputs: Distinct inputs that this run has to encode.
-        inputs_per_s: Since the first encoder was ready; 0 before the first unit.
+        inputs_per_s: Since the first unit went in; 0 before it is done.
         elapsed_s: Since the column was begun.
     """
 
@@ -47,8 +47,8 @@ class ColumnSummary:
         n_truncated: Texts cut at the model's limit.
         n_skipped: Rows without a vector.
         n_tokens: Tokens (text) or pixels (images) that this run encoded.
-        elapsed_s: Wall time of the column, start-up included.
-        startup_s: Until the first encoder had loaded its network.
+        elapsed_s: Wall time, start-up included, and that of columns which shared the encoder.
+        startup_s: Until the first encoder had its network and its first unit.
         inputs_per_s: Distinct inputs a second after start-up.
         tokens_per_s: Tokens or pixels a second after start-up.
         waiting_fraction: Share of the time after start-up that encoders waited for input.
@@ -111,11 +111,11 @@ def measured(summary: ColumnSummary, written: list[WrittenUnit], n_shards: int, 
     encodings = [unit.encoding for unit in written if unit.encoding]
     if not encodings:
         return summary
-    ready_s = min(entry.ready_s for entry in encodings)
+    ready_s = min(entry.start_s for entry in encodings)
     after_s = max(entry.stop_s for entry in encodings) - ready_s
     available_s = sum(
         max(entry.stop_s for entry in encodings if entry.process == process)
-        - min(entry.ready_s for entry in encodings if entry.process == process)
+        - min(entry.start_s for entry in encodings if entry.process == process)
         for process in {entry.process for entry in encodings}
     )
     busy_s = sum(entry.stop_s - entry.start_s for entry in encodings)
