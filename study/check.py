@@ -109,7 +109,7 @@ def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml") -> Study
         problems += [
             text for text in _problems(error, ()) if not any(text.startswith(f"`{s}` is missing") for s in failed)
         ]
-    problems += _cross_problems(sections)
+    problems += _cross_problems(sections, unsound={problem.split("`")[1].split(".")[0] for problem in problems})
     if problems or spec is None:
         raise SpecError(str(path), list(dict.fromkeys(problems)))
     return spec
@@ -197,11 +197,17 @@ def _nearest(name: str, known: list[str]) -> str:
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 
-def _cross_problems(sections: Mapping[str, Any]) -> Iterator[str]:
-    """Problems between sections, of those sections that are well-formed by themselves."""
+def _cross_problems(sections: Mapping[str, Any], unsound: set[str]) -> Iterator[str]:
+    """Problems between sections, of what is well-formed by itself.
+
+    Args:
+        sections: The sections; of an unsound one, what is sound in it.
+        unsound: Names of the sections with a problem of their own.
+    """
     data: Data | None = sections.get("data")
     if data is not None:
         yield from _data_problems(data, sections.get("encoders"))
+    if data is not None and not unsound & {"data", "splits", "training"}:
         yield from _size_problems(data, sections.get("splits", Splits()), sections.get("training", Training()))
     if "encoders" in sections:
         yield from _encoder_problems(sections["encoders"])
@@ -227,7 +233,7 @@ def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
         for kind, used in (("text", data.text), ("image", data.image)):
             if used and getattr(encoders, kind) is None:
                 yield f"`encoders.{kind}` is missing, and `data.{kind}` names a column; give its model"
-            if not used and getattr(encoders, kind) is not None:
+            if data.columns and not used and getattr(encoders, kind) is not None:
                 yield f"`encoders.{kind}` has nothing to encode; name a column in `data.{kind}`, or leave it out"
     try:
         present = table_columns(data.table)

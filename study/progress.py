@@ -20,7 +20,6 @@ from embedding_jobs.extract import ExtractionProgress
 from study.search import PackQueue
 from trainables.records import Candidate, TrialRecord
 
-
 _PLAIN_LINE_EVERY_S = 10
 """Pause between the lines that take the place of a live display where there is no terminal."""
 

@@ -139,21 +139,24 @@ class Tracker:
             metrics += [Metric(name, v, end_ms, step) for step, v in zip(steps, values, strict=True) if v == v]
         tags = [RunTag(f"ablation.{name}", value) for name, value in record.provenance.items()]
         self._log(run.info.run_id, metrics, params, tags)
+        self._finish(run, end_ms)
+        return 1
+
+    def _finish(self, run: Run, end_ms: int) -> None:
         self._client.set_terminated(run.info.run_id, "FINISHED", end_ms)
         run.info._status = "FINISHED"
-        self._known[key] = run
-        return 1
 
     def _candidate_run_id(self, record: TrialRecord, start_ms: int) -> str:
         config = record.config
         key = f"{self._study_key}/{config.phase}/{config.candidate.key}"
-        if key not in self._known:
-            run = self._create(key, f"{config.phase}: {config.candidate}", self._study_run, start_ms)
+        run = self._known.get(key) or self._create(
+            key, f"{config.phase}: {config.candidate}", self._study_run, start_ms
+        )
+        if run.info.status != "FINISHED":
             params = {"phase": config.phase, "method": config.candidate.method, **dict(config.candidate.params)}
             self._log(run.info.run_id, [], params, [])
-            self._client.set_terminated(run.info.run_id, "FINISHED")
-            self._known[key] = run
-        return str(self._known[key].info.run_id)
+            self._finish(run, start_ms + 1)
+        return str(run.info.run_id)
 
     def _create(self, key: str, name: str, parent: str | None, start_ms: int | None) -> Run:
         tags = {KEY_TAG: key, STUDY_TAG: self._study_key}

