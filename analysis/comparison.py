@@ -135,22 +135,32 @@ def components(difference: Values) -> Components:
     )
 
 
-def two_way_interval(difference: Values) -> Interval:
+def two_way_interval(difference: Values, *, overlap: float = 0.0) -> Interval:
     """Interval of a mean difference over splits and items: variance s²(split means)/J + s²(item means)/n.
 
     The sum counts the residual twice, so that it errs on the wide side, by little once items are many. Student's t
     has J - 1 degrees of freedom: those of the part that is known worst.
 
+    Random splits also share training items, a share f of them at training fraction f. Their training luck is then
+    correlated, and s²(split means)/J a little short. With `overlap` f the first term is
+    s²(split means)·(1/J + f/(1 - f)): right where training luck is the whole of it, and wide elsewhere. Disjoint folds
+    share none.
+
     Args:
         difference: (splits, items), NaN where the split does not validate on the item. Of correctness, or of
             influences on the AUC, whose mean over items is the AUC.
+        overlap: Share of its training items that a split has in common with another, in [0, 1).
 
     References:
         Owen (2007), https://doi.org/10.1214/07-AOAS122; DeLong, DeLong and Clarke-Pearson (1988),
-        https://doi.org/10.2307/2531595 for the influences.
+        https://doi.org/10.2307/2531595 for the influences; Nadeau and Bengio (2003),
+        https://doi.org/10.1023/A:1024068626366 for the form of the correlation's share.
     """
     parts = components(difference)
-    return _interval(parts.estimate, parts.standard_error(), parts.n_splits - 1)
+    error = parts.standard_error()
+    if overlap:
+        error = math.sqrt(error**2 + parts.split_variance * overlap / (1 - overlap))
+    return interval_of(parts.estimate, error, parts.n_splits - 1)
 
 
 def naive_interval(split_means: Values) -> Interval:
@@ -161,7 +171,7 @@ def naive_interval(split_means: Values) -> Interval:
     """
     j = len(split_means)
     error = math.sqrt(float(np.var(split_means, ddof=1)) / j) if j > 1 else math.nan
-    return _interval(float(np.mean(split_means)), error, j - 1)
+    return interval_of(float(np.mean(split_means)), error, j - 1)
 
 
 def nadeau_bengio_interval(split_means: Values, n_train: int, n_test: int) -> Interval:
@@ -178,7 +188,7 @@ def nadeau_bengio_interval(split_means: Values, n_train: int, n_test: int) -> In
     j = len(split_means)
     factor = 1 / j + n_test / n_train
     error = math.sqrt(float(np.var(split_means, ddof=1)) * factor) if j > 1 else math.nan
-    return _interval(float(np.mean(split_means)), error, j - 1)
+    return interval_of(float(np.mean(split_means)), error, j - 1)
 
 
 def holm(p_values: npt.ArrayLike) -> Values:
@@ -230,7 +240,7 @@ def further_splits(parts: Components, region: float, n_tests: int = 1) -> int | 
     if parts.n_splits < 2:
         return None
     for n_splits in range(parts.n_splits + 1, parts.n_splits + _MOST_SPLITS + 1):
-        found = _interval(parts.estimate, parts.standard_error(n_splits), n_splits - 1)
+        found = interval_of(parts.estimate, parts.standard_error(n_splits), n_splits - 1)
         if decide(found, min(1.0, n_tests * found.p_value), region) is not Decision.UNDECIDED:
             return n_splits - parts.n_splits
     return None
@@ -268,7 +278,14 @@ def two_way_bootstrap(
     return np.stack(found)
 
 
-def _interval(estimate: float, standard_error: float, freedom: int) -> Interval:
+def interval_of(estimate: float, standard_error: float, freedom: int) -> Interval:
+    """Student's interval of an estimate, and its p-value; without degrees of freedom, or an error, NaN.
+
+    Args:
+        estimate: Mean difference.
+        standard_error: Its standard error.
+        freedom: Degrees of freedom.
+    """
     if freedom < 1 or math.isnan(standard_error):
         return Interval(estimate, math.nan, math.nan, math.nan, math.nan)
     reach = float(stats.t.ppf(1 - LEVEL / 2, freedom)) * standard_error

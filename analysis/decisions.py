@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from analysis.calibration import CalibrationErrors, ece_difference
 from analysis.comparison import (
+    Components,
     Decision,
     Interval,
     components,
@@ -29,7 +31,10 @@ CONTROL = "control"
 PER_ITEM: Mapping[str, str] = {"auc_weighted": "auc_influence", "accuracy": "correct"}
 """Figures that are a mean over items, and the field of the items that they are a mean of."""
 
-REGIONS: Mapping[str, float] = {"auc_weighted": 0.002, "accuracy": 0.005}
+ECE = "ece_known"
+"""The calibration error, of which less is better."""
+
+REGIONS: Mapping[str, float] = {"auc_weighted": 0.002, "accuracy": 0.005, ECE: 0.005}
 """Half widths of the regions of practical equivalence, where the study file names none."""
 
 
@@ -39,13 +44,14 @@ class Difference:
 
     Attributes:
         figure: Name of the figure.
-        two_way: The interval that decides.
+        two_way: The interval that decides; of the calibration error by the two-way bootstrap.
         naive: Paired t over splits, beside it.
         nadeau_bengio: Corrected resampled t, beside it.
         adjusted_p: p-value of the two-way interval after Holm's adjustment over the methods.
         region: Half width of the region of practical equivalence.
         decision: What the data say.
-        further_splits: Splits to add that would decide an undecided difference; None where none would.
+        further_splits: Splits to add that would decide an undecided difference; None where none would, and for the
+            calibration error.
     """
 
     figure: str
@@ -99,8 +105,11 @@ def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, fl
         ReportError: Two methods were judged on different items in one split.
     """
     control = reported.get(CONTROL)
+    against = [method for method in reported if method != CONTROL] if control else []
+    for method in against:
+        _check_paired(reported[method], reported[CONTROL])
     intervals: dict[str, dict[str, Interval]] = {method: {} for method in reported}
-    differences: dict[str, dict[str, Difference]] = {method: {} for method in reported}
+    found: list[dict[str, Difference]] = []
     n_items = 1 + max(
         (int(_items(record).item.max()) for records in reported.values() for record in records), default=0
     )
@@ -108,17 +117,25 @@ def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, fl
         values = {method: item_matrix(records, column, n_items) for method, records in reported.items()}
         for method, matrix in values.items():
             intervals[method][figure] = two_way_interval(matrix)
-        if not control:
-            continue
-        against = [method for method in reported if method != CONTROL]
-        paired = {}
+        seen = {}
         for method in against:
-            _check_paired(reported[method], control)
-            paired[method] = values[method] - values[CONTROL]
-        found = _differences(figure, paired, control[0].metrics, within[figure])
-        for method, difference in found.items():
-            differences[method][figure] = difference
-    return {method: MethodEvidence(method, intervals[method], differences[method]) for method in reported}
+            paired = values[method] - values[CONTROL]
+            split_means = np.nanmean(paired.astype(np.float64), axis=1)
+            seen[method] = _Seen(two_way_interval(paired), split_means, components(paired))
+        found.append(_differences(figure, seen, reported, within[figure]))
+    if against and all(_items(record).known.any() for records in reported.values() for record in records):
+        errors = {
+            method: CalibrationErrors([_items(record) for record in records], n_items)
+            for method, records in reported.items()
+        }
+        seen = {m: _Seen(*ece_difference(errors[m], errors[CONTROL], n_items), parts=None) for m in against}
+        found.append(_differences(ECE, seen, reported, within[ECE]))
+    return {
+        method: MethodEvidence(
+            method, intervals[method], {own[method].figure: own[method] for own in found if method in own}
+        )
+        for method in reported
+    }
 
 
 def item_matrix(records: Sequence[TrialRecord], column: str, n_items: int) -> npt.NDArray[np.float32]:
@@ -170,28 +187,45 @@ def signed(value: float, digits: int = 4) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A difference before it is weighed against the others."""
+
+    interval: Interval
+    split_means: npt.NDArray[np.floating]
+    parts: Components | None
+
+
 def _differences(
-    figure: str, paired: Mapping[str, npt.NDArray[np.float32]], metrics: Mapping[str, float], region: float
+    figure: str, seen: Mapping[str, _Seen], reported: Mapping[str, Sequence[TrialRecord]], region: float
 ) -> dict[str, Difference]:
-    two_way = {method: two_way_interval(matrix) for method, matrix in paired.items()}
-    adjusted = holm([interval.p_value for interval in two_way.values()])
+    adjusted = holm([own.interval.p_value for own in seen.values()])
     found = {}
-    for (method, interval), p in zip(two_way.items(), adjusted, strict=True):
-        split_means = np.nanmean(paired[method].astype(np.float64), axis=1)
-        decision = decide(interval, float(p), region)
-        n_tests = max(1, round(float(p) / interval.p_value)) if interval.p_value > 0 and p < 1 else len(paired)
-        undecided = decision is Decision.UNDECIDED
+    for (method, own), p in zip(seen.items(), adjusted, strict=True):
+        interval, metrics = own.interval, reported[method][0].metrics
+        decision = decide(_mirrored(interval) if figure == ECE else interval, float(p), region)
+        further = None
+        if decision is Decision.UNDECIDED and own.parts is not None:
+            n_tests = max(1, round(float(p) / interval.p_value)) if interval.p_value > 0 and p < 1 else len(seen)
+            further = further_splits(own.parts, region, n_tests)
         found[method] = Difference(
             figure=figure,
             two_way=interval,
-            naive=naive_interval(split_means),
-            nadeau_bengio=nadeau_bengio_interval(split_means, int(metrics["n_train"]), int(metrics["n_validation"])),
+            naive=naive_interval(own.split_means),
+            nadeau_bengio=nadeau_bengio_interval(
+                own.split_means, int(metrics["n_train"]), int(metrics["n_validation"])
+            ),
             adjusted_p=float(p),
             region=region,
             decision=decision,
-            further_splits=further_splits(components(paired[method]), region, n_tests) if undecided else None,
+            further_splits=further,
         )
     return found
+
+
+def _mirrored(interval: Interval) -> Interval:
+    """The interval of the opposite difference."""
+    return replace(interval, estimate=-interval.estimate, low=-interval.high, high=-interval.low)
 
 
 def _check_paired(records: Sequence[TrialRecord], control: Sequence[TrialRecord]) -> None:

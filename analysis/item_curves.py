@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from analysis.curves import LineFigure, Series, Values
-from analysis.decisions import CONTROL, MethodEvidence
+from analysis.decisions import CONTROL, ECE, MethodEvidence
 from trainables.records import TrialRecord
 
 N_RELIABILITY_BINS = 15
@@ -101,7 +101,7 @@ def forest_figures(evidence: Mapping[str, MethodEvidence], names: Mapping[str, s
                 ForestFigure(
                     f"differences-{figure}",
                     f"{name[:1].upper()}{name[1:]} against control",
-                    note,
+                    f"{note} Left is better." if figure == ECE else note,
                     f"difference in {name}",
                     region,
                     rows,

@@ -50,6 +50,13 @@ def test_two_way_interval_is_the_formula() -> None:
     assert (interval.low, interval.high) == pytest.approx((np.mean(split_means) - reach, np.mean(split_means) + reach))
 
 
+def test_shared_training_items_widen_the_splits_part_alone() -> None:
+    values = crossed(np.random.default_rng(0), 6, 50, 0.1, 1.0, 0.5)
+    plain, wide = two_way_interval(values), two_way_interval(values, overlap=0.1)
+    more = np.var(np.nanmean(values, axis=1), ddof=1) / 9
+    assert wide.standard_error**2 == pytest.approx(plain.standard_error**2 + more)
+
+
 def test_items_in_no_split_do_not_count() -> None:
     values = crossed(np.random.default_rng(0), 6, 50, 0.1, 1.0, 0.5)
     padded = np.concatenate([values, np.full((6, 10), np.nan)], axis=1)

@@ -67,6 +67,41 @@ def test_a_difference_is_paired_by_split_and_item(
     assert np.isnan(paired).sum() == 3 * 50
 
 
+def test_the_calibration_error_is_that_of_the_items(
+    reported: dict[str, list[TrialRecord]], evidence: dict[str, MethodEvidence]
+) -> None:
+    def error(record: TrialRecord) -> float:
+        items = record.items
+        assert items is not None
+        total = 0.0
+        for low in np.arange(15) / 15:
+            within = items.known & (items.confidence >= low) & (items.confidence < low + 1 / 15)
+            if within.any():
+                right = (items.predicted == items.label)[within]
+                total += within.sum() * abs(items.confidence[within].mean() - right.mean())
+        return float(total / items.known.sum())
+
+    errors = {method: [error(record) for record in records] for method, records in reported.items()}
+    difference = evidence["soft_e_stitchup"].differences["ece_known"]
+    expected = np.mean(errors["soft_e_stitchup"]) - np.mean(errors["control"])
+    assert difference.two_way.estimate == pytest.approx(expected, abs=1e-6)
+    assert difference.two_way.low < expected < difference.two_way.high
+
+
+def test_less_calibration_error_is_better(reported: dict[str, list[TrialRecord]]) -> None:
+    # A method that is never sure, and otherwise the same, is worse calibrated and equally accurate.
+    unsure = []
+    for record in reported["control"]:
+        items = record.items
+        assert items is not None
+        doubtful = dataclasses.replace(items, confidence=np.full_like(items.confidence, 0.01))
+        unsure.append(dataclasses.replace(record, items=doubtful))
+    found = weigh({"control": reported["control"], "unsure": unsure}, REGIONS)["unsure"].differences
+    assert found["ece_known"].decision is Decision.WORSE
+    assert found["ece_known"].two_way.estimate > 0
+    assert found["accuracy"].decision is Decision.EQUIVALENT
+
+
 def test_items_that_differ_are_not_paired(reported: dict[str, list[TrialRecord]]) -> None:
     records = list(reported["e_mixup"])
     items = records[1].items
@@ -84,7 +119,7 @@ def test_without_control_there_are_intervals_and_no_differences(reported: dict[s
 
 
 def test_regions_come_from_the_study_file() -> None:
-    assert regions({}) == {"auc_weighted": 0.002, "accuracy": 0.005}
+    assert regions({}) == {"auc_weighted": 0.002, "accuracy": 0.005, "ece_known": 0.005}
     assert regions({"objective": {"equivalence": {"accuracy": 0.01}}})["accuracy"] == 0.01
     with pytest.raises(ReportError, match=r"objective\.equivalence\.accuracy must be above 0, got -1\.0"):
         regions({"objective": {"equivalence": {"accuracy": -1}}})

@@ -19,7 +19,7 @@ from analysis.tables import table_rows
 
 Make = Callable[..., Path]
 
-N_FIGURES = 14
+N_FIGURES = 15
 
 
 class Page(HTMLParser):
@@ -221,4 +221,4 @@ def test_a_study_without_trials(study_of: Make) -> None:
 def test_series_of_a_figure_are_named_for_the_script(report: Page) -> None:
     found = re.findall(r'<figure id="[^"]+" data-series="([^"]+)"', report.source)
     assert len(found) == N_FIGURES
-    assert json.loads(found[2].replace("&#34;", '"'))[0] == "control"
+    assert json.loads(found[3].replace("&#34;", '"'))[0] == "control"

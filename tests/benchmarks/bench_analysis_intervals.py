@@ -6,7 +6,9 @@ nearest-centroid classifier on a shared block of features and a block of its own
 the same distribution, so the methods are exchangeable and the true difference is exactly 0, while they disagree on
 many items.
 
-Run: python tests/benchmarks/bench_analysis_intervals.py [--studies 500]
+`with overlap` is the two-way interval that also counts the training items that two random splits share.
+
+Run: python tests/benchmarks/bench_analysis_intervals.py [--studies 1000]
 """
 
 from __future__ import annotations
@@ -60,14 +62,14 @@ def judge(values: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.nd
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=500)
-    parser.add_argument("--items", type=int, default=600)
-    parser.add_argument("--gains", type=float, nargs="*", default=[0.0, 0.06, 0.12])
-    parser.add_argument("--splits", type=int, nargs="*", default=[3, 10])
+    parser.add_argument("--studies", type=int, default=1000)
+    parser.add_argument("--items", type=int, default=2000)
+    parser.add_argument("--gains", type=float, nargs="*", default=[0.0, 0.05, 0.1])
+    parser.add_argument("--splits", type=int, nargs="*", default=[3, 5, 10])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
-    print("figure         J   true difference   naive   two-way   Nadeau-Bengio")
+    print("figure         J   true difference   naive   two-way   with overlap   Nadeau-Bengio")
     for n_splits in arguments.splits:
         for gain in arguments.gains:
             random = np.random.default_rng([n_splits, int(1000 * gain)])
@@ -80,6 +82,7 @@ def main() -> None:
                     intervals = (
                         naive_interval(split_means),
                         two_way_interval(difference),
+                        two_way_interval(difference, overlap=0.1),
                         nadeau_bengio_interval(split_means, n_train, arguments.items - n_train),
                     )
                     called[name].append([interval.p_value < LEVEL for interval in intervals])
@@ -88,7 +91,8 @@ def main() -> None:
                 rates = 100 * np.mean(rows, axis=0)
                 true = 0.0 if gain == 0 else np.mean(means[name])
                 print(
-                    f"{name:12s} {n_splits:3d} {true:17.4f} {rates[0]:6.1f}% {rates[1]:8.1f}% {rates[2]:14.1f}%",
+                    f"{name:12s} {n_splits:3d} {true:17.4f} {rates[0]:6.1f}% {rates[1]:8.1f}% {rates[2]:13.1f}% "
+                    f"{rates[3]:14.1f}%",
                     flush=True,
                 )
     print(f"{arguments.studies} studies a row, {arguments.items} items; {time.perf_counter() - started:.0f} s")
