@@ -33,7 +33,7 @@ from embedding_jobs.encoders import (
 from embedding_jobs.items import ensure_items, refuse_other_source, with_stored_columns
 from embedding_jobs.shards import StoreError
 from embedding_jobs.sources import Source, SourceError, check_source, table_columns
-from embedding_jobs.stages import Encode, Job, Unit, WrittenUnit, prepare, write
+from embedding_jobs.stages import Encode, Job, Unit, WrittenUnit, guarded, prepare, write
 from embedding_jobs.store import Store
 from embedding_jobs.summary import ColumnSummary, ExtractionProgress, ExtractionSummary
 
@@ -180,15 +180,23 @@ def _pipeline(units: list[Unit], job: Job, pool: _Pool) -> Iterator[WrittenUnit]
             max_task_retries=N_RETRIES,
         )
         data = data.map(_write_row, num_cpus=pool.task_cpus / 2, max_retries=N_RETRIES)
+    died = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
     try:
         for row in data.iter_rows():
-            yield row["unit"]
-    except ray.exceptions.RayError as error:
-        raise _cause(error, job) from error
+            unit = row["unit"]
+            if isinstance(unit, Unit):
+                assert unit.failure is not None
+                raise unit.failure
+            yield unit
+    except died as error:
+        raise EncoderError(
+            f"a process that encodes with {job.config.model} must survive a unit, it died {N_RETRIES + 1} times: "
+            f"{error}; most often memory is short: lower the batch size or `items_per_unit`, and run again"
+        ) from error
 
 
 def _prepare_row(row: dict[str, Any]) -> dict[str, Any]:
-    return {"unit": prepare(row["unit"])}
+    return {"unit": guarded(prepare, row["unit"])}
 
 
 class _EncodeRow:
@@ -196,31 +204,11 @@ class _EncodeRow:
         self._encode = Encode(config, device, n_threads)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"unit": self._encode(row["unit"])}
+        return {"unit": guarded(self._encode, row["unit"])}
 
 
 def _write_row(row: dict[str, Any]) -> dict[str, Any]:
-    return {"unit": write(row["unit"])}
-
-
-def _cause(error: BaseException, job: Job) -> BaseException:
-    """Find in what a worker raised the error that is meant for the user."""
-    found: BaseException | None = error
-    seen: list[BaseException] = []
-    while found is not None and found not in seen:
-        seen.append(found)
-        if isinstance(found, SourceError | StoreError | EncoderError) and not isinstance(
-            found, ray.exceptions.RayError
-        ):
-            return found
-        found = getattr(found, "cause", None) or found.__cause__
-    died = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
-    if isinstance(error, died):
-        return EncoderError(
-            f"a process that encodes with {job.config.model} must survive a unit, it died {N_RETRIES + 1} times: "
-            f"{error}; most often memory is short: lower the batch size or `items_per_unit`, and run again"
-        )
-    return error
+    return {"unit": guarded(write, row["unit"])}
 
 
 def _pinned(config: EncoderConfig, made_of: Mapping[str, Any]) -> EncoderConfig:

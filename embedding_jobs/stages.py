@@ -5,22 +5,28 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from embedding_jobs import tables
-from embedding_jobs.encoders import EncoderConfig, EncoderError, Prepared, encoder_kind, encoder_name
+from embedding_jobs.encoders import Encoder, EncoderConfig, EncoderError, Prepared, encoder_kind, encoder_name
 from embedding_jobs.items import read_inputs
 from embedding_jobs.planning import full_vectors, merged_notes, write_unit
-from embedding_jobs.sources import Source, image_location, read_image_bytes
+from embedding_jobs.shards import StoreError
+from embedding_jobs.sources import Source, SourceError, image_location, read_image_bytes
 from embedding_jobs.store import Store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+Failure = SourceError | EncoderError | StoreError
+Out = TypeVar("Out")
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ class Unit:
         vectors: After the second, (readable inputs, dimension).
         encoding: After the second, when and where it was encoded.
         peak_rss_bytes: The largest memory of each process that touched it.
+        failure: What ended its way. An error that is meant for the user travels as a value: raised, it would reach
+            the driver as text inside an error of Ray's.
     """
 
     job: Job
@@ -75,6 +83,7 @@ class Unit:
     vectors: NDArray[np.float32] | None = None
     encoding: Encoding | None = None
     peak_rss_bytes: dict[str, int] = field(default_factory=dict)
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,16 @@ class WrittenUnit:
     errors: tuple[tuple[int, str], ...]
     encoding: Encoding | None
     peak_rss_bytes: dict[str, int]
+
+
+def guarded(stage: Callable[[Unit], Out], unit: Unit) -> Out | Unit:
+    """Run a stage on a unit unless an earlier one failed; returns the unit with the failure if this one does."""
+    if unit.failure is not None:
+        return unit
+    try:
+        return stage(unit)
+    except (SourceError, EncoderError, StoreError) as error:
+        return replace(unit, prepared=None, vectors=None, failure=error)
 
 
 def prepare(unit: Unit) -> Unit:
@@ -145,7 +164,9 @@ class Encode:
 
     def __init__(self, config: EncoderConfig, device: str, n_threads: int) -> None:
         self._config = config
-        self._encoder = encoder_kind(config).encoder(config, device, n_threads)
+        self._device = device
+        self._n_threads = n_threads
+        self._encoder: Encoder | None = None
 
     def __call__(self, unit: Unit) -> Unit:
         """Encode one unit.
@@ -157,6 +178,8 @@ class Encode:
         assert prepared is not None
         if any(prepared.errors) and not unit.job.skip:
             return unit
+        if self._encoder is None:  # here and not at the start, so that a failure belongs to a unit
+            self._encoder = encoder_kind(self._config).encoder(self._config, self._device, self._n_threads)
         start_s = time.time()
         vectors = self._encoder(prepared).astype(self._config.vector_dtype, copy=False)
         stop_s = time.time()

@@ -1,11 +1,10 @@
-"""A whole job in a process of its own, for tests that end it by force: `python embed_job.py TABLE STORE PAUSE_S`."""
+"""A whole job in a process of its own, for tests that end it by force: `python embed_job.py TABLE STORE`."""
 
 import sys
-from pathlib import Path
 
 import ray
 
-from embedding_jobs.encoders import CustomEncoderConfig
+from embedding_jobs.encoders import CustomEncoderConfig, EncoderError
 from embedding_jobs.extract import ExtractionProgress, extract
 from embedding_jobs.shards import StoreError
 from embedding_jobs.sources import Source, SourceError
@@ -15,16 +14,14 @@ def report(progress: ExtractionProgress) -> None:
     print(f"{progress.n_inputs_done}/{progress.n_inputs} {progress.n_shards_done}/{progress.n_shards}", flush=True)
 
 
-def main(table: str, store: str, pause_s: str) -> int:
+def main(table: str, store: str) -> int:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
-    config = CustomEncoderConfig(
-        "hashing", "words", {"dimension": 256, "pause_s": float(pause_s)}, items_per_unit=50, name="words"
-    )
+    config = CustomEncoderConfig("hashing", "words", {"dimension": 256}, items_per_unit=50, name="words")
     try:
         summary = extract(
             Source(table, "id", "label", ("title",)), {"title": config}, store, rows_per_shard=100, on_progress=report
         )
-    except (StoreError, SourceError) as error:
+    except (StoreError, SourceError, EncoderError) as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         return 2
     print(f"done {summary.columns[0].n_inputs_encoded}", flush=True)
@@ -32,5 +29,4 @@ def main(table: str, store: str, pause_s: str) -> int:
 
 
 if __name__ == "__main__":
-    # The encoder's settings are part of what a vector is made of, the pause is not: `describe` leaves it out.
-    sys.exit(main(sys.argv[1], str(Path(sys.argv[2])), sys.argv[3]))
+    sys.exit(main(*sys.argv[1:]))

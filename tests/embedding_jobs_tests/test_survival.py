@@ -26,8 +26,9 @@ class Job:
 
     def __init__(self, table: Path, store: Path, pause_s: float = 0.0) -> None:
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{HERE / 'plugin'}", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+        environment["HASHING_PAUSE_S"] = str(pause_s)
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "embed_job.py"), str(table), str(store), str(pause_s)],
+            [sys.executable, str(HERE / "embed_job.py"), str(table), str(store)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

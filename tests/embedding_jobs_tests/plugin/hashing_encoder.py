@@ -1,6 +1,7 @@
 """A third party's encoder, as an installed package would provide it: hashed words, no weights, loads at once."""
 
 import hashlib
+import os
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from embedding_jobs.encoders import CustomEncoderConfig, Prepared
 
 
 class HashingKind:
-    """Each word adds one to one of `dimension` numbers (Weinberger et al. 2009); `pause_s` makes a unit last."""
+    """Each word adds one to one of `dimension` numbers (Weinberger et al. 2009). The environment may slow it down."""
 
     modality: Literal["text", "image"] = "text"
 
@@ -22,7 +23,7 @@ class HashingKind:
         return Words(int(config.options["dimension"]))
 
     def encoder(self, config: CustomEncoderConfig, device: str, n_threads: int) -> "Counter":
-        return Counter(int(config.options["dimension"]), float(config.options.get("pause_s", 0)))
+        return Counter(int(config.options["dimension"]), float(os.environ.get("HASHING_PAUSE_S", 0)))
 
 
 class Words:
