@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis import page
+from analysis import page, texts
 from analysis.aggregate import reported_records, summarise
 from analysis.curves import LineFigure, line_figures
 from analysis.decisions import regions, weigh
@@ -84,7 +84,7 @@ def write_report(directory: Path, output: Path | None = None) -> ReportFiles:
         csv=_write(output / "table.csv", to_csv(results).encode()),
         figures=tuple(figure_paths),
         json=_write(output / "results.json", to_json(results, evidence).encode()),
-        findings=tuple(finding.text for finding in page.findings(results, evidence)),
+        findings=tuple(finding.text for finding in texts.findings(results, evidence)),
     )
 
 

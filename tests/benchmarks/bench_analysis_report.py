@@ -1,0 +1,104 @@
+"""Time and memory of the report of a large study: 1,010 trials of 40,000 validation items each.
+
+Run: python tests/benchmarks/bench_analysis_report.py [--candidates 25] [--splits 10] [--items 40000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from analysis.report import write_report
+from trainables.records import Candidate, Curves, ItemResults, TrialConfig, TrialRecord, write_records
+
+METHODS = ("control", "e_mixup", "e_stitchup", "soft_e_mixup", "soft_e_stitchup")
+N_CLASSES = 150
+
+
+def trial(config: TrialConfig, n_items: int) -> TrialRecord:
+    """A trial with records of true size; its numbers are drawn."""
+    random = np.random.default_rng([config.split, len(str(config))])
+    label = np.random.default_rng(0).integers(0, N_CLASSES, n_items).astype(np.int32)
+    right = random.random(n_items) < 0.9
+    confidence = random.random(n_items).astype(np.float32)
+    known = label < 0.95 * N_CLASSES
+    influence = (0.97 + 0.1 * random.normal(size=n_items)).astype(np.float32)
+    points = np.linspace(0, 1, 24, dtype=np.float32)
+    threshold = np.linspace(0.05, 0.95, 19, dtype=np.float32)
+    fpr = np.linspace(0, 1, 120, dtype=np.float32)
+    return TrialRecord(
+        config=config,
+        metrics={
+            "auc_weighted": float(influence.mean()),
+            "accuracy": float(right.mean()),
+            "accuracy_known": float(right[known].mean()),
+            "accuracy_none": float(right[~known].mean()),
+            "n_train": n_items // 9,
+            "n_validation": n_items,
+            "n_none": float((~known).sum()),
+        },
+        curves=Curves(
+            *(576 * points, 1 - points, points, points, points),
+            *(threshold, 1 - threshold, 1 - threshold, threshold),
+            *(fpr, fpr**0.1),
+        ),
+        items=ItemResults(
+            np.arange(n_items, dtype=np.int32),
+            label,
+            known,
+            np.where(right, label, (label + 1) % N_CLASSES).astype(np.int32),
+            confidence,
+            right,
+            influence,
+        ),
+        started_at_s=0.0,
+        duration_s=1.0,
+        provenance={},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--candidates", type=int, default=25)
+    parser.add_argument("--splits", type=int, default=10)
+    parser.add_argument("--items", type=int, default=40_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        n_trials = 0
+        for method in METHODS:
+            n = 1 if method == "control" else arguments.candidates
+            values = [{}] if method == "control" else [{"alpha": (place + 1) / n} for place in range(n)]
+            for value in values:
+                configs = [TrialConfig("paper", Candidate.of(method, value), s) for s in range(arguments.splits)]
+                write_records(directory / "records", [trial(config, arguments.items) for config in configs])
+                n_trials += len(configs)
+        description = {
+            "format": 1,
+            "name": "large",
+            "protocol": "paper",
+            "objective": "auc_weighted",
+            "threshold": 0.6,
+            "methods": METHODS,
+            "splits": {"paper": list(range(arguments.splits))},
+            "n_candidates": {method: 1 if method == "control" else arguments.candidates for method in METHODS},
+        }
+        (directory / "study.json").write_text(json.dumps(description), encoding="utf-8")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        started = time.perf_counter()
+        files = write_report(directory)
+        seconds = time.perf_counter() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        size = files.html.stat().st_size / 1e6
+        print("trials   items a trial   report s   peak GiB (before)   page MB")
+        print(f"{n_trials:6d} {arguments.items:15d} {seconds:10.1f} {peak:10.2f} ({before:.2f}) {size:14.2f}")
+
+
+if __name__ == "__main__":
+    main()
