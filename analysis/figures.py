@@ -21,7 +21,7 @@ _SIZE_INCHES = (4.8, 3.5)
 _LEGEND_INCHES = 0.22
 """Height of one row of the legend."""
 _TITLE_INCHES = 0.25
-_ROW_INCHES = 0.52
+_ROW_INCHES = 0.46
 """Height of one row of a forest plot."""
 
 

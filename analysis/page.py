@@ -25,11 +25,11 @@ from trainables.records import TrialRecord
 _MEDIA_TYPES: Mapping[str, str] = {"svg": "image/svg+xml", "pdf": "application/pdf", "csv": "text/csv"}
 
 _GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Against control": ("differences-",),
-    "Predicting “none”": ("accuracy-by", "none-accuracy-by", "confidence-"),
+    "Against control": ("differences-", "class-gains"),
+    "Predicting “none”": ("accuracy-by", "none-accuracy-by"),
     "Ranking": ("roc",),
+    "Confidence": ("reliability", "confidence-"),
     "Learning": ("learning-",),
-    "Calibration and classes": ("reliability", "class-gains"),
     "Search": ("response-", "budget"),
 }
 """Headings of the figures, and how the names of the figures under each begin."""

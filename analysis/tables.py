@@ -196,7 +196,9 @@ def _row(summary: MethodSummary, top: float, results: StudyResults, own: MethodE
     if repeats_the_paper(results):
         mean, deviation = PUBLISHED.get(summary.method, (math.nan, math.nan))
         published = f"{mean:.4f} ± {deviation:.4f}" if math.isfinite(mean) else UNDEFINED_TEXT
-    if summary.candidate is None:
+    if summary.candidate is None and summary.n_complete == summary.n_planned:
+        text = "best candidate not confirmed"
+    elif summary.candidate is None:
         text = f"incomplete: {summary.n_complete} of {summary.n_planned} candidates"
     else:
         text = values_text(summary.candidate)

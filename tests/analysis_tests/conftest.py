@@ -67,6 +67,13 @@ def weighted_auc(scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np
     return influence / weights, curve / weights
 
 
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Mean gap of confidence and share right over 15 bins, weighted by their items."""
+    place = np.minimum((confidence * 15).astype(int), 14)
+    gaps = [abs((confidence - right)[place == index].sum()) for index in range(15)]
+    return float(sum(gaps) / len(confidence))
+
+
 def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
     """A trial whose classifier sees the right class through noise, and unknown classes not at all."""
     world = np.random.default_rng(7)
@@ -107,7 +114,7 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
             "accuracy": accuracy,
             "accuracy_known": accuracy_known,
             "accuracy_none": accuracy_none,
-            "ece_known": float(abs(confidence[known].mean() - accuracy_known)),
+            "ece_known": calibration_error(confidence[known], (top == target)[known]),
             "n_train": len(train),
             "n_validation": len(items),
             "n_known_classes": len(known_classes),

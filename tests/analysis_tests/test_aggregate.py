@@ -11,6 +11,7 @@ import pytest
 
 from analysis.aggregate import maximum_deviation, missing_trials, spread, summarise
 from analysis.load import load_study
+from analysis.tables import table_rows
 from trainables.records import Candidate
 
 Make = Callable[..., Path]
@@ -98,3 +99,4 @@ def test_nested_without_confirmation_reports_no_figure(study_of: Make) -> None:
     assert all(summary.candidate is None for summary in summarise(results))
     assert all(summary.choosing_score.n == 2 for summary in summarise(results))
     assert len(missing_trials(results)) == 2
+    assert all(row.hyperparameters == "best candidate not confirmed" for row in table_rows(results))
