@@ -15,7 +15,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 EDGES = {
     "study": ("embedding_jobs", "trainables", "analysis"),
     "trainables": ("embedding_jobs.store",),
-    "analysis": ("trainables.records",),
+    "analysis": ("trainables.records", "trainables.unfinished"),
     "embedding_jobs": (),
 }
 HEAVY = {

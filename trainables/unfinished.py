@@ -1,0 +1,176 @@
+"""Why planned trials have no record: they failed, or a search gave their candidate up. One small JSON file each.
+
+They lie beside the records, in `records/failed/` and `records/stopped/`, and are written whole or not at all. Unlike
+records they can be taken back: a failure is forgotten once its trials are recorded, or when they are to be tried again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from trainables.records import Candidate, RecordError, TrialConfig, record_name
+
+FORMAT = 1
+"""Version of the files; one of another version is refused."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A pack that could not be trained, however often it was tried.
+
+    Attributes:
+        phase: Phase of its trials.
+        candidate: Candidate of its trials.
+        splits: Their split seeds.
+        cause: The error, in one line.
+        traceback: The error as the worker met it.
+        n_attempts: How often it was tried.
+        failed_at_s: When it was given up, seconds since 1970.
+    """
+
+    phase: str
+    candidate: Candidate
+    splits: tuple[int, ...]
+    cause: str
+    traceback: str
+    n_attempts: int
+    failed_at_s: float
+
+    def __str__(self) -> str:
+        return f"{self.candidate} on {self.phase} splits {', '.join(map(str, self.splits))}: {self.cause}"
+
+    @property
+    def trials(self) -> list[TrialConfig]:
+        """Coordinates of the trials without a record."""
+        return _trials(self)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A candidate that a search gave up before it had met every split.
+
+    Attributes:
+        phase: Phase of its trials.
+        candidate: The candidate.
+        splits: Split seeds without a record.
+        rule: `asha`, stopped within a training, or `racing`, given no further splits.
+        share: Share of the candidate's training that was done, in (0, 1).
+        value: What it was judged by when it was stopped.
+        evaluations: With `asha`, the mean accuracy over its splits by epoch, until then.
+        n_epochs_saved: Epochs that were not trained, over all its splits.
+    """
+
+    phase: str
+    candidate: Candidate
+    splits: tuple[int, ...]
+    rule: Literal["asha", "racing"]
+    share: float
+    value: float
+    evaluations: tuple[tuple[int, float], ...]
+    n_epochs_saved: int
+
+    @property
+    def trials(self) -> list[TrialConfig]:
+        """Coordinates of the trials without a record."""
+        return _trials(self)
+
+
+def write_failure(records: Path, failure: Failure) -> None:
+    """Writes a failure; one of the same pack is replaced.
+
+    Args:
+        records: Folder of the study's records.
+        failure: What to write.
+    """
+    _write(records / "failed", failure)
+
+
+def write_stop(records: Path, stop: Stop) -> None:
+    """Writes a stop; one of the same trials is replaced.
+
+    Args:
+        records: Folder of the study's records.
+        stop: What to write.
+    """
+    _write(records / "stopped", stop)
+
+
+def read_failures(records: Path, recorded: Collection[TrialConfig]) -> list[Failure]:
+    """The failures of a study, sorted by coordinates.
+
+    Args:
+        records: Folder of the study's records.
+        recorded: Finished trials; a failure whose trials are all among them is past.
+
+    Raises:
+        RecordError: A file is damaged or of another version.
+    """
+    found = [
+        Failure(**fields) for fields in _read(records / "failed") if not _all_in(_trials_of(fields), recorded)
+    ]
+    return sorted(found, key=lambda failure: failure.trials[0])
+
+
+def read_stops(records: Path) -> list[Stop]:
+    """The candidates that a study's search gave up, sorted by coordinates.
+
+    Raises:
+        RecordError: A file is damaged or of another version.
+    """
+    found = []
+    for fields in _read(records / "stopped"):
+        fields["evaluations"] = tuple((int(epoch), float(value)) for epoch, value in fields["evaluations"])
+        found.append(Stop(**fields))
+    return sorted(found, key=lambda stop: stop.trials[0])
+
+
+def forget_failures(records: Path, failures: Iterable[Failure]) -> None:
+    """Removes failures, so that their trials are planned again."""
+    for failure in failures:
+        _path(records / "failed", failure).unlink(missing_ok=True)
+
+
+def _trials(note: Failure | Stop) -> list[TrialConfig]:
+    return [TrialConfig(note.phase, note.candidate, split) for split in note.splits]
+
+
+def _trials_of(fields: dict[str, Any]) -> list[TrialConfig]:
+    return [TrialConfig(fields["phase"], fields["candidate"], split) for split in fields["splits"]]
+
+
+def _all_in(trials: Collection[TrialConfig], recorded: Collection[TrialConfig]) -> bool:
+    return all(trial in recorded for trial in trials)
+
+
+def _path(folder: Path, note: Failure | Stop) -> Path:
+    return folder / Path(record_name(note.trials)).with_suffix(".json").name
+
+
+def _write(folder: Path, note: Failure | Stop) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = asdict(note)
+    fields["candidate"] = {"method": note.candidate.method, "params": dict(note.candidate.params)}
+    path = _path(folder, note)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside.write_text(json.dumps({"format": FORMAT, **fields}, indent=1))
+    aside.replace(path)
+
+
+def _read(folder: Path) -> Iterable[dict[str, Any]]:
+    for path in sorted(folder.glob("[!.]*.json")):
+        try:
+            fields = json.loads(path.read_text())
+            if fields.pop("format") != FORMAT:
+                raise ValueError(f"it is not of format {FORMAT}")
+            fields["candidate"] = Candidate.of(**fields["candidate"])
+            fields["splits"] = tuple(fields["splits"])
+        except FileNotFoundError:
+            continue  # forgotten since the folder was listed
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecordError(f"{path} cannot be read: {error}. Remove it and run the study again.") from error
+        yield fields
