@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,13 @@ import numpy.typing as npt
 import torch
 from ray import tune
 
-from trainables.engine import Evaluation, Lane, LaneResult, Settings, train
+from trainables.engine import Lane, LaneFailure, Settings, Training
 from trainables.methods import get_method
 from trainables.records import Candidate, TrialConfig, TrialRecord, write_records
-from trainables.splits import make_split
+from trainables.splits import make_split, n_train_items, withhold
+
+EVALUATED = ("accuracy", "accuracy_known", "accuracy_none")
+"""What an evaluation on the way reports, each the mean over the lanes."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class PackContext:
         train_fraction: Share of the items that a split trains on.
         settings: How every lane is trained.
         records: Folder of the study's records, on storage that every node sees.
+        unknown_classes: Label indices that are never trained on.
+        unknown_class_fraction: Share of the other classes that each split withholds from training.
         n_threads: CPU threads of a pack.
         provenance: What is written into every record.
     """
@@ -60,6 +64,8 @@ class PackContext:
     train_fraction: float
     settings: Settings
     records: str
+    unknown_classes: npt.NDArray[np.int64]
+    unknown_class_fraction: float
     n_threads: int
     provenance: Mapping[str, str]
 
@@ -93,48 +99,50 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         """Trains to the next evaluation; after the last, writes the record file and is done.
 
         Returns:
-            `epoch` and the evaluation's mean accuracy; at the end `record`, the file's path.
+            `epoch` and the mean accuracy over the lanes; at the end `record`, the file's path ("" if every lane
+            failed), and `failures`, the reason of each split that failed.
         """
-        try:
-            evaluation = next(self._training)
-        except StopIteration as end:
-            path = write_records(Path(self._context.records), self._records(end.value))
-            return {"done": True, "record": str(path)}
-        return {"epoch": evaluation.epoch, "accuracy": float(np.mean(evaluation.accuracy)), "record": ""}
+        evaluation = self._training.advance()
+        report: dict[str, Any] = {"epoch": evaluation.epoch, "accuracy": float(np.nanmean(evaluation.accuracy))}
+        if self._training.finished:
+            records, failures = self._results()
+            path = write_records(Path(self._context.records), records) if records else ""
+            report |= {"done": True, "record": str(path), "failures": failures}
+        return report
 
     def _start(self, config: Mapping[str, Any]) -> None:
         self._pack: Pack = config["pack"]
         self._started_at_s = time.time()
-        self._clock_s = time.perf_counter()
-        self._training = self._train()
-
-    def _train(self) -> Generator[Evaluation, None, list[LaneResult]]:
         context, pack = self._context, self._pack
-        lanes = [
-            Lane(
-                dict(pack.candidate.params),
-                split,
-                make_split(len(self._labels), context.train_fraction, pack.phase, split),
-            )
-            for split in pack.splits
-        ]
+        n_items = len(context.labels)
         method = get_method(pack.candidate.method)
-        return train(self._embeddings, self._labels, method, lanes, context.settings)
+        lanes = []
+        for seed in pack.splits:
+            split = make_split(n_items, context.train_fraction, pack.phase, seed)
+            split = withhold(split, context.labels, context.unknown_classes, context.unknown_class_fraction, seed)
+            lanes.append(Lane(method, dict(pack.candidate.params), seed, split))
+        # Of the phase alone: a lane whose unknown classes leave it fewer items takes them more often.
+        n_train = n_train_items(n_items, context.train_fraction, pack.phase)
+        n_trained_on = int(n_train * (1 - context.settings.early_stopping_fraction))
+        steps = max(1, n_trained_on // context.settings.batch_size)
+        self._training = Training(self._embeddings, self._labels, lanes, context.settings, steps)
 
-    def _records(self, results: list[LaneResult]) -> list[TrialRecord]:
-        duration_s = (time.perf_counter() - self._clock_s) / len(results)
-        for trial, result in zip(self._pack.trials, results, strict=True):
-            if not math.isfinite(result.metrics["auc_weighted"]):
-                raise ValueError(f"{trial} has no finite auc_weighted: {result.metrics['auc_weighted']}.")
-        return [
-            TrialRecord(
-                config=trial,
-                metrics=result.metrics,
-                curves=result.curves,
-                items=result.items,
-                started_at_s=self._started_at_s,
-                duration_s=duration_s,
-                provenance=self._provenance,
-            )
-            for trial, result in zip(self._pack.trials, results, strict=True)
-        ]
+    def _results(self) -> tuple[list[TrialRecord], dict[int, str]]:
+        """The records of the lanes that gave a result, and why the others did not, by split."""
+        records, failures = [], {}
+        for trial, result in zip(self._pack.trials, self._training.results(), strict=True):
+            if isinstance(result, LaneFailure):
+                failures[trial.split] = result.reason
+            elif result is not None:
+                records.append(
+                    TrialRecord(
+                        config=trial,
+                        metrics=result.metrics,
+                        curves=result.curves,
+                        items=result.items,
+                        started_at_s=self._started_at_s,
+                        duration_s=result.device_s,
+                        provenance=self._provenance,
+                    )
+                )
+        return records, failures
