@@ -1,8 +1,8 @@
 """Encoding what is missing of a store, as a Ray Data pipeline: read and prepare -> encode -> write.
 
-A row of the pipeline is a unit (see `planning`). Preparing and writing are tasks, encoding is a fixed pool of actors,
-so the next unit is prepared and the last one written while one is encoded. The driver gathers shards as their units
-come in. What is finished is a file; a run that died is continued by running again.
+A row of the pipeline is a unit (see `planning`). Preparing and encoding are fixed pools of actors, so that memory does
+not depend on how many units there are; the next unit is prepared and the last one written while one is encoded. The
+driver gathers shards as their units come in. What is finished is a file; a run that died is continued by running again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from embedding_jobs.encoders import (
 from embedding_jobs.items import ensure_items, refuse_other_source, with_stored_columns
 from embedding_jobs.shards import StoreError
 from embedding_jobs.sources import Source, SourceError, check_source, table_columns
-from embedding_jobs.stages import Encode, Job, Unit, WrittenUnit, guarded, prepare, write
+from embedding_jobs.stages import Encode, Job, Prepare, Unit, WrittenUnit, guarded, write
 from embedding_jobs.store import Store
 from embedding_jobs.summary import ColumnSummary, ExtractionProgress, ExtractionSummary
 
@@ -139,7 +139,7 @@ class _Pool:
     actor_cpus: float
     actor_gpus: float
     task_cpus: float
-    n_preparing: int | None
+    n_preparing: int
 
 
 def _pool() -> _Pool:
@@ -147,7 +147,8 @@ def _pool() -> _Pool:
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n_gpus = int(sum(node.get("GPU", 0) for node in resources))
     if n_gpus:
-        return _Pool(n_gpus, "cuda", 1, 0.5, 1.0, 1.0, None)
+        n_cpus = int(sum(node.get("CPU", 0) for node in resources))
+        return _Pool(n_gpus, "cuda", 1, 0.5, 1.0, 1.0, max(1, n_cpus - 2 * n_gpus))
     cpus = [int(node.get("CPU", 0)) for node in resources if node.get("CPU", 0) >= 1] or [1]
     n_threads = min(_MAX_THREADS, *cpus)
     n_actors = sum(n // n_threads for n in cpus)
@@ -165,11 +166,19 @@ def _pipeline(units: list[Unit], job: Job, pool: _Pool) -> Iterator[WrittenUnit]
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # One unit a block: each moves on alone, and a crash costs one.
     data = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
-    tasks = ray.data.TaskPoolStrategy(size=pool.n_preparing) if pool.n_preparing else None
+    # Writing is short: few writers are enough, and without a bound each burst of units starts processes of its own.
+    writing = ray.data.TaskPoolStrategy(size=max(1, pool.n_actors))
     with warnings.catch_warnings():
         # Ray names these arguments deprecated but has no other way to bound how often a crash is tried again.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-        data = data.map(_prepare_row, compute=tasks, num_cpus=pool.task_cpus, max_retries=N_RETRIES)
+        data = data.map(
+            _PrepareRow,
+            fn_constructor_args=(job.config,),
+            compute=ray.data.ActorPoolStrategy(size=min(pool.n_preparing, len(units)), max_tasks_in_flight_per_actor=2),
+            num_cpus=pool.task_cpus,
+            max_restarts=-1,
+            max_task_retries=N_RETRIES,
+        )
         data = data.map(
             _EncodeRow,
             fn_constructor_args=(job.config, pool.device, pool.n_threads),
@@ -179,7 +188,7 @@ def _pipeline(units: list[Unit], job: Job, pool: _Pool) -> Iterator[WrittenUnit]
             max_restarts=-1,
             max_task_retries=N_RETRIES,
         )
-        data = data.map(_write_row, num_cpus=pool.task_cpus / 2, max_retries=N_RETRIES)
+        data = data.map(_write_row, compute=writing, num_cpus=pool.task_cpus / 2, max_retries=N_RETRIES)
     died = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
     try:
         for row in data.iter_rows():
@@ -195,8 +204,12 @@ def _pipeline(units: list[Unit], job: Job, pool: _Pool) -> Iterator[WrittenUnit]
         ) from error
 
 
-def _prepare_row(row: dict[str, Any]) -> dict[str, Any]:
-    return {"unit": guarded(prepare, row["unit"])}
+class _PrepareRow:
+    def __init__(self, config: EncoderConfig) -> None:
+        self._prepare = Prepare(config)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"unit": guarded(self._prepare, row["unit"])}
 
 
 class _EncodeRow:

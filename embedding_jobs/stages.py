@@ -7,14 +7,21 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from embedding_jobs import tables
-from embedding_jobs.encoders import Encoder, EncoderConfig, EncoderError, Prepared, encoder_kind, encoder_name
+from embedding_jobs.encoders import (
+    Encoder,
+    EncoderConfig,
+    EncoderError,
+    Prepared,
+    Preprocessor,
+    encoder_kind,
+    encoder_name,
+)
 from embedding_jobs.items import read_inputs
 from embedding_jobs.planning import full_vectors, merged_notes, write_unit
 from embedding_jobs.shards import StoreError
@@ -128,35 +135,25 @@ def guarded(stage: Callable[[Unit], Out], unit: Unit) -> Out | Unit:
         return replace(unit, prepared=None, vectors=None, failure=error)
 
 
-def prepare(unit: Unit) -> Unit:
-    """Read a unit's inputs and turn them into what the network takes."""
-    job = unit.job
-    store = Store(job.store)
-    rows = unit.rows.tolist()
-    inputs: list[Any]
-    reasons: list[str | None] = [None] * len(rows)
-    if job.source.modality(job.column) == "text":
-        inputs = list(read_inputs(store, job.column, rows, job.rows_per_shard))
-    elif job.images_are_bytes:
-        inputs = list(read_image_bytes(job.source, rows))
-    else:
-        inputs = []
-        for i, path in enumerate(read_inputs(store, job.column, rows, job.rows_per_shard)):
-            try:
-                inputs.append(tables.read_file(image_location(job.source, path)) if path else None)
-            except OSError as error:
-                inputs.append(None)
-                reasons[i] = f"{path}: {error.strerror or error}"
-            else:
-                reasons[i] = path or None
-    prepared = _preprocessor(job.config)(inputs)
-    # Where the preprocessor failed, say of which file.
-    errors = [
-        None if error is None else error if reason is None else reason if inputs[i] is None else f"{reason}: {error}"
-        for i, (error, reason) in enumerate(zip(prepared.errors, reasons, strict=True))
-    ]
-    prepared = Prepared(prepared.arrays, prepared.notes, errors, prepared.amount)
-    return replace(unit, prepared=prepared, peak_rss_bytes=_memory(unit))
+class Prepare:
+    """Reads a unit's inputs and turns them into what the network takes."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        self._config = config
+        self._preprocessor: Preprocessor | None = None
+
+    def __call__(self, unit: Unit) -> Unit:
+        """Prepare one unit."""
+        if self._preprocessor is None:  # here and not at the start, so that a failure belongs to a unit
+            self._preprocessor = encoder_kind(self._config).preprocessor(self._config)
+        inputs, reasons = _read(unit)
+        prepared = self._preprocessor(inputs)
+        # Where the preprocessor failed, say of which file.
+        errors = [
+            None if error is None else error if reason is None else reason if data is None else f"{reason}: {error}"
+            for error, reason, data in zip(prepared.errors, reasons, inputs, strict=True)
+        ]
+        return replace(unit, prepared=replace(prepared, errors=errors), peak_rss_bytes=_memory(unit))
 
 
 class Encode:
@@ -213,28 +210,27 @@ def write(unit: Unit) -> WrittenUnit:
     )
 
 
-@lru_cache(maxsize=2)
-def _cached_preprocessor(kind_and_config: _ByRepr) -> Any:
-    config = kind_and_config.config
-    return encoder_kind(config).preprocessor(config)
-
-
-class _ByRepr:
-    """A configuration as a cache's key; one with a mapping of options has no hash of its own."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        self.config = config
-
-    def __hash__(self) -> int:
-        return hash(repr(self.config))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByRepr) and repr(self.config) == repr(other.config)
-
-
-def _preprocessor(config: EncoderConfig) -> Any:
-    # Ray runs many tasks in one process: the tokenizer is loaded by the first of them.
-    return _cached_preprocessor(_ByRepr(config))
+def _read(unit: Unit) -> tuple[list[Any], list[str | None]]:
+    """Read a unit's inputs (texts, or encoded images and None); and for each image its path, or why it is not there."""
+    job = unit.job
+    store = Store(job.store)
+    rows = unit.rows.tolist()
+    if job.source.modality(job.column) == "image" and job.images_are_bytes:
+        return list(read_image_bytes(job.source, rows)), [None] * len(rows)
+    values = read_inputs(store, job.column, rows, job.rows_per_shard)
+    if job.source.modality(job.column) == "text":
+        return list(values), [None] * len(rows)
+    images: list[bytes | None] = []
+    reasons: list[str | None] = []
+    for path in values:
+        try:
+            images.append(tables.read_file(image_location(job.source, path)) if path else None)
+        except OSError as error:
+            images.append(None)
+            reasons.append(f"{path}: {error.strerror or error}")
+        else:
+            reasons.append(path or None)
+    return images, reasons
 
 
 def _memory(unit: Unit) -> dict[str, int]:
