@@ -12,7 +12,7 @@ from typing import Any
 
 from embedding_jobs.store import Embeddings, Store
 from study.search import proposals
-from study.spec import StudySpec, digest, phases
+from study.spec import StudySpec, Training, digest, phases
 
 DESCRIPTION = "study.json"
 """What a study's directory says of itself; the report reads it."""
@@ -118,5 +118,29 @@ def _choices(spec: StudySpec) -> dict[str, str]:
         "Loss": "binary cross-entropy, mean over batch and classes",
         "Inputs": "standardised with the training items' mean and deviation" if training.standardize else "as encoded",
         "Pairs": "first half of a randomly ordered batch with the second half; one lambda a pair",
+        "Sampling": "every class equally likely, with replacement"
+        if training.class_balanced
+        else "every item once an epoch",
+        "Early stopping": _early_stopping(training),
+        "Unknown classes": _unknown_classes(spec),
         "Evaluation": f"every {training.evaluate_every_epochs} epochs and at the end",
     }
+
+
+def _early_stopping(training: Training) -> str:
+    rule = training.early_stopping
+    if rule is None:
+        return "none"
+    return (
+        f"{rule.fraction:.0%} of the training items held out; a trial stops after {rule.patience} evaluations without "
+        "a lower loss on them, and keeps the weights of the lowest"
+    )
+
+
+def _unknown_classes(spec: StudySpec) -> str:
+    sources = ["those without a training item, by accident of the split"]
+    if spec.splits.unknown_classes:
+        sources.append(f"named ones, never trained on ({', '.join(spec.splits.unknown_classes)})")
+    if spec.splits.unknown_class_fraction:
+        sources.append(f"{spec.splits.unknown_class_fraction:.0%} of the classes, withheld at random for each split")
+    return "; ".join(sources)

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import numpy as np
+import numpy.typing as npt
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
@@ -40,7 +41,7 @@ from study.search import FixedProposals, PackQueue, PackSearcher, Proposals, pro
 from study.spec import StudySpec, phases
 from study.tracking import BackgroundTracker, Tracker, TrackingError
 from trainables.engine import Settings
-from trainables.pack import PackContext, PackTrainable
+from trainables.pack import Pack, PackContext, PackTrainable
 from trainables.records import Candidate, TrialConfig, TrialRecord, read_record_file, read_records
 
 
@@ -252,20 +253,26 @@ class _Notes(tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         run = self._run
-        records = read_record_file(Path(trial.last_result["record"]))
+        records = read_record_file(Path(trial.last_result["record"])) if trial.last_result["record"] else []
         run.records |= {record.config: record for record in records}
         run.n_trained += len(records)
         self._queue.finish({record.config: record.metrics[run.spec.objective.metric] for record in records})
-        run.tracker.write(records)
-        run.progress.trained(records)
+        if records:
+            run.tracker.write(records)
+            run.progress.trained(records)
+        pack, failures = trial.config["pack"], trial.last_result["failures"]
+        if failures:
+            self._note_failure(pack, list(failures), next(iter(failures.values())))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        pack = trial.config["pack"]
-        self._queue.fail(pack)
         cause = Path(trial.error_file).read_text().strip().splitlines()[-1] if trial.error_file else "it was lost"
-        text = f"{pack.candidate} on {pack.phase} splits {', '.join(map(str, pack.splits))}: {cause}"
+        self._note_failure(trial.config["pack"], trial.config["pack"].splits, cause)
+
+    def _note_failure(self, pack: Pack, splits: Sequence[int], cause: str) -> None:
+        self._queue.fail(pack)
+        text = f"{pack.candidate} on {pack.phase} splits {', '.join(map(str, splits))}: {cause}"
         self._run.failures.append(text)
-        self._run.progress.failed(text, len(pack.splits))
+        self._run.progress.failed(text, len(splits))
 
 
 def _context(
@@ -287,9 +294,14 @@ def _context(
             step_size_epochs=training.learning_rate.step_size_epochs,
             evaluate_every_epochs=training.evaluate_every_epochs,
             standardize=training.standardize,
+            class_balanced=training.class_balanced,
+            early_stopping_fraction=training.early_stopping.fraction if training.early_stopping else 0,
+            early_stopping_patience=training.early_stopping.patience if training.early_stopping else 1,
             threshold=spec.objective.threshold,
         ),
         records=str(spec.records),
+        unknown_classes=_label_indices(spec.splits.unknown_classes, description["data"]["class_names"]),
+        unknown_class_fraction=spec.splits.unknown_class_fraction,
         n_threads=max(1, int(spec.resources.cpus_per_pack)),
         provenance={
             **{f"digest_{name}": value for name, value in description["digests"].items()},
@@ -308,6 +320,21 @@ def _only_run(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             raise StudyError(f"Another `study run` works in {directory}. Wait for it, or stop it.") from None
         yield
+
+
+def _label_indices(wanted: Sequence[str], class_names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Indices of labels among the sorted label names.
+
+    Raises:
+        StudyError: The data lack one.
+    """
+    absent = [name for name in wanted if name not in class_names]
+    if absent:
+        raise StudyError(
+            f"`splits.unknown_classes` names {', '.join(absent)}, which no item has as its label. "
+            "Write labels as the table does."
+        )
+    return np.array([class_names.index(name) for name in wanted], np.int64)
 
 
 def _git_commit() -> str:

@@ -81,6 +81,8 @@ class Splits(Section):
     n_splits: int = Field(5, ge=1)
     n_search_splits: int = Field(3, ge=1)
     seed: int = Field(0, ge=0)
+    unknown_classes: tuple[str, ...] = ()
+    unknown_class_fraction: float = Field(0, ge=0, lt=1)
 
 
 class LearningRate(Section):
@@ -89,6 +91,13 @@ class LearningRate(Section):
     low: float = Field(3e-4, gt=0)
     high: float = Field(3e-3, gt=0)
     step_size_epochs: int = Field(12, ge=1)
+
+
+class HoldOut(Section):
+    """A share of the training items that stops a trial and chooses its weights."""
+
+    fraction: float = Field(0.1, gt=0, lt=1)
+    patience: int = Field(3, ge=1)
 
 
 class Training(Section):
@@ -102,6 +111,8 @@ class Training(Section):
     learning_rate: LearningRate = LearningRate()
     evaluate_every_epochs: int = Field(24, ge=1)
     standardize: bool = False
+    class_balanced: bool = False
+    early_stopping: HoldOut | None = None
 
     @field_validator("batch_size")
     @classmethod
@@ -129,6 +140,32 @@ class Range(Section):
 Values = float | tuple[float, ...] | Range
 
 
+class Asha(Section):
+    """Stops a candidate's training at a rung where it is not among the best of its method."""
+
+    grace_epochs: int = Field(24, ge=1)
+    reduction_factor: float = Field(3, gt=1)
+
+
+class Racing(Section):
+    """Gives a candidate no further splits once it is worse than its method's best beyond doubt."""
+
+    splits_at_once: int = Field(3, ge=2)
+    confidence: float = Field(0.99, gt=0.5, lt=1)
+
+
+class EarlyStopping(Section):
+    """What spares the search phase of hopeless candidates; off unless given."""
+
+    asha: Asha | None = None
+    racing: Racing | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any rule is on."""
+        return self.asha is not None or self.racing is not None
+
+
 class Search(Section):
     """Which candidates are tried: a grid, or the same number of sampled ones for each method."""
 
@@ -136,6 +173,7 @@ class Search(Section):
     n_candidates: int = Field(10, ge=1)
     batch_size: int = Field(4, ge=1)
     seed: int = Field(0, ge=0)
+    early_stopping: EarlyStopping = EarlyStopping()
     methods: dict[str, dict[str, Values]] = Field(min_length=1)
 
     @field_validator("methods", mode="before")
@@ -223,7 +261,7 @@ class StudySpec(Section):
             _flat(
                 {
                     "data": {"label": self.data.label, "columns": list(self.data.columns)},
-                    "splits": {"protocol": self.splits.protocol, "train_fraction": self.splits.train_fraction},
+                    "splits": self.splits.model_dump(mode="json", exclude={"n_splits", "n_search_splits", "seed"}),
                     "training": self.training.model_dump(mode="json"),
                     "objective": {"threshold": self.objective.threshold},
                 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,15 +43,28 @@ class LaneMLP(nn.Module):
             self.weights.append(nn.Parameter(weight))
             self.biases.append(nn.Parameter(bias))
 
-    def forward(self, x: Tensor, keep: Sequence[Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        keep: Sequence[Tensor] | None = None,
+        at_layer: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Logits (lanes, rows, classes).
 
         Args:
             x: Embeddings (lanes, rows, features).
             keep: For each hidden layer a dropout mask (lanes, rows, width), already scaled by 1 / (1 - rate); None
                 when predicting.
+            at_layer: What is done to each hidden layer's output, given its number from 1.
         """
         for layer in range(len(self.hidden)):
             x = torch.baddbmm(self.biases[layer], x, self.weights[layer])
             x = torch.relu(x if keep is None else x * keep[layer])
+            x = x if at_layer is None else at_layer(layer + 1, x)
         return torch.baddbmm(self.biases[-1], x, self.weights[-1])
+
+    @torch.no_grad()
+    def keep(self, lanes: Tensor) -> None:
+        """Goes on with some of the lanes, given their places until now."""
+        for parameter in self.parameters():
+            parameter.data = parameter[lanes]

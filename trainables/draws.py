@@ -37,6 +37,25 @@ class LaneDraws:
         # int16 cannot hold the limit of probability 1, which is 2^15.
         return drawn < (probability * 65536 - 32768).round()
 
+    def uniform(self, rows: int, columns: int) -> Tensor:
+        """Uniform numbers in [0, 1): float32 (lanes, rows, columns)."""
+        drawn = torch.empty((len(self._torch), rows, columns), device=self._device)
+        for row, generator in zip(drawn, self._torch, strict=True):
+            row.uniform_(generator=generator)
+        return drawn
+
+    def normal(self, rows: int, columns: int) -> Tensor:
+        """Standard normal numbers: float32 (lanes, rows, columns)."""
+        drawn = torch.empty((len(self._torch), rows, columns), device=self._device)
+        for row, generator in zip(drawn, self._torch, strict=True):
+            row.normal_(generator=generator)
+        return drawn
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """Goes on with the streams of some of the lanes, given their places until now."""
+        self._numpy = [self._numpy[lane] for lane in lanes]
+        self._torch = [self._torch[lane] for lane in lanes]
+
     def beta(self, alpha: Tensor, rows: int) -> Tensor:
         """Beta(alpha, alpha) numbers: float32 (lanes, rows, 1), from alpha (lanes, 1, 1)."""
         alphas = alpha.flatten().tolist()

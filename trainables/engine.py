@@ -1,107 +1,53 @@
 """Trains the lanes of a pack in lockstep, on one device. Plain PyTorch: knows neither Ray nor the study file.
 
-A lane is one trial. All lanes of a pack take the same number of steps with one stacked model; each has its own items,
-initial weights, batch order and random streams, so that its result is that of its solo run.
+A lane is one trial. Lanes of one method form a stack, trained as one model; each lane has its own items, initial
+weights, batch order and random streams, so that its result is that of its solo run. A lane that ends early leaves its
+stack, and the others speed up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from trainables.classifier import LaneMLP
-from trainables.draws import LaneDraws
-from trainables.methods import Batch, Method
-from trainables.metrics import (
-    ROC_GRID,
-    THRESHOLDS,
-    Accuracies,
-    WeightedAuc,
-    accuracies,
-    accuracy_curves,
-    correct_at,
-    weighted_auc,
-)
+from trainables.metrics import ROC_GRID, THRESHOLDS, accuracies, accuracy_curves, correct_at, figures, weighted_auc
 from trainables.records import Curves, ItemResults
 from trainables.splits import Indices, Split, stream
+from trainables.stack import Lane, Settings, Stack
 
-_EVALUATION_BYTES = 64 * 2**20
-"""Memory of the gathered embeddings and hidden activations of one evaluation chunk."""
+__all__ = ["Evaluation", "Lane", "LaneFailure", "LaneResult", "Settings", "Training", "TrainingError"]
+
+Floats = npt.NDArray[np.float64]
 
 
 class TrainingError(RuntimeError):
-    """A training that cannot give a result."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How every lane is trained and judged (Wolfe & Lundgaard 2019, sections 3.3 and 3.4).
-
-    Attributes:
-        epochs: Passes over the training items.
-        batch_size: Items a step, even; the last, incomplete batch of an epoch is left out, so that all steps are alike.
-        hidden: Width of each hidden layer.
-        dropout: Share of hidden activations dropped, in [0, 1).
-        weight_decay: AdamW's decoupled weight decay.
-        learning_rate_low: Learning rate at the start and end of a cycle.
-        learning_rate_high: Learning rate in its middle.
-        step_size_epochs: Epochs from low to high; a cycle has two such steps.
-        evaluate_every_epochs: Epochs between two points of the learning curves.
-        standardize: Whether inputs are standardised with the mean and deviation of the lane's training items.
-        threshold: Confidence below which "none" is predicted, in [0, 1].
-    """
-
-    epochs: int = 576
-    batch_size: int = 128
-    hidden: tuple[int, ...] = (250, 250)
-    dropout: float = 0.3
-    weight_decay: float = 1e-4
-    learning_rate_low: float = 3e-4
-    learning_rate_high: float = 3e-3
-    step_size_epochs: int = 12
-    evaluate_every_epochs: int = 24
-    standardize: bool = False
-    threshold: float = 0.6
-
-
-@dataclass(frozen=True)
-class Lane:
-    """One trial to train.
-
-    Attributes:
-        params: Hyperparameters of the pack's method.
-        seed: Split seed, which keys every random stream of the lane.
-        split: Its training and validation items.
-    """
-
-    params: Mapping[str, float]
-    seed: int
-    split: Split
+    """A pack that cannot be trained as it was given."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One point of the learning curves; every array is float64 (lanes,).
+    """One point of the learning curves; every array is (lanes of the pack,), NaN for lanes that have left.
 
     Attributes:
         epoch: Epochs trained.
         loss: Mean training loss since the evaluation before.
-        accuracy: Over all validation items.
+        accuracy: Over all validation items, at the settings' threshold.
         accuracy_known: Over items of known classes.
         accuracy_none: Over "none" items; NaN where there are none.
     """
 
     epoch: int
-    loss: np.ndarray
-    accuracy: np.ndarray
-    accuracy_known: np.ndarray
-    accuracy_none: np.ndarray
+    loss: Floats
+    accuracy: Floats
+    accuracy_known: Floats
+    accuracy_none: Floats
 
 
 @dataclass(frozen=True)
@@ -112,271 +58,273 @@ class LaneResult:
         metrics: Figures by name, and counts.
         curves: Learning, threshold and ROC curves.
         items: Per-item results on the validation items.
+        device_s: The lane's share of the training and prediction time.
     """
 
     metrics: dict[str, float]
     curves: Curves
     items: ItemResults
+    device_s: float
 
 
-def train(
-    embeddings: Tensor, labels: Tensor, method: Method, lanes: Sequence[Lane], settings: Settings
-) -> Generator[Evaluation, None, list[LaneResult]]:
-    """Trains lanes of one method together, yielding at every evaluation and returning their results.
+@dataclass(frozen=True)
+class LaneFailure:
+    """Why a lane gives no result."""
+
+    reason: str
+
+
+@dataclass
+class _Progress:
+    """What is kept of a lane while it trains."""
+
+    lane: Lane
+    held_out: Indices
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best_loss: float = math.inf
+    best_weights: list[Tensor] = field(default_factory=list)
+    n_worse: int = 0
+
+
+class Training:
+    """A pack in training.
 
     Args:
         embeddings: float32 (items, features), on the device to train on.
         labels: int64 class of each item (items,), on the same device.
-        method: What is done to every batch.
-        lanes: The trials, all with the same number of training items.
+        lanes: The trials.
         settings: Shared by all lanes.
-
-    Yields:
-        The evaluation after each `evaluate_every_epochs`, and after the last epoch.
+        steps_per_epoch: Steps of an epoch; None for as many whole batches as the smallest lane's training items give. A
+            study gives it, so that it depends on no other lane.
 
     Raises:
-        TrainingError: A lane's loss is not finite; lanes of different sizes; a batch larger than the training items.
+        TrainingError: There is no lane, or a batch is larger than a lane's training items.
     """
-    pack = _Pack(embeddings, labels, method, lanes, settings)
-    history = []
-    for epoch in range(1, settings.epochs + 1):
-        pack.train_epoch(epoch - 1)
-        if epoch % settings.evaluate_every_epochs == 0 or epoch == settings.epochs:
-            logits = pack.predict() if epoch == settings.epochs else None
-            history.append(pack.evaluate(epoch, logits))
-            yield history[-1]
-    assert logits is not None  # epochs is at least 1
-    return [pack.result(index, logits[index], history) for index in range(len(lanes))]
-
-
-def triangular(step: int, low: float, high: float, half_cycle: int) -> float:
-    """The triangular learning rate of a step: `low` at 0, `high` after `half_cycle` steps, `low` after two.
-
-    References:
-        Smith, "Cyclical Learning Rates for Training Neural Networks" (2017), https://arxiv.org/abs/1506.01186
-    """
-    position = (step / half_cycle) % 2
-    return low + (high - low) * (1 - abs(1 - position))
-
-
-class _Pack:
-    """The state of a pack in training."""
 
     def __init__(
-        self, embeddings: Tensor, labels: Tensor, method: Method, lanes: Sequence[Lane], settings: Settings
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        lanes: Sequence[Lane],
+        settings: Settings,
+        steps_per_epoch: int | None = None,
     ) -> None:
-        sizes = {len(lane.split.train) for lane in lanes}
-        if len(sizes) != 1:
-            raise TrainingError(f"Lanes of a pack must have equally many training items, got {sorted(sizes)}.")
-        self.n_train = sizes.pop()
-        if settings.batch_size > self.n_train:
+        if not lanes:
+            raise TrainingError("A pack must have at least one lane, got none.")
+        self._settings = settings
+        self._labels = labels
+        self._progress = [_hold_out(lane, settings.early_stopping_fraction) for lane in lanes]
+        smallest = min(len(progress.lane.split.train) for progress in self._progress)
+        if settings.batch_size > smallest:
             raise TrainingError(
-                f"The batch ({settings.batch_size}) must not exceed the training items ({self.n_train})."
+                f"The batch ({settings.batch_size}) must not exceed the training items ({smallest}). Lower it."
             )
-        self.embeddings, self.labels, self.method, self.lanes, self.settings = (
-            embeddings, labels, method, lanes, settings,
-        )  # fmt: skip
-        self.device = embeddings.device
-        seeds = [lane.seed for lane in lanes]
-        n_labels = int(labels.max()) + 1
-        train = torch.from_numpy(np.stack([lane.split.train for lane in lanes])).to(self.device)
-        self.train = train
-        self.known = [labels[items].unique() for items in train]  # label indices of each lane's classes
-        self.n_classes = [len(known) for known in self.known]
-        self.local = torch.full((len(lanes), n_labels), -1, device=self.device)  # label -> class of the lane, -1 "none"
-        for index, known in enumerate(self.known):
-            self.local[index, known] = torch.arange(len(known), device=self.device)
-        widest = torch.arange(max(self.n_classes), device=self.device)
-        counts = torch.tensor(self.n_classes, device=self.device).view(-1, 1, 1)
-        self.is_class = (widest < counts).float()
-        self.loss_weight = self.is_class / counts  # mean over the lane's own classes
-        self.params = {
-            name: torch.tensor([lane.params[name] for lane in lanes], device=self.device).view(-1, 1, 1)
-            for name in method.hyperparameters
-        }
-        self.model = LaneMLP(embeddings.shape[1], settings.hidden, self.n_classes, seeds).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=settings.learning_rate_low,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-        self.order = [stream(lane.seed, "order") for lane in lanes]
-        self.dropout = LaneDraws(seeds, "dropout", self.device)
-        self.augment = LaneDraws(seeds, "augment", self.device)
-        self.keep_rate = torch.full((len(lanes), 1, 1), 1 - settings.dropout, device=self.device)
-        self.shift, self.scale = self._standardization()
-        self.loss_sum = torch.zeros(len(lanes), dtype=torch.float64, device=self.device)
-        self.loss_steps = 0
-
-    def _standardization(self) -> tuple[Tensor | None, Tensor | None]:
-        if not self.settings.standardize:
-            return None, None
-        moments = [torch.std_mean(self.embeddings[items].double(), dim=0) for items in self.train]
-        deviation = torch.stack([moment[0] for moment in moments]).float()[:, None]
-        mean = torch.stack([moment[1] for moment in moments]).float()[:, None]
-        return mean, torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-
-    def _inputs(self, items: Tensor) -> Tensor:
-        """Embeddings (lanes, rows, features) of item indices (lanes, rows)."""
-        x = self.embeddings.index_select(0, items.flatten()).view(*items.shape, -1)
-        return x if self.shift is None or self.scale is None else (x - self.shift) / self.scale
-
-    def train_epoch(self, epoch: int) -> None:
-        settings = self.settings
-        steps = self.n_train // settings.batch_size
-        used = steps * settings.batch_size
-        orders = np.stack([rng.permutation(self.n_train)[:used] for rng in self.order])
-        batches = self.train.gather(1, torch.from_numpy(orders).to(self.device)).split(settings.batch_size, dim=1)
-        half_cycle = settings.step_size_epochs * steps
-        for step, items in enumerate(batches, start=epoch * steps):
-            rate = triangular(step, settings.learning_rate_low, settings.learning_rate_high, half_cycle)
-            self.optimizer.param_groups[0]["lr"] = rate
-            self._step(items)
-
-    def _step(self, items: Tensor) -> None:
-        targets = self.local.gather(1, self.labels[items])
-        y = torch.zeros((*items.shape, self.is_class.shape[-1]), device=self.device)
-        y.scatter_(2, targets[..., None], 1.0)
-        batch = self.method.transform(Batch(self._inputs(items), y, self.is_class), self.params, self.augment)
-        logits = self.model(batch.x, self._keep_masks(batch.x.shape[1]))
-        loss = binary_cross_entropy_with_logits(logits, batch.y, reduction="none")
-        lane_loss = (loss * self.loss_weight).sum((1, 2)) / batch.x.shape[1]
-        self.optimizer.zero_grad(set_to_none=True)
-        lane_loss.sum().backward()  # lanes share no parameter: each gets its own gradient
-        self.optimizer.step()
-        self.loss_sum += lane_loss.detach()
-        self.loss_steps += 1
-
-    def _keep_masks(self, rows: int) -> list[Tensor] | None:
-        if self.settings.dropout == 0:
-            return None
-        kept = self.dropout.bernoulli(self.keep_rate, rows, sum(self.settings.hidden))
-        return list((kept / self.keep_rate).split(self.settings.hidden, dim=2))
-
-    @torch.inference_mode()
-    def predict(self) -> list[Tensor]:
-        """Logits of each lane on its validation items: (items, classes of the lane)."""
-        logits = [
-            torch.empty((len(lane.split.validation), width), device=self.device)
-            for lane, width in zip(self.lanes, self.n_classes, strict=True)
+        self._outcome: dict[int, LaneResult | LaneFailure | None] = {}
+        self.epoch = 0
+        groups: dict[str, list[int]] = {}
+        for index, lane in enumerate(lanes):
+            groups.setdefault(lane.method.name, []).append(index)
+        steps = steps_per_epoch or smallest // settings.batch_size
+        self._stacks = [
+            (members, Stack(embeddings, labels, [self._progress[index].lane for index in members], steps, settings))
+            for members in groups.values()
         ]
-        for start, chunk in self._validation_logits():
-            for lane, width in enumerate(self.n_classes):
-                target = logits[lane][start : start + chunk.shape[1]]
-                target.copy_(chunk[lane, : len(target), :width])
-        return logits
 
-    def _validation_logits(self) -> Generator[tuple[int, Tensor], None, None]:
-        """Chunks (first row, logits (lanes, rows, classes)); lanes with fewer items repeat their last one."""
-        longest = max(len(lane.split.validation) for lane in self.lanes)
-        row_bytes = 4 * len(self.lanes) * (self.embeddings.shape[1] + sum(self.settings.hidden))
-        rows = max(1, _EVALUATION_BYTES // row_bytes)
-        for start in range(0, longest, rows):
-            chunk = [_padded(lane.split.validation, start, min(start + rows, longest)) for lane in self.lanes]
-            yield start, self.model(self._inputs(torch.from_numpy(np.stack(chunk)).to(self.device)))
+    @property
+    def finished(self) -> bool:
+        """Whether no lane is left to train."""
+        return not self._stacks
 
-    @torch.inference_mode()
-    def evaluate(self, epoch: int, logits: list[Tensor] | None) -> Evaluation:
-        losses = (self.loss_sum / self.loss_steps).cpu().numpy()
-        for lane, loss in zip(self.lanes, losses, strict=True):
+    def advance(self) -> Evaluation:
+        """Trains every lane to the next evaluation; lanes that end there leave with their results.
+
+        Returns:
+            The figures of the lanes that trained.
+        """
+        every = self._settings.evaluate_every_epochs
+        epochs = min(every - self.epoch % every, self._settings.epochs - self.epoch)
+        self.epoch += epochs
+        trained = []
+        for members, stack in self._stacks:
+            stack.train(epochs)
+            self._evaluate(members, stack)
+            trained += members
+        self._stacks = [(members, stack) for members, stack in self._stacks if members]
+        columns = {name: np.full(len(self._progress), np.nan) for name in _LEARNING}
+        for index in trained:
+            last = self._progress[index].rows[-1:]
+            for name in columns:
+                columns[name][index] = last[0][name] if last else math.nan
+        return Evaluation(epoch=self.epoch, **columns)
+
+    def stop(self, lanes: Iterable[int]) -> None:
+        """Takes lanes out without a result.
+
+        Args:
+            lanes: Their places in the pack.
+        """
+        gone = set(lanes)
+        for members, stack in self._stacks:
+            leaving = [place for place, index in enumerate(members) if index in gone]
+            for place in leaving:
+                self._outcome[members[place]] = None
+            _drop(members, stack, leaving)
+        self._stacks = [(members, stack) for members, stack in self._stacks if members]
+
+    def results(self) -> list[LaneResult | LaneFailure | None]:
+        """What each lane of the pack gave; None for one that was stopped from outside.
+
+        Raises:
+            TrainingError: Lanes are still in training.
+        """
+        if not self.finished:
+            raise TrainingError("The pack is still in training; call `advance` until it is finished.")
+        return [self._outcome[index] for index in range(len(self._progress))]
+
+    def _evaluate(self, members: list[int], stack: Stack) -> None:
+        """Adds a point to every lane's curves; lanes that fail or end leave the stack."""
+        leaving = []
+        for place, (index, loss) in enumerate(zip(members, stack.mean_loss(), strict=True)):
             if not math.isfinite(loss):
-                raise TrainingError(
-                    f"The loss of {self.method.name} {dict(lane.params)} on split {lane.seed} is {loss} at epoch "
-                    f"{epoch}. Lower the learning rate, or standardise the inputs."
+                lane = stack.lanes[place]
+                self._outcome[index] = LaneFailure(
+                    f"the loss of {lane.method.name} {dict(lane.params)} on split {lane.seed} is {loss} by epoch "
+                    f"{self.epoch}; lower the learning rate, or standardise the inputs"
                 )
-        self.loss_sum.zero_()
-        self.loss_steps = 0
-        predictions = self._predictions(logits)
-        rows = []
-        for index, (confidence, predicted) in enumerate(predictions):
-            target = self._target(index)
-            rows.append(accuracies(correct_at(confidence, predicted, target, self.settings.threshold), target))
-        return Evaluation(
-            epoch=epoch,
-            loss=losses,
-            accuracy=np.array([float(row.all) for row in rows]),
-            accuracy_known=np.array([float(row.known) for row in rows]),
-            accuracy_none=np.array([float(row.none) for row in rows]),
-        )
+                leaving.append(place)
+            else:
+                self._progress[index].rows.append({"loss": loss})
+        _drop(members, stack, leaving)
+        if not members:
+            return
+        ends = self._ending(members, stack)
+        for place in ends:
+            if self._progress[members[place]].best_weights:
+                stack.restore(place, self._progress[members[place]].best_weights)
+        logits = stack.predict([lane.split.validation for lane in stack.lanes])
+        for place, index in enumerate(members):
+            lane, rows = stack.lanes[place], self._progress[index].rows
+            target = stack.target(place, lane.split.validation)
+            confidence, predicted = _top(logits[place])
+            correct = correct_at(confidence, predicted, target, self._settings.threshold)
+            point = accuracies(correct, target)
+            rows[-1] |= {"epoch": self.epoch, "steps": stack.n_steps, "seconds": stack.device_s[place]}
+            rows[-1] |= {"accuracy": float(point.all), "accuracy_known": float(point.known)}
+            rows[-1] |= {"accuracy_none": float(point.none)}
+            if place in ends:
+                self._outcome[index] = self._result(stack, place, logits[place], target, rows)
+        _drop(members, stack, ends)
 
-    def _predictions(self, logits: list[Tensor] | None) -> list[tuple[Tensor, Tensor]]:
-        """Confidence and predicted class of each lane's validation items; logits are kept only if given."""
-        if logits is not None:
-            return [_top(lane_logits) for lane_logits in logits]
-        chunks: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.lanes]
-        for start, chunk in self._validation_logits():
-            for index, (lane, width) in enumerate(zip(self.lanes, self.n_classes, strict=True)):
-                rows = len(lane.split.validation) - start
-                chunks[index].append(_top(chunk[index, :rows, :width]))
-        return [
-            (
-                torch.cat([confidence for confidence, _ in parts]),
-                torch.cat([predicted for _, predicted in parts]),
-            )
-            for parts in chunks
-        ]
-
-    def _target(self, index: int) -> Tensor:
-        validation = torch.from_numpy(self.lanes[index].split.validation).to(self.device)
-        return self.local[index, self.labels[validation]]
+    def _ending(self, members: list[int], stack: Stack) -> list[int]:
+        """Places of the lanes that end now: all at the last epoch, before it those stopped early."""
+        last = self.epoch == self._settings.epochs
+        if self._settings.early_stopping_fraction == 0:
+            return list(range(len(members))) if last else []
+        ends = []
+        logits = stack.predict([self._progress[index].held_out for index in members])
+        for place, index in enumerate(members):
+            progress = self._progress[index]
+            loss = _held_out_loss(logits[place], stack.target(place, progress.held_out))
+            if loss < progress.best_loss:
+                progress.best_loss, progress.best_weights, progress.n_worse = loss, stack.weights(place), 0
+            else:
+                progress.n_worse += 1
+            if last or progress.n_worse >= self._settings.early_stopping_patience:
+                ends.append(place)
+        return ends
 
     @torch.inference_mode()
-    def result(self, index: int, logits: Tensor, history: Sequence[Evaluation]) -> LaneResult:
-        target = self._target(index)
+    def _result(
+        self, stack: Stack, place: int, logits: Tensor, target: Tensor, rows: Sequence[dict[str, float]]
+    ) -> LaneResult:
+        lane = stack.lanes[place]
         confidence, predicted = _top(logits)
-        correct = correct_at(confidence, predicted, target, self.settings.threshold)
-        at_threshold = accuracies(correct, target)
-        against_threshold = accuracy_curves(confidence, predicted, target)
+        correct = correct_at(confidence, predicted, target, self._settings.threshold)
+        against = accuracy_curves(confidence, predicted, target)
         auc = weighted_auc(logits, target)
-        validation = self.lanes[index].split.validation
+        validation = lane.split.validation
+        last = rows[-1]
+        reached = next(row for row in rows if row["accuracy"] >= 0.99 * last["accuracy"])
+        metrics = {
+            "auc_weighted": auc.auc,
+            "accuracy": last["accuracy"],
+            "accuracy_known": last["accuracy_known"],
+            "accuracy_none": last["accuracy_none"],
+            **figures(logits, target, against),
+            "epochs_to_99": reached["epoch"],
+            "steps_to_99": reached["steps"],
+            "seconds_to_99": reached["seconds"],
+            "epochs": float(self.epoch),
+            "n_train": float(len(lane.split.train)),
+            "n_validation": float(len(validation)),
+            "n_known_classes": float(len(stack.known[place])),
+            "n_none": float((target == -1).sum()),
+        }
+        learning = {name: np.array([row[name] for row in rows], np.float32) for name in ("epoch", *_LEARNING)}
         return LaneResult(
-            metrics={
-                "auc_weighted": auc.auc,
-                "accuracy": float(at_threshold.all),
-                "accuracy_known": float(at_threshold.known),
-                "accuracy_none": float(at_threshold.none),
-                "n_train": float(self.n_train),
-                "n_validation": float(len(validation)),
-                "n_known_classes": float(self.n_classes[index]),
-                "n_none": float((target == -1).sum()),
-            },
-            curves=_curves(index, history, against_threshold, auc),
+            metrics=metrics,
+            curves=Curves(
+                epoch=learning["epoch"],
+                epoch_loss=learning["loss"],
+                epoch_accuracy=learning["accuracy"],
+                epoch_accuracy_known=learning["accuracy_known"],
+                epoch_accuracy_none=learning["accuracy_none"],
+                threshold=THRESHOLDS,
+                threshold_accuracy=_float32(against.all),
+                threshold_accuracy_known=_float32(against.known),
+                threshold_accuracy_none=_float32(against.none),
+                roc_fpr=ROC_GRID,
+                roc_tpr=_float32(auc.roc_tpr),
+            ),
             items=ItemResults(
                 item=validation.astype(np.int32),
-                label=self.labels.cpu().numpy()[validation].astype(np.int32),
+                label=self._labels.cpu().numpy()[validation].astype(np.int32),
                 known=(target >= 0).cpu().numpy(),
-                predicted=self.known[index][predicted].cpu().numpy().astype(np.int32),
+                predicted=stack.known[place][predicted].cpu().numpy().astype(np.int32),
                 confidence=confidence.cpu().numpy(),
                 correct=correct.cpu().numpy(),
-                auc_influence=auc.influence.float().cpu().numpy(),
+                auc_influence=_float32(auc.influence),
             ),
+            device_s=stack.device_s[place],
         )
 
 
-def _padded(items: Indices, start: int, stop: int) -> Indices:
-    return items[np.minimum(np.arange(start, stop), len(items) - 1)]
+_LEARNING = ("loss", "accuracy", "accuracy_known", "accuracy_none")
+
+
+def _hold_out(lane: Lane, fraction: float) -> _Progress:
+    """A lane without the training items that early stopping holds out, and those items."""
+    train = lane.split.train
+    n_held_out = round(len(train) * fraction)
+    if n_held_out == 0:
+        return _Progress(lane, train[:0])
+    shuffled = stream(lane.seed, "early_stopping").permutation(train)
+    split = Split(np.sort(shuffled[n_held_out:]), lane.split.validation)
+    return _Progress(replace(lane, split=split), np.sort(shuffled[:n_held_out]))
+
+
+def _held_out_loss(logits: Tensor, target: Tensor) -> float:
+    """Mean binary cross-entropy; an item whose class is not trained on should get no class at all."""
+    y = torch.zeros((len(target), logits.shape[1] + 1), device=logits.device)
+    y = y.scatter_(1, (target + 1)[:, None], 1.0)[:, 1:]
+    return float(binary_cross_entropy_with_logits(logits, y))
+
+
+def _drop(members: list[int], stack: Stack, places: Sequence[int]) -> None:
+    """Takes lanes out of a stack, and out of the list of its members."""
+    if not places:
+        return
+    kept = [place for place in range(len(members)) if place not in places]
+    members[:] = [members[place] for place in kept]
+    if kept:
+        stack.keep(kept)
 
 
 def _top(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Highest probability of each item and its class."""
     highest, predicted = logits.max(-1)
     return highest.sigmoid(), predicted
 
 
-def _curves(index: int, history: Sequence[Evaluation], against: Accuracies, auc: WeightedAuc) -> Curves:
-    def learning(name: str) -> np.ndarray:
-        return np.array([getattr(point, name)[index] for point in history], np.float32)
-
-    return Curves(
-        epoch=np.array([point.epoch for point in history], np.float32),
-        epoch_loss=learning("loss"),
-        epoch_accuracy=learning("accuracy"),
-        epoch_accuracy_known=learning("accuracy_known"),
-        epoch_accuracy_none=learning("accuracy_none"),
-        threshold=THRESHOLDS,
-        threshold_accuracy=against.all.cpu().numpy().astype(np.float32),
-        threshold_accuracy_known=against.known.cpu().numpy().astype(np.float32),
-        threshold_accuracy_none=against.none.cpu().numpy().astype(np.float32),
-        roc_fpr=ROC_GRID,
-        roc_tpr=auc.roc_tpr.cpu().numpy().astype(np.float32),
-    )
+def _float32(values: Tensor) -> npt.NDArray[np.float32]:
+    return values.cpu().numpy().astype(np.float32)

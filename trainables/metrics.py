@@ -150,3 +150,106 @@ def accuracy_curves(confidence: Tensor, predicted: Tensor, target: Tensor) -> Ac
     """
     at = torch.stack([correct_at(confidence, predicted, target, float(t)) for t in THRESHOLDS])
     return accuracies(at, target.expand(len(THRESHOLDS), -1))
+
+
+N_BINS = 15
+"""Equal-width confidence bins of the calibration error."""
+
+
+def figures(logits: Tensor, target: Tensor, against_threshold: Accuracies) -> dict[str, float]:
+    """Calibration and out-of-distribution figures of one trial, by name; NaN where undefined.
+
+    `*_known` are over items of known classes; `*_open` over all items, a prediction for a "none" item counting as
+    wrong. `brier` sums the squared errors of the class probabilities of an item. For `ood_*`, "none" items are the
+    positives and their score is 1 - max probability.
+
+    Args:
+        logits: (items, classes).
+        target: Class of each item, -1 for "none" (items,).
+        against_threshold: Accuracies at each of `THRESHOLDS`.
+
+    References:
+        Guo et al., "On Calibration of Modern Neural Networks" (2017), https://arxiv.org/abs/1706.04599
+        Hendrycks & Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples" (2017),
+        https://arxiv.org/abs/1610.02136
+    """
+    probability = logits.double().sigmoid()
+    confidence, predicted = probability.max(-1)
+    known = target >= 0
+    right = (predicted == target).double()
+    one_hot = torch.zeros((len(target), logits.shape[1] + 1), dtype=torch.float64, device=logits.device)
+    one_hot = one_hot.scatter_(1, (target + 1)[:, None], 1.0)[:, 1:]
+    out = {
+        "ece_known": calibration_error(confidence[known], right[known]),
+        "ece_open": calibration_error(confidence, right),
+        "overconfidence_known": float((confidence - right)[known].mean()),
+        "overconfidence_open": float((confidence - right).mean()),
+        "brier": float((probability - one_hot).square().sum(-1).mean()),
+        "ood_prevalence": float((~known).double().mean()),
+    }
+    crossing = crossing_threshold(against_threshold.all, against_threshold.none)
+    return {**out, **detection(-logits.amax(-1), ~known), "crossing_threshold": crossing}
+
+
+def calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """Expected calibration error over `N_BINS` equal-width bins; NaN without items.
+
+    Args:
+        confidence: In [0, 1] (items,).
+        right: 1 where the prediction is right, else 0, float64 (items,).
+    """
+    if len(confidence) == 0:
+        return float("nan")
+    # A bin holds its upper edge, as (0, 1/15], (1/15, 2/15], ...
+    edges = torch.linspace(0, 1, N_BINS + 1, dtype=torch.float64, device=confidence.device)[1:-1]
+    bins = torch.bucketize(confidence.double(), edges)
+    gaps = torch.zeros(N_BINS, dtype=torch.float64, device=confidence.device)
+    gaps.index_add_(0, bins, right - confidence.double())
+    return float(gaps.abs().sum() / len(confidence))
+
+
+def detection(score: Tensor, positive: Tensor) -> dict[str, float]:
+    """How well a score tells positives from the rest: AUROC, average precision, false positives at 95 % true ones.
+
+    Args:
+        score: Higher for positives (items,).
+        positive: bool (items,).
+
+    Returns:
+        `ood_auroc`, `ood_aupr`, `ood_fpr95`; NaN where either kind is missing.
+    """
+    n_pos, n = int(positive.sum()), len(positive)
+    if n_pos in (0, n):
+        return dict.fromkeys(("ood_auroc", "ood_aupr", "ood_fpr95"), float("nan"))
+    ordered, order = score.sort(descending=True)
+    hits = positive[order].double().cumsum(0)
+    # Ties stand together: a threshold takes all items of a score or none of them.
+    last = torch.ones(n, dtype=torch.bool, device=score.device)
+    last[:-1] = ordered[1:] != ordered[:-1]
+    taken = torch.arange(1, n + 1, device=score.device)[last].double()
+    true_positives = hits[last]
+    recall, precision = true_positives / n_pos, true_positives / taken
+    fpr = (taken - true_positives) / (n - n_pos)
+    zero = recall.new_zeros(1)
+    gained = torch.diff(recall, prepend=zero)
+    area = (torch.diff(fpr, prepend=zero) * (recall + torch.cat([zero, recall[:-1]])) / 2).sum()
+    return {
+        "ood_auroc": float(area),
+        "ood_aupr": float((gained * precision).sum()),
+        "ood_fpr95": float(fpr[recall >= 0.95][0]),
+    }
+
+
+def crossing_threshold(overall: Tensor, none: Tensor) -> float:
+    """The threshold at which overall and "none" accuracy meet, between points of the curves; NaN where they do not.
+
+    Args:
+        overall: Accuracy over all items at each of `THRESHOLDS`.
+        none: Accuracy over "none" items there.
+    """
+    gap = (overall - none).cpu().numpy()
+    for index in range(1, len(gap)):
+        if gap[index - 1] >= 0 >= gap[index] and gap[index - 1] > gap[index]:
+            share = gap[index - 1] / (gap[index - 1] - gap[index])
+            return float(THRESHOLDS[index - 1] + share * (THRESHOLDS[index] - THRESHOLDS[index - 1]))
+    return float("nan")

@@ -87,5 +87,26 @@ def make_split(n_items: int, train_fraction: float, phase: str, seed: int) -> Sp
     return _cut(stream(seed, "search").permutation(fold), n_train)
 
 
+def withhold(split: Split, labels: Indices, named: Indices, fraction: float, seed: int) -> Split:
+    """A split whose training items of unknown classes are moved to validation, where they are "none".
+
+    Args:
+        split: The split.
+        labels: Label index of every item (items,).
+        named: Label indices that are never trained on.
+        fraction: Share of the other classes to withhold, drawn for this seed evenly over class frequency: classes in
+            order of frequency are cut into as many runs as classes are wanted, and each run gives one.
+        seed: Split seed.
+    """
+    others = np.setdiff1d(np.arange(labels.max() + 1), named)
+    n_drawn = round(len(others) * fraction)
+    by_frequency = others[np.argsort(np.bincount(labels)[others], kind="stable")]
+    rng = stream(seed, "unknown_classes")
+    drawn = [rng.choice(run) for run in np.array_split(by_frequency, n_drawn)] if n_drawn else []
+    unknown = np.isin(labels[split.train], np.concatenate([named, np.array(drawn, np.int64)]))
+    validation = np.concatenate([split.validation, split.train[unknown]])
+    return Split(split.train[~unknown], np.sort(validation))
+
+
 def _cut(permutation: Indices, n_train: int) -> Split:
     return Split(np.sort(permutation[:n_train]), np.sort(permutation[n_train:]))

@@ -118,7 +118,7 @@ def test_a_method_that_fails_leaves_the_others(make_study: MakeStudy) -> None:
     result, said = run(path)
     assert result.n_recorded == 0
     assert len(result.failures) == 3
-    assert all("TrainingError" in failure and "Lower the learning rate" in failure for failure in result.failures)
+    assert all("lower the learning rate" in failure for failure in result.failures)
     assert said.count("failed: ") == 3
 
 

@@ -1,6 +1,7 @@
 """A lane is its solo run; a stacked classifier is its classifiers; the schedule is the paper's."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import torch
 from torch import nn
 
 from trainables.classifier import LaneMLP
-from trainables.engine import Lane, LaneResult, Settings, TrainingError, train, triangular
+from trainables.engine import Lane, LaneFailure, LaneResult, Settings, Training, TrainingError
 from trainables.methods import METHODS
 from trainables.splits import make_split
+from trainables.stack import _balanced, triangular
 
 SETTINGS = Settings(epochs=10, batch_size=32, hidden=(24, 16), evaluate_every_epochs=4)  # 50 steps of 5 an epoch
 
@@ -27,32 +29,120 @@ def items(n: int = 800, features: int = 12, classes: int = 40, seed: int = 0) ->
 
 def lanes_of(name: str, seeds: Sequence[int], n: int = 800) -> list[Lane]:
     params = {key: parameter.default for key, parameter in METHODS[name].hyperparameters.items()}
-    return [Lane(params, seed, make_split(n, 0.2, "paper", seed)) for seed in seeds]
+    return [Lane(METHODS[name], params, seed, make_split(n, 0.2, "paper", seed)) for seed in seeds]
+
+
+def finish(training: Training) -> list[LaneResult]:
+    while not training.finished:
+        training.advance()
+    results = training.results()
+    assert all(isinstance(result, LaneResult) for result in results), results
+    return [result for result in results if isinstance(result, LaneResult)]
 
 
 def run(name: str, seeds: Sequence[int], settings: Settings = SETTINGS) -> list[LaneResult]:
     x, labels = items()
-    training = train(x, labels, METHODS[name], lanes_of(name, seeds), settings)
-    while True:
-        try:
-            next(training)
-        except StopIteration as end:
-            results: list[LaneResult] = end.value
-            return results
+    return finish(Training(x, labels, lanes_of(name, seeds), settings))
+
+
+def assert_equal_lanes(one: LaneResult, other: LaneResult) -> None:
+    np.testing.assert_allclose(one.items.confidence, other.items.confidence, atol=1e-5)
+    np.testing.assert_array_equal(one.items.predicted, other.items.predicted)
+    np.testing.assert_allclose(one.curves.epoch_loss, other.curves.epoch_loss, atol=1e-5)
+    assert one.metrics["auc_weighted"] == pytest.approx(other.metrics["auc_weighted"], abs=1e-5)
 
 
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_lane_equals_its_solo_run(name: str, standardize: bool) -> None:
-    settings = Settings(**{**SETTINGS.__dict__, "standardize": standardize})
-    together = run(name, [3, 4, 5], settings)
-    assert len({result.metrics["n_known_classes"] for result in together}) > 1, "lanes differ in classes"
-    for seed, lane in zip([3, 4, 5], together, strict=True):
-        (solo,) = run(name, [seed], settings)
-        np.testing.assert_allclose(lane.items.confidence, solo.items.confidence, atol=1e-5)
-        np.testing.assert_array_equal(lane.items.predicted, solo.items.predicted)
-        np.testing.assert_allclose(lane.curves.epoch_loss, solo.curves.epoch_loss, atol=1e-5)
-        assert lane.metrics["auc_weighted"] == pytest.approx(solo.metrics["auc_weighted"], abs=1e-5)
+    """Same parameters after 50 steps, whatever the company."""
+    settings = replace(SETTINGS, standardize=standardize)
+    x, labels = items()
+    together = Training(x, labels, lanes_of(name, [3, 4, 5]), settings)
+    (_, stack) = together._stacks[0]
+    together.advance()
+    together.advance()
+    stack.train(2)
+    assert stack.n_steps == 50
+    for place, seed in enumerate([3, 4, 5]):
+        solo = Training(x, labels, lanes_of(name, [seed]), settings)
+        (_, alone) = solo._stacks[0]
+        alone.train(10)
+        assert len(alone.known[0]) == len(stack.known[place])
+        for stacked, own in zip(stack.weights(place), alone.weights(0), strict=True):
+            narrowed = stacked[..., : own.shape[-1]]
+            torch.testing.assert_close(narrowed, own, atol=1e-5, rtol=0)
+    assert len({len(known) for known in stack.known}) > 1, "lanes differ in classes"
+
+
+def test_a_pack_mixes_candidates_methods_and_settings() -> None:
+    """Different alphas, methods, learning rates, weight decays and dropouts side by side: each as if alone."""
+    x, labels = items()
+    variants = [
+        ("e_mixup", {"alpha": 0.1}),
+        ("control", {}),
+        ("e_mixup", {"alpha": 0.9, "learning_rate_high": 1e-2, "weight_decay": 0.1}),
+        ("soft_e_stitchup", {"alpha": 0.3, "softness": 0.2}),
+        ("e_mixup", {"alpha": 0.1, "dropout": 0.0}),
+        ("soft_e_stitchup", {"alpha": 0.3, "softness": 0.0}),
+    ]
+    lanes = [
+        Lane(METHODS[name], params, seed, make_split(800, 0.2, "paper", seed))
+        for seed, (name, params) in enumerate(variants)
+    ]
+    together = finish(Training(x, labels, lanes, SETTINGS))
+    for lane, result in zip(lanes, together, strict=True):
+        (solo,) = finish(Training(x, labels, [lane], SETTINGS))
+        assert_equal_lanes(result, solo)
+    plain = finish(Training(x, labels, [replace(lanes[2], params={"alpha": 0.9})], SETTINGS))
+    assert not np.allclose(plain[0].items.confidence, together[2].items.confidence, atol=1e-3)
+
+
+def test_lanes_that_leave_change_nothing_for_the_rest() -> None:
+    x, labels = items()
+    training = Training(x, labels, lanes_of("soft_e_mixup", range(4)), SETTINGS)
+    training.advance()
+    training.stop([0, 2])
+    evaluation = training.advance()
+    assert np.isnan(evaluation.accuracy).tolist() == [True, False, True, False]
+    training.advance()
+    results = training.results()
+    assert results[0] is None
+    assert results[2] is None
+    for seed in (1, 3):
+        (solo,) = run("soft_e_mixup", [seed])
+        left = results[seed]
+        assert isinstance(left, LaneResult)
+        assert_equal_lanes(left, solo)
+
+
+def test_early_stopping_keeps_the_best_weights() -> None:
+    settings = replace(
+        SETTINGS, epochs=200, evaluate_every_epochs=5, early_stopping_fraction=0.25, early_stopping_patience=2,
+        learning_rate_high=3e-2,
+    )  # fmt: skip
+    together = run("control", [0, 1, 2], settings)
+    epochs = [result.metrics["epochs"] for result in together]
+    assert max(epochs) < 200, "every lane overfits within 200 epochs"
+    for seed, result in zip([0, 1, 2], together, strict=True):
+        assert result.curves.epoch[-1] == result.metrics["epochs"]
+        assert result.metrics["n_train"] == 120, "a quarter is held out"
+        (solo,) = run("control", [seed], settings)
+        assert_equal_lanes(result, solo)
+        # The weights are those of two evaluations before the end.
+        (short,) = run("control", [seed], replace(settings, epochs=int(result.metrics["epochs"]) - 10))
+        np.testing.assert_allclose(result.items.confidence, short.items.confidence, atol=1e-6)
+
+
+def test_class_balanced_sampling_draws_classes_equally() -> None:
+    classes = np.repeat([0, 1, 2], [900, 90, 10])
+    drawn = _balanced(np.random.default_rng(0), classes, 30_000, 100)
+    np.testing.assert_allclose(np.bincount(classes[drawn]) / 30_000, 1 / 3, atol=0.02)
+    pairs = drawn.reshape(-1, 2, 50)
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+    (balanced,) = run("e_mixup", [0], replace(SETTINGS, class_balanced=True))
+    (plain,) = run("e_mixup", [0])
+    assert not np.allclose(balanced.items.confidence, plain.items.confidence, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -64,8 +154,8 @@ def test_a_run_repeats_exactly(name: str) -> None:
 def test_methods_learn_and_share_their_split() -> None:
     settings = Settings(epochs=72, batch_size=32, hidden=(64, 64), evaluate_every_epochs=72)
     results = {name: run(name, [0, 1], settings)[0] for name in METHODS}
-    for result in results.values():
-        assert result.metrics["auc_weighted"] > 0.85
+    for name, result in results.items():
+        assert result.metrics["auc_weighted"] > 0.85, name
         assert result.metrics["n_none"] > 0
         np.testing.assert_array_equal(result.items.item, results["control"].items.item)
     assert not np.allclose(results["e_mixup"].items.confidence, results["control"].items.confidence, atol=1e-2)
@@ -114,16 +204,27 @@ def test_triangular_schedule() -> None:
     assert rates == pytest.approx([3e-4, 1.65e-3, 3e-3, 1.65e-3, 3e-4, 3e-3])
 
 
-def test_a_loss_that_is_not_finite_is_named() -> None:
+def test_a_lane_that_diverges_fails_alone() -> None:
     x, labels = items()
-    x[0, 0] = float("inf")
-    lanes = [lane for lane in lanes_of("control", range(20)) if 0 in lane.split.train][:1]
-    with pytest.raises(TrainingError, match=r"The loss of control .* is nan at epoch 4"):
-        next(train(x, labels, METHODS["control"], lanes, SETTINGS))
+    lanes = lanes_of("e_mixup", [0, 1, 2])
+    lanes[1] = replace(lanes[1], params={**lanes[1].params, "learning_rate_low": 1e30})
+    training = Training(x, labels, lanes, SETTINGS)
+    while not training.finished:
+        training.advance()
+    failed = training.results()[1]
+    assert isinstance(failed, LaneFailure)
+    assert "the loss of e_mixup" in failed.reason
+    assert "on split 1 is nan by epoch 4; lower the learning rate" in failed.reason
+    for seed in (0, 2):
+        result = training.results()[seed]
+        assert isinstance(result, LaneResult)
+        assert_equal_lanes(result, run("e_mixup", [seed])[0])
 
 
 def test_a_batch_larger_than_the_split_is_refused() -> None:
     x, labels = items()
     settings = Settings(epochs=1, batch_size=256)
     with pytest.raises(TrainingError, match=r"The batch \(256\) must not exceed the training items \(160\)"):
-        next(train(x, labels, METHODS["control"], lanes_of("control", [0]), settings))
+        Training(x, labels, lanes_of("control", [0]), settings)
+    with pytest.raises(TrainingError, match="at least one lane"):
+        Training(x, labels, [], settings)
