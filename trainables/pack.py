@@ -99,11 +99,12 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         """Trains to the next evaluation; after the last, writes the record file and is done.
 
         Returns:
-            `epoch` and the mean accuracy over the lanes; at the end `record`, the file's path ("" if every lane
-            failed), and `failures`, the reason of each split that failed.
+            `epoch` and the lanes' mean of each of `EVALUATED`, NaN once a lane has left; at the end `record`, the
+            file's path ("" if every lane failed), and `failures`, the reason of each split that failed.
         """
         evaluation = self._training.advance()
-        report: dict[str, Any] = {"epoch": evaluation.epoch, "accuracy": float(np.nanmean(evaluation.accuracy))}
+        means = {name: float(np.mean(getattr(evaluation, name))) for name in EVALUATED}
+        report: dict[str, Any] = {"epoch": evaluation.epoch, **means}
         if self._training.finished:
             records, failures = self._results()
             path = write_records(Path(self._context.records), records) if records else ""
