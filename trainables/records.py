@@ -246,6 +246,27 @@ def read_records(directory: Path, *, with_items: bool = False) -> list[TrialReco
     return [found[config][0] for config in sorted(found)]
 
 
+def read_coordinates(directory: Path) -> dict[TrialConfig, float]:
+    """What is recorded, and the device seconds of each trial, sorted by coordinates; much faster than the records.
+
+    Args:
+        directory: Folder of the study's records; a missing one holds none.
+
+    Raises:
+        RecordError: A file is damaged.
+    """
+    found: dict[TrialConfig, float] = {}
+    for path in record_files(directory):
+        try:
+            rows = pq.read_table(path, columns=["phase", "method", "params", "split", "duration_s"]).to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RecordError(f"{path} cannot be read: {error}. Remove it and run the study again.") from error
+        for row in rows:
+            candidate = Candidate.of(row["method"], dict(row["params"]))
+            found[TrialConfig(row["phase"], candidate, row["split"])] = row["duration_s"]
+    return dict(sorted(found.items()))
+
+
 def record_files(directory: Path) -> list[Path]:
     """The complete record files of a folder, sorted by name."""
     return sorted(path for path in directory.glob("*.parquet") if not path.name.startswith("."))
