@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.calibration import CalibrationErrors, ece_difference
 from analysis.comparison import (
     Components,
     Decision,
@@ -24,6 +23,7 @@ from analysis.comparison import (
     two_way_interval,
 )
 from analysis.load import ReportError
+from analysis.resampling import CalibrationErrors, Detection, SplitFigures, bootstrap_differences
 from trainables.records import TrialRecord
 
 CONTROL = "control"
@@ -34,7 +34,10 @@ PER_ITEM: Mapping[str, str] = {"auc_weighted": "auc_influence", "accuracy": "cor
 ECE = "ece_known"
 """The calibration error, of which less is better."""
 
-REGIONS: Mapping[str, float] = {"auc_weighted": 0.002, "accuracy": 0.005, ECE: 0.005}
+DETECTION = ("ood_auroc", "ood_aupr")
+"""How well low confidence tells "none" items apart."""
+
+REGIONS: Mapping[str, float] = {"auc_weighted": 0.002, "accuracy": 0.005, ECE: 0.005, **dict.fromkeys(DETECTION, 0.005)}
 """Half widths of the regions of practical equivalence, where the study file names none."""
 
 
@@ -44,14 +47,14 @@ class Difference:
 
     Attributes:
         figure: Name of the figure.
-        two_way: The interval that decides; of the calibration error by the two-way bootstrap.
+        two_way: The interval that decides; of what is not a mean over items by the two-way bootstrap.
         naive: Paired t over splits, beside it.
         nadeau_bengio: Corrected resampled t, beside it.
         adjusted_p: p-value of the two-way interval after Holm's adjustment over the methods.
         region: Half width of the region of practical equivalence.
         decision: What the data say.
-        further_splits: Splits to add that would decide an undecided difference; None where none would, and for the
-            calibration error.
+        further_splits: Splits to add that would decide an undecided difference; None where none would, and where the
+            bootstrap judges.
     """
 
     figure: str
@@ -123,13 +126,11 @@ def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, fl
             split_means = np.nanmean(paired.astype(np.float64), axis=1)
             seen[method] = _Seen(two_way_interval(paired), split_means, components(paired))
         found.append(_differences(figure, seen, reported, within[figure]))
-    if against and all(_items(record).known.any() for records in reported.values() for record in records):
-        errors = {
-            method: CalibrationErrors([_items(record) for record in records], n_items)
-            for method, records in reported.items()
-        }
-        seen = {m: _Seen(*ece_difference(errors[m], errors[CONTROL], n_items), parts=None) for m in against}
-        found.append(_differences(ECE, seen, reported, within[ECE]))
+    if against:
+        found += [
+            _differences(figure, seen, reported, within[figure])
+            for figure, seen in _resampled(reported, against, n_items).items()
+        ]
     return {
         method: MethodEvidence(
             method, intervals[method], {own[method].figure: own[method] for own in found if method in own}
@@ -194,6 +195,25 @@ class _Seen:
     interval: Interval
     split_means: npt.NDArray[np.floating]
     parts: Components | None
+
+
+def _resampled(
+    reported: Mapping[str, Sequence[TrialRecord]], against: Sequence[str], n_items: int
+) -> dict[str, dict[str, _Seen]]:
+    """Differences in the figures that are not a mean over items; only figures that every split defines."""
+    known = [_items(record).known for records in reported.values() for record in records]
+    items = {method: [_items(record) for record in records] for method, records in reported.items()}
+    makers: dict[tuple[str, ...], dict[str, SplitFigures]] = {}
+    if all(one.any() for one in known):
+        makers[(ECE,)] = {method: CalibrationErrors(own, n_items) for method, own in items.items()}
+        if not any(one.all() for one in known):
+            makers[DETECTION] = {method: Detection(own) for method, own in items.items()}
+    found: dict[str, dict[str, _Seen]] = {}
+    for names, figures in makers.items():
+        differences = bootstrap_differences(figures, CONTROL, n_items)
+        for place, name in enumerate(names):
+            found[name] = {method: _Seen(*differences[method][place], parts=None) for method in against}
+    return found
 
 
 def _differences(

@@ -33,7 +33,13 @@ References:
     classes, title, description and image. https://arxiv.org/abs/1912.00772
 """
 
-FIGURE_NAMES: Mapping[str, str] = {"auc_weighted": "weighted AUC", "accuracy": "accuracy", "ece_known": "ECE"}
+FIGURE_NAMES: Mapping[str, str] = {
+    "auc_weighted": "weighted AUC",
+    "accuracy": "accuracy",
+    "ece_known": "ECE",
+    "ood_auroc": "OOD AUROC",
+    "ood_aupr": "OOD AUPR",
+}
 """How an objective is called in texts; others go by their own name."""
 
 

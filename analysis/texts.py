@@ -81,6 +81,12 @@ def paragraph(results: StudyResults) -> list[str]:
     return sentences
 
 
+def none_source(results: StudyResults) -> str:
+    """Which classes the "none" items are of: what every figure about them rests on."""
+    stated = results.description.choices.get("Unknown classes")
+    return f"Their classes: {stated or 'those that a split’s training items happen to miss, the rarest'}."
+
+
 def facts(results: StudyResults) -> list[tuple[str, str]]:
     """The few numbers at the head of the page, as (value, what it counts)."""
     description, data = results.description, results.description.data

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from analysis.report import ReportFiles, write_report
 from trainables.records import Candidate, Curves, ItemResults, TrialConfig, TrialRecord, write_records
@@ -74,6 +75,17 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     return float(sum(gaps) / len(confidence))
 
 
+def detection(confidence: np.ndarray, known: np.ndarray) -> dict[str, float]:
+    """How well low confidence tells "none" items apart; NaN without any."""
+    if known.all():
+        return {"ood_auroc": np.nan, "ood_aupr": np.nan}
+    score = -confidence.astype(np.float32)
+    return {
+        "ood_auroc": float(roc_auc_score(~known, score)),
+        "ood_aupr": float(average_precision_score(~known, score)),
+    }
+
+
 def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
     """A trial whose classifier sees the right class through noise, and unknown classes not at all."""
     world = np.random.default_rng(7)
@@ -115,6 +127,8 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
             "accuracy_known": accuracy_known,
             "accuracy_none": accuracy_none,
             "ece_known": calibration_error(confidence[known], (top == target)[known]),
+            **detection(confidence, known),
+            "epochs_to_99": float(EPOCHS[-2]),
             "n_train": len(train),
             "n_validation": len(items),
             "n_known_classes": len(known_classes),

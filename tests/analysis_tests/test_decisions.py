@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from analysis.aggregate import reported_records, summarise
 from analysis.comparison import Decision, Interval, two_way_interval
@@ -19,8 +20,9 @@ from analysis.export import to_json
 from analysis.item_curves import item_figures
 from analysis.load import ReportError, load_items, load_study
 from analysis.report import ReportFiles
+from analysis.resampling import Detection
 from analysis.search_curves import search_figures
-from trainables.records import TrialRecord
+from trainables.records import ItemResults, TrialRecord
 
 Make = Callable[..., Path]
 
@@ -77,6 +79,29 @@ def test_the_calibration_error_of_the_items_is_the_recorded_one(
     assert difference.two_way.low < expected < difference.two_way.high
 
 
+@pytest.mark.parametrize("figure", ["ood_auroc", "ood_aupr"])
+def test_the_detection_of_the_items_is_the_recorded_one(
+    reported: dict[str, list[TrialRecord]], evidence: dict[str, MethodEvidence], figure: str
+) -> None:
+    values = {method: [record.metrics[figure] for record in records] for method, records in reported.items()}
+    interval = evidence["soft_e_stitchup"].differences[figure].two_way
+    expected = np.mean(values["soft_e_stitchup"]) - np.mean(values["control"])
+    assert interval.estimate == pytest.approx(expected, abs=1e-6)
+    assert interval.low < expected < interval.high
+
+
+def test_detection_counts_items_by_their_weights() -> None:
+    random = np.random.default_rng(0)
+    known = random.random(60) < 0.7
+    confidence = np.round(random.random(60), 1).astype(np.float32)  # many ties
+    items = ItemResults(np.arange(60, dtype=np.int32), None, known, None, confidence, None, None)  # type: ignore[arg-type]
+    weights = random.integers(0, 3, 60)
+    repeated = np.repeat(np.arange(60), weights)
+    auroc, aupr = Detection([items])(weights.astype(float))[:, 0]
+    assert auroc == pytest.approx(roc_auc_score(~known[repeated], -confidence[repeated]), abs=1e-12)
+    assert aupr == pytest.approx(average_precision_score(~known[repeated], -confidence[repeated]), abs=1e-12)
+
+
 def test_less_calibration_error_is_better(reported: dict[str, list[TrialRecord]]) -> None:
     # A method that is never sure, and otherwise the same, is worse calibrated and equally accurate.
     unsure = []
@@ -108,7 +133,13 @@ def test_without_control_there_are_intervals_and_no_differences(reported: dict[s
 
 
 def test_regions_come_from_the_study_file() -> None:
-    assert regions({}) == {"auc_weighted": 0.002, "accuracy": 0.005, "ece_known": 0.005}
+    assert regions({}) == {
+        "auc_weighted": 0.002,
+        "accuracy": 0.005,
+        "ece_known": 0.005,
+        "ood_auroc": 0.005,
+        "ood_aupr": 0.005,
+    }
     assert regions({"objective": {"equivalence": {"accuracy": 0.01}}})["accuracy"] == 0.01
     with pytest.raises(ReportError, match=r"objective\.equivalence\.accuracy must be above 0, got -1\.0"):
         regions({"objective": {"equivalence": {"accuracy": -1}}})

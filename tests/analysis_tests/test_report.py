@@ -21,7 +21,7 @@ from analysis.tables import table_rows
 
 Make = Callable[..., Path]
 
-N_FIGURES = 15
+N_FIGURES = 17
 
 
 def without_figures(directory: Path) -> str:
@@ -70,6 +70,8 @@ def test_the_page_shows_every_row_of_the_table(report: Page, whole_study: Path) 
     assert [row.method for row in rows] == ["control", "e_mixup", "e_stitchup", "soft_e_mixup", "soft_e_stitchup"]
     assert sum(row.best for row in rows) == 1
     text = " ".join(report.text.split())
+    for heading in ("ECE", "OOD AUROC", "Epochs to 99 %"):
+        assert heading in text
     for row in rows:
         mean, deviation = row.objective.split(" ± ")
         assert f"{mean} ± {deviation}" in text
@@ -229,4 +231,4 @@ def test_a_study_without_trials(study_of: Make) -> None:
 def test_series_of_a_figure_are_named_for_the_script(report: Page) -> None:
     found = re.findall(r'<figure id="[^"]+" data-series="([^"]+)"', report.source)
     assert len(found) == N_FIGURES
-    assert json.loads(found[4].replace("&#34;", '"'))[0] == "control"
+    assert json.loads(found[6].replace("&#34;", '"'))[0] == "control"
