@@ -100,7 +100,7 @@ def test_columns_share_an_encoder_and_are_added_beside_what_is_there(
     assert contents(store) == now
 
 
-def test_unreadable_items_are_written_again(
+def test_unreadable_items_are_written_again_and_other_rows_refused(
     source: Source, tmp_path: Path, word_config: CustomEncoderConfig, contents: Contents
 ) -> None:
     store = tmp_path / "store"
@@ -113,6 +113,11 @@ def test_unreadable_items_are_written_again(
         assert [entry.file for entry in Store(store).verify()] == [damage]
         assert extract(source, {"title": word_config}, store).columns[0].n_inputs_encoded == 0
         assert contents(store) == whole
+    rows = pq.read_table(source.table)
+    pq.write_table(rows.take([*range(1, 90), 0]), source.table)
+    with pytest.raises(StoreError, match=r"the ids of .* must be what the store .* was made from"):
+        extract(source, {"title": word_config}, store)
+    assert contents(store) == whole
 
 
 def test_one_run_at_a_time(source: Source, tmp_path: Path, word_config: CustomEncoderConfig) -> None:
@@ -123,13 +128,3 @@ def test_one_run_at_a_time(source: Source, tmp_path: Path, word_config: CustomEn
 
     with pytest.raises(StoreError, match="one run at a time"):
         extract(source, {"title": word_config}, store, on_progress=second)
-
-
-def test_rows_of_another_order_are_another_source(
-    source: Source, tmp_path: Path, word_config: CustomEncoderConfig
-) -> None:
-    extract(source, {"title": word_config}, tmp_path / "store")
-    rows = pq.read_table(source.table)
-    pq.write_table(rows.take([*range(1, 90), 0]), source.table)
-    with pytest.raises(StoreError, match=r"the ids of .* must be what the store .* was made from"):
-        extract(source, {"title": word_config}, tmp_path / "store")
