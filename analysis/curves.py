@@ -89,7 +89,7 @@ def line_figures(reported: Mapping[str, Sequence[TrialRecord]], threshold: float
         reported: The trials behind each method's reported figures, by method, in the order of the study.
         threshold: The study's threshold, for the texts.
     """
-    epochs = [float(record.curves.epoch[-1]) for records in reported.values() for record in records]
+    epochs = [float(epoch) for records in reported.values() for record in records for epoch in record.curves.epoch[-1:]]
     last_epoch = max([1.0, *epochs])
     roc = over_splits(reported, "roc_fpr", "roc_tpr")
     side = _zoom_side(roc)

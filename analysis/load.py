@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,15 @@ def load_study(directory: Path, *, with_items: bool = False) -> StudyResults:
         RecordError: A record file is damaged or of another version.
     """
     description = read_description(directory / "study.json")
-    records = read_records(directory / "records", with_items=with_items)
+    return checked(description, read_records(directory / "records", with_items=with_items))
+
+
+def checked(description: StudyDescription, records: Sequence[TrialRecord]) -> StudyResults:
+    """The trials that a description plans.
+
+    Raises:
+        ReportError: A trial was made by other settings or data, or has no score.
+    """
     planned = [record for record in records if _is_planned(record, description)]
     for record in planned:
         _check_record(record, description)

@@ -136,6 +136,7 @@ def render(
         missing=missing_trials(results),
         no_none=all(summary.figure("accuracy_none").n == 0 for summary in summaries),
         none_source=texts.none_source(results),
+        without_items=any(record.items is None for records in reported.values() for record in records),
         no_control=CONTROL not in description.methods,
         groups=[
             (title, [item for item in drawn if item.figure.name.startswith(names)]) for title, names in _GROUPS.items()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis import page, texts
 from analysis.aggregate import reported_records, summarise
@@ -12,11 +14,15 @@ from analysis.curves import LineFigure, line_figures
 from analysis.decisions import regions, weigh
 from analysis.export import to_csv, to_json, to_latex
 from analysis.item_curves import ForestFigure, forest_figures, item_figures
-from analysis.load import ReportError, load_items, load_study
+from analysis.load import ReportError, StudyResults, load_items, load_study
 from analysis.search_curves import search_figures
-from analysis.tables import FIGURE_NAMES, TerminalTable, terminal_table
+from analysis.tables import FIGURE_NAMES, Evidence, TerminalTable, terminal_table
+from trainables.records import TrialRecord
 
-__all__ = ["ReportError", "ReportFiles", "TerminalTable", "terminal_table", "write_report"]
+if TYPE_CHECKING:
+    from analysis.runs import ServerStudy
+
+__all__ = ["ReportError", "ReportFiles", "TerminalTable", "terminal_table", "write_report", "write_server_report"]
 
 
 @dataclass(frozen=True)
@@ -52,27 +58,55 @@ def write_report(directory: Path, output: Path | None = None) -> ReportFiles:
         RecordError: A record file is damaged or of another version.
     """
     results = load_study(directory)
-    description = results.description
-    if not results.records:
-        raise ReportError(
-            f"{directory} holds no finished trial to report, of {len(description.methods)} planned methods. "
-            "Run the study first."
-        )
-    output = directory / "report" if output is None else output
-    summaries = summarise(results)
+    chosen = _chosen(results, str(directory))
     # Of a thousand trials only the best candidates' items are read: the rest of the report needs none.
-    chosen = reported_records(results, summaries)
     wanted = {record.config for records in chosen.values() for record in records}
     whole = {record.config: record for record in load_items(directory, wanted)}
     reported = {method: [whole[record.config] for record in records] for method, records in chosen.items()}
-    evidence = weigh(reported, regions(description.settings))
+    evidence = weigh(reported, regions(results.description.settings))
     figures: list[LineFigure | ForestFigure] = [
         *forest_figures(evidence, FIGURE_NAMES),
-        *line_figures(reported, description.threshold),
+        *line_figures(reported, results.description.threshold),
         *item_figures(reported),
-        *search_figures(results, FIGURE_NAMES.get(description.objective, description.objective)),
     ]
-    drawn = [page.draw(figure, results) for figure in figures]
+    return _write_all(results, reported, evidence, figures, directory / "report" if output is None else output)
+
+
+def write_server_report(study: ServerStudy, output: Path) -> ReportFiles:
+    """Writes as much of a report as the runs of an MLflow server hold; the page says what is left out.
+
+    Args:
+        study: The study, as `analysis.runs.load_runs` reads it.
+        output: Folder of the report. Files of an earlier report are replaced.
+
+    Raises:
+        ReportError: The study has no finished trial, or the server stopped answering.
+    """
+    results = study.results
+    chosen = _chosen(results, "The server")
+    reported = {method: study.with_learning_curves(records) for method, records in chosen.items()}
+    return _write_all(results, reported, {}, line_figures(reported, results.description.threshold), output)
+
+
+def _chosen(results: StudyResults, place: str) -> dict[str, list[TrialRecord]]:
+    if not results.records:
+        raise ReportError(
+            f"{place} holds no finished trial to report, of {len(results.description.methods)} planned methods. "
+            "Run the study first."
+        )
+    return reported_records(results, summarise(results))
+
+
+def _write_all(
+    results: StudyResults,
+    reported: Mapping[str, Sequence[TrialRecord]],
+    evidence: Evidence,
+    figures: Sequence[LineFigure | ForestFigure],
+    output: Path,
+) -> ReportFiles:
+    objective = results.description.objective
+    shown = [*figures, *search_figures(results, FIGURE_NAMES.get(objective, objective))]
+    drawn = [page.draw(figure, results) for figure in shown]
     figure_paths = [
         _write(output / "figures" / f"{item.figure.name}.{kind}", content)
         for item in drawn

@@ -35,7 +35,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 from embedding_jobs.encoders import EncoderConfig, ImageEncoderConfig, TextEncoderConfig, encoder_name
 from embedding_jobs.extract import ExtractionSummary, extract
 from embedding_jobs.store import Embeddings, Store
-from study.description import describe, read_description, refuse_other_settings, write_description
+from study.description import DESCRIPTION, describe, read_description, refuse_other_settings, write_description
 from study.progress import Progress
 from study.search import FixedProposals, PackQueue, PackSearcher, Proposals, proposals
 from study.spec import StudySpec, phases
@@ -163,6 +163,7 @@ def make_tracker(spec: StudySpec, description: Mapping[str, Any]) -> Tracker:
         key,
         params,
         spec.root / "mlartifacts",
+        spec.root / DESCRIPTION,
     )
 
 

@@ -57,13 +57,21 @@ class Tracker:
         study_key: What identifies the study: the same name with other deciding settings is another one.
         params: Settings of the study, flat.
         artifacts: Folder of artifacts for a database address, which would else put them where the process stands.
+        description: `study.json`, of which a report from the server alone needs a copy.
 
     Raises:
         TrackingError: The server cannot be reached.
     """
 
     def __init__(
-        self, uri: str, experiment: str, study: str, study_key: str, params: Mapping[str, Any], artifacts: Path
+        self,
+        uri: str,
+        experiment: str,
+        study: str,
+        study_key: str,
+        params: Mapping[str, Any],
+        artifacts: Path,
+        description: Path,
     ) -> None:
         self._uri, self._study, self._study_key = uri, study, study_key
         self._params = params
@@ -75,6 +83,7 @@ class Tracker:
             self._experiment = self._experiment_id()
             self._load_known()
             self._study_run = self._study_run_id()
+            self._client.log_artifact(self._study_run, str(description))
         except _UNREACHABLE as error:
             raise self._unreachable(error) from error
 

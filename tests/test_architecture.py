@@ -39,7 +39,7 @@ HEAVY = {
         "study/launch.py",
     },
     "optuna": {"study/space.py", "study/search.py"},
-    "mlflow": {"study/tracking.py", "analysis/load.py"},
+    "mlflow": {"study/tracking.py", "analysis/runs.py"},
 }
 
 
