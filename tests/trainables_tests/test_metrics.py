@@ -3,9 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
-from trainables.metrics import ROC_GRID, accuracies, correct_at, weighted_auc
+from trainables.metrics import (
+    N_BINS,
+    ROC_GRID,
+    THRESHOLDS,
+    accuracies,
+    accuracy_curves,
+    calibration_error,
+    correct_at,
+    crossing_threshold,
+    detection,
+    figures,
+    weighted_auc,
+)
 
 
 def problem(seed: int, n: int = 600, classes: int = 7, ties: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,3 +115,60 @@ def test_correctness_and_accuracies() -> None:
     assert float(result.known) == pytest.approx(1 / 3)
     assert float(result.none) == pytest.approx(1 / 2)
     assert torch.isnan(accuracies(correct[:3], target[:3]).none)
+
+
+def slow_calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Bin by bin, (0, 1/15], (1/15, 2/15], ..."""
+    total = 0.0
+    for index in range(N_BINS):
+        inside = (confidence > index / N_BINS) & (confidence <= (index + 1) / N_BINS)
+        if inside.any():
+            total += abs(right[inside].mean() - confidence[inside].mean()) * inside.mean()
+    return total
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_figures_against_references(ties: bool) -> None:
+    logits, target = problem(3, n=2000, ties=ties)
+    probability = torch.sigmoid(logits)
+    confidence, predicted = probability.max(-1)
+    against = accuracy_curves(confidence, predicted, target)
+    found = figures(logits, target, against)
+    score, none = 1 - confidence.numpy(), (target == -1).numpy()
+    right = (predicted == target).numpy()
+    assert found["ood_auroc"] == pytest.approx(roc_auc_score(none, score), abs=1e-12)
+    assert found["ood_aupr"] == pytest.approx(average_precision_score(none, score), abs=1e-12)
+    fpr, tpr, _ = roc_curve(none, score, drop_intermediate=False)
+    assert found["ood_fpr95"] == pytest.approx(fpr[tpr >= 0.95][0], abs=1e-12)
+    assert found["ood_prevalence"] == pytest.approx(none.mean())
+    known = ~none
+    shown = confidence.numpy()
+    assert found["ece_known"] == pytest.approx(slow_calibration_error(shown[known], right[known]), abs=1e-12)
+    assert found["ece_open"] == pytest.approx(slow_calibration_error(shown, right), abs=1e-12)
+    assert found["overconfidence_known"] == pytest.approx((shown - right)[known].mean(), abs=1e-12)
+    assert found["overconfidence_open"] == pytest.approx((shown - right).mean(), abs=1e-12)
+    brier = sum(brier_score_loss(target == index, probability[:, index]) for index in range(logits.shape[1]))
+    assert found["brier"] == pytest.approx(brier, abs=1e-12)
+
+
+def test_a_perfect_and_a_hopeless_detector() -> None:
+    positive = torch.tensor([True, True, False, False, False])
+    score = torch.tensor([5.0, 4, 3, 2, 1])
+    assert detection(score, positive) == {"ood_auroc": 1.0, "ood_aupr": 1.0, "ood_fpr95": 0.0}
+    assert detection(-score, positive)["ood_auroc"] == 0.0
+    assert detection(-score, positive)["ood_fpr95"] == 1.0
+    assert all(np.isnan(value) for value in detection(score, torch.zeros(5, dtype=torch.bool)).values())
+
+
+def test_calibration_edges() -> None:
+    certain = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+    assert calibration_error(certain, torch.tensor([1.0, 1, 0, 0], dtype=torch.float64)) == 0
+    assert calibration_error(certain, torch.tensor([0.0, 0, 1, 1], dtype=torch.float64)) == 1
+    assert np.isnan(calibration_error(certain[:0], certain[:0]))
+
+
+def test_crossing_is_between_points_of_the_curves() -> None:
+    at = torch.from_numpy(THRESHOLDS).double()
+    assert crossing_threshold(0.9 - 0.2 * at, 0.5 + 0.6 * at) == pytest.approx(0.5, abs=1e-6)
+    assert np.isnan(crossing_threshold(0.9 - 0.2 * at, 0.1 * at)), "they never meet"
+    assert np.isnan(crossing_threshold(0.9 - 0.2 * at, at * float("nan")))

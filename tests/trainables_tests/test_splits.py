@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainables.splits import make_split, n_train_items, stream
+from trainables.splits import make_split, n_train_items, stream, withhold
 
 
 @pytest.mark.parametrize("phase", ["paper", "confirm"])
@@ -34,3 +34,24 @@ def test_streams_differ_by_seed_and_purpose() -> None:
     draws = {(seed, name): stream(seed, name).random() for seed in (0, 1) for name in ("order", "weights")}
     assert len(set(draws.values())) == 4
     assert stream(1, "order").random() == draws[1, "order"]
+
+
+def test_withheld_classes_are_validated_and_not_trained_on() -> None:
+    rng = np.random.default_rng(0)
+    share = 1 / np.arange(1, 31)
+    labels = rng.choice(30, 2000, p=share / share.sum())
+    split = make_split(2000, 0.3, "paper", 4)
+    assert withhold(split, labels, np.array([], np.int64), 0, 4).train.tolist() == split.train.tolist()
+    named = withhold(split, labels, np.array([0, 7]), 0, 4)
+    assert set(labels[split.train]) - set(labels[named.train]) == {0, 7}
+    np.testing.assert_array_equal(np.sort(np.concatenate([named.train, named.validation])), np.arange(2000))
+    drawn = withhold(split, labels, np.array([7]), 0.2, 4)
+    gone = set(range(30)) - set(labels[drawn.train])
+    assert 7 in gone
+    by_frequency = np.argsort(np.bincount(labels))
+    thirds = [len(gone & set(run)) for run in np.array_split(by_frequency, 3)]
+    assert min(thirds) >= 2, "drawn evenly over class frequency"
+    again = withhold(split, labels, np.array([7]), 0.2, 4)
+    np.testing.assert_array_equal(drawn.train, again.train)
+    other = withhold(make_split(2000, 0.3, "paper", 5), labels, np.array([7]), 0.2, 5)
+    assert set(range(30)) - set(labels[other.train]) != gone
