@@ -86,6 +86,44 @@ def run(config: Path, quiet: bool) -> None:
 
 @study.command()
 @_config
+def status(config: Path) -> None:
+    """Show what is done, running, failed and missing; also while a run works."""
+    spec = _load(config)
+    from rich.console import Console
+    from rich.table import Table
+
+    from study.description import read_description
+    from study.status import in_words, read_status
+
+    found = read_status(spec.root, read_description(spec.root))
+    table = Table(box=None, pad_edge=False)
+    for index, heading in enumerate(("phase", "method", "planned", "done", "failed", "stopped", "missing")):
+        table.add_column(heading, justify="left" if index < 2 else "right")
+    for row in found.methods:
+        counts = (row.n_planned, row.n_done, row.n_failed, row.n_stopped, row.n_missing)
+        table.add_row(row.phase, row.method, *map(str, counts))
+    Console().print(table)
+    for line in in_words(found):
+        click.echo(line)
+
+
+@study.command()
+@_config
+def retry(config: Path) -> None:
+    """Forget which packs failed, so that the next run tries them again."""
+    spec = _load(config)
+    from study.status import only_run
+    from trainables.unfinished import forget_failures, read_failures
+
+    failures = read_failures(spec.records)
+    if failures:
+        with only_run(spec.root):
+            forget_failures(spec.records, failures)
+    click.echo(f"{len(failures)} failures forgotten." + (f" Next: {_command('run', config)}" if failures else ""))
+
+
+@study.command()
+@_config
 def report(config: Path) -> None:
     """Write the report of what is recorded: page, tables, figures."""
     spec = _load(config)
@@ -163,7 +201,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from embedding_jobs.encoders import EncoderError
     from embedding_jobs.shards import StoreError
     from study.description import DescriptionError
-    from study.runner import StudyError
+    from study.status import StudyError
     from study.tracking import TrackingError
     from trainables.records import RecordError
 
@@ -231,4 +269,9 @@ def _tell(result: StudyResult, spec: StudySpec, config: Path) -> None:
     for failure in result.failures:
         click.echo(f"Failed: {failure}", err=True)
     if result.failures:
-        click.echo(f"Once mended: study run -c {shlex.quote(str(config))}", err=True)
+        again = f"{_command('retry', config)} && {_command('run', config)}"
+        click.echo(f"Tracebacks are in {spec.records / 'failed'}. Once mended: {again}", err=True)
+
+
+def _command(name: str, config: Path) -> str:
+    return f"study {name} -c {shlex.quote(str(config))}"

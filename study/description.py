@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embedding_jobs.store import Embeddings, Store
-from study.search import proposals
+from study.space import n_candidates
 from study.spec import StudySpec, Training, digest, phases
 
 DESCRIPTION = "study.json"
@@ -51,7 +51,7 @@ def describe(spec: StudySpec, embeddings: Embeddings, class_names: list[str]) ->
         "threshold": spec.objective.threshold,
         "methods": list(spec.search.methods),
         "splits": {phase: list(spec.split_seeds(phase)) for phase in phases(spec.splits.protocol)},
-        "n_candidates": {method: proposals(spec.search, method).planned for method in spec.search.methods},
+        "n_candidates": {method: n_candidates(spec.search, method) for method in spec.search.methods},
         "settings": spec.model_dump(mode="json"),
         "choices": _choices(spec),
         "data": {

@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from embedding_jobs.extract import ExtractionProgress
-from study.search import PackQueue
+from study.packs import PackQueue
 from trainables.records import Candidate, TrialRecord
+from trainables.unfinished import Failure, Stop
 
 _PLAIN_LINE_EVERY_S = 10
 """Pause between the lines that take the place of a live display where there is no terminal."""
@@ -63,7 +64,7 @@ class Progress:
         self._phase = ""
         self._queue: PackQueue | None = None
         self._objective = ""
-        self._n_planned = self._n_recorded = self._n_trained = self._n_failed = 0
+        self._n_planned = self._n_recorded = self._n_trained = self._n_failed = self._n_stopped = 0
         self._scores: dict[Candidate, list[float]] = defaultdict(list)
         self._started_s = time.monotonic()
         self._last_line_s = 0.0
@@ -90,18 +91,20 @@ class Progress:
             )
         )
 
-    def start_phase(self, phase: str, queue: PackQueue, n_planned: int, objective: str) -> None:
+    def start_phase(self, phase: str, queue: PackQueue, n_planned: int, n_stopped: int, objective: str) -> None:
         """Begins a phase.
 
         Args:
             phase: Its name.
             queue: Its packs.
-            n_planned: Trials that it will have in the end.
+            n_planned: Trials that it will have in the end, without early stopping.
+            n_stopped: Trials that early stopping has spared already.
             objective: The figure that candidates are compared by.
         """
         self._stop_live()
         self._phase, self._queue, self._n_planned, self._objective = phase, queue, n_planned, objective
         self._n_recorded = self._n_trained = self._n_failed = 0
+        self._n_stopped = n_stopped
         self._scores.clear()
         self._started_s = time.monotonic()
 
@@ -125,10 +128,17 @@ class Progress:
             f"{records[0].duration_s:.1f} s a trial  {self._left()}"
         )
 
-    def failed(self, text: str, n_trials: int) -> None:
-        """Shows a pack that failed for good."""
-        self._n_failed += n_trials
-        self.say(f"failed: {text}")
+    def failed(self, failures: Iterable[Failure]) -> None:
+        """Shows trials that failed for good."""
+        for failure in failures:
+            self._n_failed += len(failure.splits)
+            self.say(f"failed: {failure}")
+
+    def stopped(self, stops: Iterable[Stop]) -> None:
+        """Shows candidates that were given up."""
+        for stop in stops:
+            self._n_stopped += len(stop.splits)
+            self.say(f"stopped by {stop.rule}: {stop.candidate} at {stop.share:.0%} of its training")
 
     def end_phase(self) -> None:
         """Leaves the last table standing."""
@@ -144,7 +154,7 @@ class Progress:
         elapsed_s = time.monotonic() - self._started_s
         if not self._n_trained:
             return ""
-        missing = max(0, self._n_planned - self._n_recorded - self._n_trained - self._n_failed)
+        missing = max(0, self._n_planned - self._n_recorded - self._n_trained - self._n_failed - self._n_stopped)
         rate = self._n_trained / elapsed_s
         return f"{rate * 3600:,.0f} trials/h, {missing / rate:,.0f} s left"
 
@@ -171,6 +181,7 @@ class Progress:
             )
         done = self._n_recorded + self._n_trained
         failed = f", {self._n_failed} failed" if self._n_failed else ""
+        failed += f", {self._n_stopped} spared" if self._n_stopped else ""
         return Group(Text(f"{self._phase}: {done}/{self._n_planned} trials{failed}, {self._left()}"), table)
 
     def _show(self, content: Group | Text) -> None:

@@ -6,28 +6,21 @@ next run goes on from the records.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# Tune's own loggers and tables cost a fifth of a second a trial and say what progress says better.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray import tune
-from ray.tune.experiment import Trial
 
 # Read by the processes that Ray starts; set before the import, this one would announce it.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -36,17 +29,18 @@ from embedding_jobs.encoders import EncoderConfig, ImageEncoderConfig, TextEncod
 from embedding_jobs.extract import ExtractionSummary, extract
 from embedding_jobs.store import Embeddings, Store
 from study.description import DESCRIPTION, describe, read_description, refuse_other_settings, write_description
+from study.packs import FixedProposals, PackQueue, Proposals
 from study.progress import Progress
-from study.search import FixedProposals, PackQueue, PackSearcher, Proposals, proposals
+from study.search import proposals
 from study.spec import StudySpec, phases
+from study.status import Activity, StudyError, only_run, write_activity
+from study.stopping import Stopping
 from study.tracking import BackgroundTracker, Tracker, TrackingError
+from study.tuning import train_packs
 from trainables.engine import Settings
-from trainables.pack import Pack, PackContext, PackTrainable
+from trainables.pack import Pack, PackContext
 from trainables.records import Candidate, TrialConfig, TrialRecord, read_record_file, read_records
-
-
-class StudyError(RuntimeError):
-    """A study that cannot be run as it stands."""
+from trainables.unfinished import Failure, read_failures, read_stops, write_failure, write_stop
 
 
 @dataclass(frozen=True)
@@ -57,14 +51,14 @@ class StudyResult:
         directory: The study's directory.
         n_trained: Trials trained by this run.
         n_recorded: Trials recorded in all.
-        failures: A sentence for each pack that failed for good.
+        failures: The packs that failed for good, in this run or before it.
         tracking_problem: Why the tracker is behind, if it is.
     """
 
     directory: Path
     n_trained: int
     n_recorded: int
-    failures: tuple[str, ...]
+    failures: tuple[Failure, ...]
     tracking_problem: str | None
 
 
@@ -117,14 +111,15 @@ def run_study(spec: StudySpec, progress: Progress) -> StudyResult:
     """Encodes every shard and trains every planned trial that is not yet there.
 
     Raises:
-        StudyError: Another run works in the directory.
+        study.status.StudyError: Another run works in the directory.
         study.description.DescriptionError: Its records were made with other settings or data.
         embedding_jobs.sources.SourceError: The table is unsound.
         embedding_jobs.encoders.EncoderError: An encoder cannot be had.
         embedding_jobs.store.StoreError: The store is of another table or encoder.
     """
     spec.root.mkdir(parents=True, exist_ok=True)
-    with _only_run(spec.root):
+    with only_run(spec.root):
+        write_activity(spec.root, Activity("embedding", time.time()))
         embed(spec, progress)
         columns = [f"{column}--{encoder_name(config)}" for column, config in encoder_configs(spec).items()]
         embeddings = Store(spec.store).load(columns)
@@ -138,8 +133,7 @@ def run_study(spec: StudySpec, progress: Progress) -> StudyResult:
         context = ray.put(_context(spec, embeddings, labels, description))
         run = _Run(spec, progress, tracker, {record.config: record for record in recorded})
         for phase in phases(spec.splits.protocol):
-            if not run.failures:
-                run.phase(phase, context)
+            run.phase(phase, context)
         problem = None
         try:
             tracker.close()
@@ -187,93 +181,110 @@ def attach_report(spec: StudySpec, report: Path, metrics: Mapping[str, float], *
 
 
 class _Run:
-    """The phases of one run: hands packs to Tune and takes note of what they leave."""
+    """The phases of one run: what is missing goes to Tune, and note is taken of what becomes of it."""
 
     def __init__(
         self, spec: StudySpec, progress: Progress, tracker: BackgroundTracker, records: dict[TrialConfig, TrialRecord]
     ) -> None:
         self.spec, self.progress, self.tracker, self.records = spec, progress, tracker, records
         self.n_trained = 0
-        self.failures: list[str] = []
+        self.failures = read_failures(spec.records)
+        self._stopping: Stopping | None = None
         self._best: dict[str, Candidate] = {}
 
     def phase(self, phase: str, context: ray.ObjectRef) -> None:
+        """Trains what a phase lacks; later phases know the best candidate of each method that has ended it."""
         spec, metric = self.spec, self.spec.objective.metric
         if phase == "confirm":
             methods: dict[str, Proposals] = {name: FixedProposals([best]) for name, best in self._best.items()}
         else:
             methods = {method: proposals(spec.search, method) for method in spec.search.methods}
-        scores = {trial: record.metrics[metric] for trial, record in self.records.items()}
         splits = spec.split_seeds(phase)
-        n_planned = sum(plan.planned for plan in methods.values()) * len(splits)
-        queue = PackQueue(phase, methods, splits, scores, spec.resources.lanes_per_pack)
-        self.progress.start_phase(phase, queue, n_planned, metric)
-        self.progress.recorded(record for trial, record in self.records.items() if trial in set(queue.trials()))
-        if not queue.exhausted:
-            self._tune(queue, context)
-        self.progress.end_phase()
-        self._best = {method: best for method in methods if (best := queue.best(method)) is not None}
-
-    def _tune(self, queue: PackQueue, context: ray.ObjectRef) -> None:
-        resources = self.spec.resources
-        storage = self.spec.root / "tune"
-        shutil.rmtree(storage, ignore_errors=True)  # Tune's own state: never read again
-        trainable = tune.with_resources(
-            tune.with_parameters(PackTrainable, context=context),
-            {"cpu": resources.cpus_per_pack, "gpu": resources.gpus_per_pack},
+        self._stopping = None
+        if phase == "search":
+            rules, stops = spec.search.early_stopping, read_stops(spec.records)
+            self._stopping = Stopping(rules, metric, spec.training.epochs, splits, stops)
+            self._stopping.learn(record for record in self.records.values() if record.config.phase == phase)
+        n_stopped = sum(len(stop.splits) for stop in self._stopping.stops.values()) if self._stopping else 0
+        queue = PackQueue(
+            phase,
+            methods,
+            splits,
+            {trial: record.metrics[metric] for trial, record in self.records.items()},
+            spec.resources.lanes_per_pack,
+            failed={trial for failure in self.failures for trial in failure.trials},
+            stopping=self._stopping,
         )
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=PackSearcher(queue),
-                num_samples=-1,
-                reuse_actors=True,
-                trial_name_creator=lambda trial: trial.trial_id,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name="packs",
-                storage_path=str(storage),
-                callbacks=[_Notes(self, queue)],
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            ),
-        ).fit()
-        shutil.rmtree(storage, ignore_errors=True)
+        self._queue, self._phase, self._since_s, self._n_before = queue, phase, time.time(), self.n_trained
+        self._n_attempts: Counter[Pack] = Counter()
+        n_planned = sum(plan.planned for plan in methods.values()) * len(splits)
+        self.progress.start_phase(phase, queue, n_planned, n_stopped, metric)
+        planned = set(queue.trials())
+        self.progress.recorded(record for trial, record in self.records.items() if trial in planned)
+        self.progress.failed([failure for failure in self.failures if failure.phase == phase])
+        self._note_stops()
+        if not queue.exhausted:
+            resources = spec.resources
+            train_packs(
+                queue, context, spec.root / "tune", self, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack
+            )
+        self.progress.end_phase()
+        self._best = {
+            method: best for method in methods if queue.has_ended(method) and (best := queue.best(method)) is not None
+        }
 
+    def started(self) -> None:
+        """Says what is in training."""
+        packs = tuple(f"{pack.candidate} on {len(pack.splits)} splits" for pack in self._queue.in_flight)
+        activity = Activity(self._phase, self._since_s, self.n_trained - self._n_before, packs)
+        write_activity(self.spec.root, activity)
 
-class _Notes(tune.Callback):  # type: ignore[misc]
-    """Tune's callback: a finished pack's record is read, scored, tracked and shown."""
+    def evaluated(self, pack: Pack, result: dict[str, Any], evaluations: dict[int, float]) -> bool:
+        """Asks the queue whether the pack's candidate is worth going on with."""
+        if self._stopping is None:
+            return False
+        evaluations[result["epoch"]] = result[self._stopping.metric]
+        stopped = self._queue.judge(pack, evaluations)
+        self._note_stops()
+        return stopped
 
-    def __init__(self, run: _Run, queue: PackQueue) -> None:
-        self._run, self._queue = run, queue
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # as the searcher's: pickled by Tune, never restored
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        run = self._run
-        records = read_record_file(Path(trial.last_result["record"])) if trial.last_result["record"] else []
-        run.records |= {record.config: record for record in records}
-        run.n_trained += len(records)
-        self._queue.finish({record.config: record.metrics[run.spec.objective.metric] for record in records})
+    def trained(self, pack: Pack, record: Path | None, failures: dict[int, str]) -> None:
+        """Reads, scores, tracks and shows what a pack left."""
+        records = read_record_file(record) if record is not None else []
+        self.records |= {record.config: record for record in records}
+        self.n_trained += len(records)
+        if self._stopping is not None:
+            self._stopping.learn(records)
+        self._queue.finish(pack, {record.config: record.metrics[self.spec.objective.metric] for record in records})
+        self.tracker.write(records)
         if records:
-            run.tracker.write(records)
-            run.progress.trained(records)
-        pack, failures = trial.config["pack"], trial.last_result["failures"]
-        if failures:
-            self._note_failure(pack, list(failures), next(iter(failures.values())))
+            self.progress.trained(records)
+        for split, reason in failures.items():
+            self._give_up(Pack(pack.phase, pack.candidate, (split,)), reason, 1)
+        self._note_stops()
+        self.started()
 
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        cause = Path(trial.error_file).read_text().strip().splitlines()[-1] if trial.error_file else "it was lost"
-        self._note_failure(trial.config["pack"], trial.config["pack"].splits, cause)
+    def lost(self, pack: Pack, traceback: str) -> None:
+        """Has the pack tried again, `max_failures` times, then gives it up."""
+        self._n_attempts[pack] += 1
+        if self._n_attempts[pack] <= self.spec.resources.max_failures:
+            self._queue.retry(pack)
+            return
+        self._queue.finish(pack, {})
+        self._give_up(pack, traceback, self._n_attempts[pack])
 
-    def _note_failure(self, pack: Pack, splits: Sequence[int], cause: str) -> None:
-        self._queue.fail(pack)
-        text = f"{pack.candidate} on {pack.phase} splits {', '.join(map(str, splits))}: {cause}"
-        self._run.failures.append(text)
-        self._run.progress.failed(text, len(splits))
+    def _give_up(self, pack: Pack, traceback: str, n_attempts: int) -> None:
+        cause = traceback.splitlines()[-1]
+        failure = Failure(pack.phase, pack.candidate, pack.splits, cause, traceback, n_attempts, time.time())
+        write_failure(self.spec.records, failure)
+        self.failures.append(failure)
+        self.progress.failed([failure])
+
+    def _note_stops(self) -> None:
+        stops, self._queue.new_stops = self._queue.new_stops, []
+        for stop in stops:
+            write_stop(self.spec.records, stop)
+        self.progress.stopped(stops)
 
 
 def _context(
@@ -310,17 +321,6 @@ def _context(
             "git_commit": _git_commit(),
         },
     )
-
-
-@contextlib.contextmanager
-def _only_run(directory: Path) -> Iterator[None]:
-    """Holds the directory's lock, which the system lets go when the process ends, however it ends."""
-    with (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StudyError(f"Another `study run` works in {directory}. Wait for it, or stop it.") from None
-        yield
 
 
 def _label_indices(wanted: Sequence[str], class_names: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
-
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from typing import TYPE_CHECKING
 
 from study.spec import Range, Search, Values
 from trainables.methods import get_method
 from trainables.records import Candidate
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+
+def n_candidates(search: Search, method: str) -> int:
+    """How many candidates of a method are planned.
+
+    Args:
+        search: The study file's search.
+        method: Name of one of its methods.
+    """
+    values = _values(search, method).values()
+    if search.sampler == "grid":
+        return math.prod(len(listed) if isinstance(listed, tuple) else 1 for listed in values)
+    return search.n_candidates if any(map(_is_chosen, values)) else 1
 
 
 def grid(search: Search, method: str) -> list[Candidate]:
@@ -31,11 +47,13 @@ def distributions(search: Search, method: str) -> dict[str, BaseDistribution]:
         search: The study file's search.
         method: Name of one of its methods.
     """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
     chosen: dict[str, BaseDistribution] = {}
     for name, values in _values(search, method).items():
         if isinstance(values, Range):
             chosen[name] = FloatDistribution(values.low, values.high, log=values.log)
-        elif isinstance(values, tuple) and len(values) > 1:
+        elif isinstance(values, tuple) and _is_chosen(values):
             chosen[name] = CategoricalDistribution(values)
     return chosen
 
@@ -53,6 +71,10 @@ def sampled(search: Search, method: str, chosen: Mapping[str, float]) -> Candida
         if name not in chosen and not isinstance(values, Range):
             single[name] = values[0] if isinstance(values, tuple) else values
     return Candidate.of(method, {**single, **chosen})
+
+
+def _is_chosen(values: Values) -> bool:
+    return isinstance(values, Range) or (isinstance(values, tuple) and len(values) > 1)
 
 
 def _values(search: Search, method: str) -> dict[str, Values]:

@@ -35,7 +35,7 @@ HEAVY = {
         "embedding_jobs/stages.py",
         "trainables/pack.py",
         "study/runner.py",
-        "study/search.py",
+        "study/tuning.py",
         "study/launch.py",
     },
     "optuna": {"study/space.py", "study/search.py"},

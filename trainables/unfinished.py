@@ -1,14 +1,14 @@
 """Why planned trials have no record: they failed, or a search gave their candidate up. One small JSON file each.
 
 They lie beside the records, in `records/failed/` and `records/stopped/`, and are written whole or not at all. Unlike
-records they can be taken back: a failure is forgotten once its trials are recorded, or when they are to be tried again.
+records they can be taken back: a failure is forgotten when its trials are to be tried again.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,20 +59,27 @@ class Stop:
         candidate: The candidate.
         splits: Split seeds without a record.
         rule: `asha`, stopped within a training, or `racing`, given no further splits.
-        share: Share of the candidate's training that was done, in (0, 1).
         value: What it was judged by when it was stopped.
-        evaluations: With `asha`, the mean accuracy over its splits by epoch, until then.
         n_epochs_saved: Epochs that were not trained, over all its splits.
+        n_epochs_planned: Epochs that all its splits would have taken.
+        evaluated_splits: With `asha`, the splits in training when it was stopped.
+        evaluations: With `asha`, what it was judged by until then: (epoch, mean over those splits).
     """
 
     phase: str
     candidate: Candidate
     splits: tuple[int, ...]
     rule: Literal["asha", "racing"]
-    share: float
     value: float
-    evaluations: tuple[tuple[int, float], ...]
     n_epochs_saved: int
+    n_epochs_planned: int
+    evaluated_splits: tuple[int, ...] = ()
+    evaluations: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Share of the candidate's training that was done, in [0, 1)."""
+        return 1 - self.n_epochs_saved / self.n_epochs_planned
 
     @property
     def trials(self) -> list[TrialConfig]:
@@ -100,20 +107,13 @@ def write_stop(records: Path, stop: Stop) -> None:
     _write(records / "stopped", stop)
 
 
-def read_failures(records: Path, recorded: Collection[TrialConfig]) -> list[Failure]:
-    """The failures of a study, sorted by coordinates.
-
-    Args:
-        records: Folder of the study's records.
-        recorded: Finished trials; a failure whose trials are all among them is past.
+def read_failures(records: Path) -> list[Failure]:
+    """What failed for good in a study, sorted by coordinates.
 
     Raises:
         RecordError: A file is damaged or of another version.
     """
-    found = [
-        Failure(**fields) for fields in _read(records / "failed") if not _all_in(_trials_of(fields), recorded)
-    ]
-    return sorted(found, key=lambda failure: failure.trials[0])
+    return sorted((Failure(**fields) for fields in _read(records / "failed")), key=lambda failure: failure.trials[0])
 
 
 def read_stops(records: Path) -> list[Stop]:
@@ -124,7 +124,8 @@ def read_stops(records: Path) -> list[Stop]:
     """
     found = []
     for fields in _read(records / "stopped"):
-        fields["evaluations"] = tuple((int(epoch), float(value)) for epoch, value in fields["evaluations"])
+        fields["evaluations"] = tuple((epoch, value) for epoch, value in fields["evaluations"])
+        fields["evaluated_splits"] = tuple(fields["evaluated_splits"])
         found.append(Stop(**fields))
     return sorted(found, key=lambda stop: stop.trials[0])
 
@@ -137,14 +138,6 @@ def forget_failures(records: Path, failures: Iterable[Failure]) -> None:
 
 def _trials(note: Failure | Stop) -> list[TrialConfig]:
     return [TrialConfig(note.phase, note.candidate, split) for split in note.splits]
-
-
-def _trials_of(fields: dict[str, Any]) -> list[TrialConfig]:
-    return [TrialConfig(fields["phase"], fields["candidate"], split) for split in fields["splits"]]
-
-
-def _all_in(trials: Collection[TrialConfig], recorded: Collection[TrialConfig]) -> bool:
-    return all(trial in recorded for trial in trials)
 
 
 def _path(folder: Path, note: Failure | Stop) -> Path:

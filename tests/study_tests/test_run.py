@@ -8,22 +8,28 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
+import study.cli
+import study.runner
 import trainables.records
 from study.check import load_spec
-from study.description import DescriptionError
+from study.description import DescriptionError, read_description
 from study.progress import Progress
-from study.runner import StudyError, StudyResult, run_study
+from study.runner import StudyResult, run_study
+from study.status import StudyError, read_status
 from study.tracking import KEY_TAG
 from tests.study_tests.conftest import MakeStudy, write_table
 from trainables.records import read_records
+from trainables.unfinished import read_failures
 
 
 def run(path: Path) -> tuple[StudyResult, str]:
@@ -112,14 +118,45 @@ def test_nested_confirms_each_methods_best(make_study: MakeStudy, tmp_path: Path
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_method_that_fails_leaves_the_others(make_study: MakeStudy) -> None:
+def test_trials_that_fail_are_listed_until_they_are_retried(make_study: MakeStudy, tmp_path: Path) -> None:
     # float32 overflows at once: the loss is not finite.
-    path = make_study(training={"learning_rate": {"low": 1e30, "high": 1e30}}, resources={"max_failures": 0})
+    path = make_study(training={"learning_rate": {"low": 1e30, "high": 1e30}})
     result, said = run(path)
     assert result.n_recorded == 0
-    assert len(result.failures) == 3
-    assert all("lower the learning rate" in failure for failure in result.failures)
-    assert said.count("failed: ") == 3
+    assert len(result.failures) == 6
+    assert all("lower the learning rate" in failure.cause for failure in result.failures)
+    assert said.count("failed: ") == 6
+    again, _ = run(path)
+    assert again.failures == result.failures, "not tried again, and not forgotten"
+    status = read_status(tmp_path / "out", read_description(tmp_path / "out"))
+    assert [(row.method, row.n_planned, row.n_failed, row.n_missing) for row in status.methods] == [
+        ("control", 2, 2, 0),
+        ("e_mixup", 4, 4, 0),
+    ]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_pack_that_raises_is_tried_again_then_given_up(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_study(resources={"max_failures": 1}, search={"methods": {"control": {}}})
+    sound = study.runner._context
+    with monkeypatch.context() as patch:
+        patch.setattr(study.runner, "_context", lambda *args: replace(sound(*args), records="/dev/null/records"))
+        result, said = run(path)
+    (failure,) = result.failures
+    assert (failure.phase, failure.splits, failure.n_attempts) == ("paper", (0, 1), 2)
+    assert "NotADirectoryError" in failure.cause
+    assert "in write_records" in failure.traceback
+    assert f"failed: {failure}" in said
+    assert read_failures(tmp_path / "out/records") == [failure]
+
+    done = CliRunner().invoke(study.cli.study, ["retry", "-c", str(path)])
+    assert done.output.startswith("1 failures forgotten. Next: study run -c"), done.output
+    result, _ = run(path)
+    assert (result.n_trained, result.failures) == (2, ())
+    done = CliRunner().invoke(study.cli.study, ["status", "-c", str(path)])
+    assert "Every planned trial is recorded." in done.output
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -144,7 +181,7 @@ def test_two_runs_in_one_directory_are_refused(make_study: MakeStudy, tmp_path: 
             run(path)
 
 
-def study(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "study", *arguments], cwd=cwd, capture_output=True, text=True, check=False
     )
@@ -169,7 +206,7 @@ def test_the_command_survives_kill_and_reports(make_study: MakeStudy, tmp_path: 
     n_before = len(read_records(records))
     assert 3 <= n_before < 9, "killed in the middle"
 
-    done = study("run", cwd=tmp_path)
+    done = command("run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"9 trials recorded in {records}, {9 - n_before} of them by this run." in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
@@ -187,12 +224,12 @@ def test_the_command_survives_kill_and_reports(make_study: MakeStudy, tmp_path: 
     for path in records.iterdir():
         path.unlink()
     (tmp_path / "out/mlflow.db").unlink()
-    whole = study("run", "--quiet", cwd=tmp_path)
+    whole = command("run", "--quiet", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     assert values(records) == interrupted, "equal to the last bit"
 
     (tmp_path / "out/mlflow.db").unlink()
-    synced = study("sync", cwd=tmp_path)
+    synced = command("sync", cwd=tmp_path)
     assert "9 trials written" in synced.stdout, synced.stderr
     assert len(runs_of(tmp_path / "out/mlflow.db")) == 13
 
@@ -217,7 +254,7 @@ def test_bad_input_is_one_message_and_exit_2(make_study: MakeStudy, tmp_path: Pa
     elif broken == "one class":
         table["kind"] = "shirt"
     table.to_csv(tmp_path / "table.csv", index=False)
-    done = study("run", cwd=tmp_path)
+    done = command("run", cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("Error: ")
@@ -243,7 +280,7 @@ def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path) -> Non
             }
         )
     )
-    done = study("report", cwd=tmp_path)
+    done = command("report", cwd=tmp_path)
     assert done.returncode == 2
     assert "paper-control-0.parquet" in done.stderr
     assert "Remove it and run the study again" in done.stderr

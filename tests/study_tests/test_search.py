@@ -2,7 +2,8 @@
 
 import pytest
 
-from study.search import FixedProposals, PackQueue, PackSearcher, proposals
+from study.packs import FixedProposals, PackQueue
+from study.search import proposals
 from study.spec import Search
 from trainables.pack import Pack
 from trainables.records import Candidate, TrialConfig
@@ -39,7 +40,7 @@ def drain(
         pack = flying.pop()
         scores = {trial: score(trial) for trial in pack.trials}
         known |= scores
-        queue.finish(scores)
+        queue.finish(pack, scores)
         trained.append(pack)
     return trained
 
@@ -98,18 +99,17 @@ def test_lanes_per_pack_cuts_candidates() -> None:
 
 def test_a_failed_pack_ends_its_method_and_no_other() -> None:
     queue = make_queue(search(), {})
-    failed = next(pack for pack in iter(queue.take, None) if pack.candidate.method == "e_mixup")
-    queue.fail(failed)
-    queue = make_queue(search(), {})
-    first = [queue.take() for _ in range(3)]
-    lost = next(pack for pack in first if pack is not None and pack.candidate.method == "e_mixup")
-    queue.fail(lost)
-    queue.finish({trial: score(trial) for pack in first if pack and pack != lost for trial in pack.trials})
+    first = [pack for _ in range(3) if (pack := queue.take()) is not None]
+    lost = next(pack for pack in first if pack.candidate.method == "e_mixup")
+    for pack in first:
+        queue.finish(pack, {trial: score(trial) for trial in pack.trials if pack != lost})
     drain(queue, {})
     assert queue.exhausted
     assert len(queue.candidates["soft_e_mixup"]) == 10
+    assert queue.has_ended("soft_e_mixup")
     assert len(queue.candidates["e_mixup"]) == 4, "its first batch stays incomplete"
     assert queue.score(lost.candidate) is None
+    assert not queue.has_ended("e_mixup")
 
 
 def test_the_best_is_of_complete_candidates() -> None:
@@ -119,11 +119,3 @@ def test_the_best_is_of_complete_candidates() -> None:
     del known[TrialConfig("paper", candidates[1], 1)]
     queue = PackQueue("paper", {"e_mixup": FixedProposals(candidates)}, [0, 1], known)
     assert queue.best("e_mixup") == candidates[2]
-
-
-def test_the_searcher_waits_and_ends() -> None:
-    queue = PackQueue("paper", {"control": FixedProposals([Candidate("control")])}, [0], {})
-    searcher = PackSearcher(queue)
-    pack = searcher.suggest("a")["pack"]  # type: ignore[index]
-    queue.finish({trial: 1.0 for trial in pack.trials})
-    assert searcher.suggest("b") == PackSearcher.FINISHED

@@ -1,0 +1,212 @@
+"""Where a study stands, from its files alone: while a run works, after it, on another machine. Loads nothing heavy."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trainables.records import TrialConfig, read_coordinates
+from trainables.unfinished import Failure, Stop, read_failures, read_stops
+
+_LOCK, _ACTIVITY = ".lock", "running.json"
+
+
+class StudyError(RuntimeError):
+    """A study that cannot be run as it stands."""
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a run is at; written anew with every pack.
+
+    Attributes:
+        doing: A phase of the study, or what comes before.
+        since_s: When it began that, seconds since 1970.
+        n_trained: Trials that it trained since.
+        packs: Packs in training, in words.
+    """
+
+    doing: str
+    since_s: float
+    n_trained: int = 0
+    packs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MethodStatus:
+    """The trials of one method in one phase.
+
+    Attributes:
+        phase: The phase.
+        method: The method.
+        n_planned: Trials that it will have in the end, without early stopping.
+        n_done: Trials recorded.
+        n_failed: Trials that failed for good.
+        n_stopped: Trials that early stopping spared.
+    """
+
+    phase: str
+    method: str
+    n_planned: int
+    n_done: int
+    n_failed: int
+    n_stopped: int
+
+    @property
+    def n_missing(self) -> int:
+        """Trials still to be trained."""
+        return max(0, self.n_planned - self.n_done - self.n_failed - self.n_stopped)
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a study stands.
+
+    Attributes:
+        methods: Its methods, phase by phase.
+        failures: What failed for good.
+        stops: What early stopping gave up.
+        activity: What a run is at now; None when none works.
+        left_s: Time that the missing trials will take: as fast as this run was so far, or one after the other.
+    """
+
+    methods: tuple[MethodStatus, ...]
+    failures: tuple[Failure, ...]
+    stops: tuple[Stop, ...]
+    activity: Activity | None
+    left_s: float | None
+
+    @property
+    def n_missing(self) -> int:
+        """Trials still to be trained."""
+        return sum(method.n_missing for method in self.methods)
+
+
+def read_status(directory: Path, description: Mapping[str, Any]) -> Status:
+    """Reads where a study stands.
+
+    Args:
+        directory: The study's directory.
+        description: Its `study.json`.
+
+    Raises:
+        trainables.records.RecordError: A record file is damaged or of another version.
+    """
+    durations = read_coordinates(directory / "records")
+    failures = read_failures(directory / "records")
+    stops = read_stops(directory / "records") if _stops_early(description) else []
+    done = _counted(durations, description)
+    failed = _counted([trial for failure in failures for trial in failure.trials], description)
+    stopped = _counted([trial for stop in stops for trial in stop.trials], description)
+    methods = []
+    for phase, splits in description["splits"].items():
+        for method in description["methods"]:
+            n_candidates = 1 if phase == "confirm" else description["n_candidates"][method]
+            key = (phase, method)
+            methods.append(
+                MethodStatus(phase, method, n_candidates * len(splits), done[key], failed[key], stopped[key])
+            )
+    activity = read_activity(directory)
+    n_missing = sum(method.n_missing for method in methods)
+    left_s = None
+    if activity is not None and activity.n_trained:
+        left_s = n_missing * (time.time() - activity.since_s) / activity.n_trained
+    elif durations:
+        left_s = n_missing * sum(durations.values()) / len(durations)
+    return Status(tuple(methods), tuple(failures), tuple(stops), activity, left_s)
+
+
+def write_activity(directory: Path, activity: Activity) -> None:
+    """Says what a run is at, for others to read."""
+    aside = directory / f".{_ACTIVITY}.tmp"
+    aside.write_text(json.dumps(asdict(activity)))
+    aside.replace(directory / _ACTIVITY)
+
+
+def read_activity(directory: Path) -> Activity | None:
+    """What the run that works in a directory is at; None when none works there."""
+    try:
+        with (directory / _LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        pass
+    try:
+        fields = json.loads((directory / _ACTIVITY).read_text())
+    except FileNotFoundError:  # it has only just begun
+        return Activity("starting", time.time())
+    return Activity(**{**fields, "packs": tuple(fields["packs"])})
+
+
+@contextmanager
+def only_run(directory: Path) -> Iterator[None]:
+    """Holds the directory's lock, which the system lets go when the process ends, however it ends.
+
+    Raises:
+        StudyError: Another run holds it.
+    """
+    with (directory / _LOCK).open("a") as file:
+        for last in (False, True):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if last:
+                    raise StudyError(f"Another `study run` works in {directory}. Wait for it, or stop it.") from None
+                time.sleep(0.2)  # whoever reads the status holds it for a moment
+        try:
+            yield
+        finally:
+            (directory / _ACTIVITY).unlink(missing_ok=True)
+
+
+def _stops_early(description: Mapping[str, Any]) -> bool:
+    rules = description["settings"]["search"]["early_stopping"]
+    return any(rule is not None for rule in rules.values())
+
+
+def _counted(trials: Iterable[TrialConfig], description: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+    """Trials by phase and method, without those that the study no longer asks for."""
+    splits = description["splits"]
+    return Counter(
+        (trial.phase, trial.candidate.method) for trial in trials if trial.split in splits.get(trial.phase, ())
+    )
+
+
+def in_words(status: Status) -> list[str]:
+    """What is to be said beside the table of a study's status, line by line."""
+    lines = []
+    if status.activity is not None:
+        lines.append(f"A run works: {status.activity.doing}, for {duration(time.time() - status.activity.since_s)}.")
+        lines += [f"  in training: {pack}" for pack in status.activity.packs]
+    if status.stops:
+        saved = sum(stop.n_epochs_saved for stop in status.stops)
+        lines.append(f"Early stopping gave {len(status.stops)} candidates up and saved {saved:,} epochs of training.")
+    lines += [f"Failed: {failure}" for failure in status.failures]
+    if status.n_missing:
+        left = "" if status.left_s is None else f", about {duration(status.left_s)}"
+        lines.append(f"{status.n_missing} trials are missing{left}. `study run` trains them.")
+    elif not status.failures:
+        lines.append("Every planned trial is recorded.")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """A time to read: two units at most."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days} d {h} h"
+    if hours:
+        return f"{hours} h {m} min"
+    return f"{m} min {s} s" if m else f"{s} s"
