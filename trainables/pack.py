@@ -17,7 +17,7 @@ from ray import tune
 from trainables.engine import Lane, LaneFailure, Settings, Training
 from trainables.methods import get_method
 from trainables.records import Candidate, TrialConfig, TrialRecord, write_records
-from trainables.splits import make_split, n_train_items, withhold
+from trainables.splits import make_split, n_train_items, searched_items, withhold
 
 EVALUATED = ("accuracy", "accuracy_known", "accuracy_none")
 """What an evaluation on the way reports, each the mean over the lanes."""
@@ -117,10 +117,13 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         context, pack = self._context, self._pack
         n_items = len(context.labels)
         method = get_method(pack.candidate.method)
+        untested = searched_items(n_items, context.train_fraction) if pack.phase == "confirm" else None
         lanes = []
         for seed in pack.splits:
             split = make_split(n_items, context.train_fraction, pack.phase, seed)
-            split = withhold(split, context.labels, context.unknown_classes, context.unknown_class_fraction, seed)
+            split = withhold(
+                split, context.labels, context.unknown_classes, context.unknown_class_fraction, seed, untested
+            )
             lanes.append(Lane(method, dict(pack.candidate.params), seed, split))
         # Of the phase alone: a lane whose unknown classes leave it fewer items takes them more often.
         n_train = n_train_items(n_items, context.train_fraction, pack.phase)

@@ -18,6 +18,9 @@ Indices = npt.NDArray[np.int64]
 SEARCH_TRAIN_FRACTION = 0.8
 """Share of a training fold that a search trial trains on; the rest of the fold scores it."""
 
+SEARCHED_FRACTION = 0.3
+"""Share of the folds, rounded down but at least one fold, that a search may see; they are then in no test set."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -61,12 +64,24 @@ def n_folds(train_fraction: float) -> int:
     return max(2, round(1 / train_fraction))
 
 
+def n_searched_folds(train_fraction: float) -> int:
+    """Folds that a search may see, of the first round."""
+    return max(1, int(n_folds(train_fraction) * SEARCHED_FRACTION))
+
+
+def searched_items(n_items: int, train_fraction: float) -> Indices:
+    """Sorted indices of the items that a search may see, whatever its splits."""
+    size = n_items // n_folds(train_fraction)
+    return np.sort(_round(n_items, 0)[: n_searched_folds(train_fraction) * size])
+
+
 def make_split(n_items: int, train_fraction: float, phase: str, seed: int) -> Split:
     """The split that a seed selects.
 
     `paper` draws a random training set for each seed. `confirm` cuts a permutation into k = 1/train_fraction disjoint
-    training folds (reverse k-fold): seed s is fold s mod k of permutation s div k. `search` cuts 80/20 inside
-    the fold that `confirm` trains on for the same seed, so that a search never sees that fold's test items.
+    training folds (reverse k-fold): seed s is fold s mod k of permutation s div k; it is tested on the rest, without
+    the items that the search may have seen. `search` cuts 80/20 inside one of the first folds, which alone it sees: one
+    choice serves all folds, and an item that had a say in it would else be a test item of the other folds.
 
     Args:
         n_items: Items in all.
@@ -77,17 +92,20 @@ def make_split(n_items: int, train_fraction: float, phase: str, seed: int) -> Sp
     n_train = n_train_items(n_items, train_fraction, phase)
     if phase == "paper":
         return _cut(stream(seed, "split").permutation(n_items), n_train)
-    k = n_folds(train_fraction)
-    permutation = stream(seed // k, "folds").permutation(n_items)
-    size = n_items // k
-    start = (seed % k) * size
+    k, size = n_folds(train_fraction), n_items // n_folds(train_fraction)
+    search = phase == "search"
+    permutation = _round(n_items, 0 if search else seed // k)
+    start = size * (seed % (n_searched_folds(train_fraction) if search else k))
     fold = permutation[start : start + size]
-    if phase == "confirm":
-        return Split(np.sort(fold), np.sort(np.concatenate([permutation[:start], permutation[start + size :]])))
-    return _cut(stream(seed, "search").permutation(fold), n_train)
+    if search:
+        return _cut(stream(seed, "search").permutation(fold), n_train)
+    rest = np.setdiff1d(permutation, fold)
+    return Split(np.sort(fold), np.setdiff1d(rest, searched_items(n_items, train_fraction)))
 
 
-def withhold(split: Split, labels: Indices, named: Indices, fraction: float, seed: int) -> Split:
+def withhold(
+    split: Split, labels: Indices, named: Indices, fraction: float, seed: int, untested: Indices | None = None
+) -> Split:
     """A split whose training items of unknown classes are moved to validation, where they are "none".
 
     Args:
@@ -97,6 +115,7 @@ def withhold(split: Split, labels: Indices, named: Indices, fraction: float, see
         fraction: Share of the other classes to withhold, drawn for this seed evenly over class frequency: classes in
             order of frequency are cut into as many runs as classes are wanted, and each run gives one.
         seed: Split seed.
+        untested: Items that must not be validated; of unknown classes, they are left out.
     """
     others = np.setdiff1d(np.arange(labels.max() + 1), named)
     n_drawn = round(len(others) * fraction)
@@ -104,8 +123,14 @@ def withhold(split: Split, labels: Indices, named: Indices, fraction: float, see
     rng = stream(seed, "unknown_classes")
     drawn = [rng.choice(run) for run in np.array_split(by_frequency, n_drawn)] if n_drawn else []
     unknown = np.isin(labels[split.train], np.concatenate([named, np.array(drawn, np.int64)]))
-    validation = np.concatenate([split.validation, split.train[unknown]])
+    moved = np.setdiff1d(split.train[unknown], [] if untested is None else untested)
+    validation = np.concatenate([split.validation, moved])
     return Split(split.train[~unknown], np.sort(validation))
+
+
+def _round(n_items: int, number: int) -> Indices:
+    """The permutation that a round of folds is cut from."""
+    return stream(number, "folds").permutation(n_items)
 
 
 def _cut(permutation: Indices, n_train: int) -> Split:

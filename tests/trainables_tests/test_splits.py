@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainables.splits import make_split, n_train_items, stream, withhold
+from trainables.splits import make_split, n_train_items, searched_items, stream, withhold
 
 
 @pytest.mark.parametrize("phase", ["paper", "confirm"])
@@ -11,7 +11,9 @@ from trainables.splits import make_split, n_train_items, stream, withhold
 def test_partition(phase: str, seed: int) -> None:
     split = make_split(1003, 0.1, phase, seed)
     assert len(split.train) == n_train_items(1003, 0.1, phase)
-    np.testing.assert_array_equal(np.sort(np.concatenate([split.train, split.validation])), np.arange(1003))
+    left_out = searched_items(1003, 0.1) if phase == "confirm" else []
+    expected = np.setdiff1d(np.arange(1003), np.setdiff1d(left_out, split.train))
+    np.testing.assert_array_equal(np.sort(np.concatenate([split.train, split.validation])), expected)
     again = make_split(1003, 0.1, phase, seed)
     np.testing.assert_array_equal(split.train, again.train)
 
@@ -22,12 +24,28 @@ def test_confirm_folds_of_a_round_are_disjoint() -> None:
     assert not np.array_equal(folds[0], make_split(1003, 0.1, "confirm", 10).train)
 
 
-def test_a_search_split_stays_inside_its_training_fold() -> None:
-    for seed in (0, 4, 12):
-        fold = make_split(1003, 0.1, "confirm", seed)
+def test_a_search_split_stays_inside_a_training_fold() -> None:
+    for seed, fold in ((0, 0), (2, 2), (4, 1), (12, 0)):
+        whole = make_split(1003, 0.1, "confirm", fold)
         inner = make_split(1003, 0.1, "search", seed)
         assert len(inner.train) == n_train_items(1003, 0.1, "search") == 80
-        np.testing.assert_array_equal(np.sort(np.concatenate([inner.train, inner.validation])), fold.train)
+        np.testing.assert_array_equal(np.sort(np.concatenate([inner.train, inner.validation])), whole.train)
+    assert not np.array_equal(make_split(1003, 0.1, "search", 0).train, make_split(1003, 0.1, "search", 12).train)
+
+
+@pytest.mark.parametrize("train_fraction", [0.05, 0.1, 0.2, 1 / 3])
+def test_nothing_that_is_tested_was_searched(train_fraction: float) -> None:
+    searches = [make_split(600, train_fraction, "search", seed) for seed in range(40)]
+    seen = np.unique(np.concatenate([np.concatenate([split.train, split.validation]) for split in searches]))
+    np.testing.assert_array_equal(seen, searched_items(600, train_fraction))
+    labels = np.arange(600) % 12
+    for seed in range(40):
+        split = make_split(600, train_fraction, "confirm", seed)
+        assert len(split.validation) >= 600 // 3
+        withheld = withhold(split, labels, np.array([3]), 0.3, seed, seen)
+        for tested in (split.validation, withheld.validation):
+            assert not np.intersect1d(tested, seen).size
+            assert not np.intersect1d(tested, split.train[~np.isin(split.train, withheld.validation)]).size
 
 
 def test_streams_differ_by_seed_and_purpose() -> None:
