@@ -294,13 +294,13 @@ def two_way_bootstrap(
     return np.stack(found)
 
 
-def interval_of(estimate: float, standard_error: float, freedom: int) -> Interval:
+def interval_of(estimate: float, standard_error: float, freedom: float) -> Interval:
     """Student's interval of an estimate, and its p-value; without degrees of freedom, or an error, NaN.
 
     Args:
         estimate: Mean difference.
         standard_error: Its standard error.
-        freedom: Degrees of freedom.
+        freedom: Degrees of freedom, not always a whole number.
     """
     if freedom < 1 or math.isnan(standard_error):
         return Interval(estimate, math.nan, math.nan, math.nan, math.nan)

@@ -180,7 +180,8 @@ def _draw_forest(figure: ForestFigure, styles: Mapping[str, LineStyle]) -> Figur
         axes.plot(row.two_way, [place] * 2, color=color, linewidth=3.2, solid_capstyle="round", gid=f"series-{place}")
         axes.plot([row.estimate], [place], color=color, marker="o", markersize=7, gid=f"mark-{place}")
     # Nadeau and Bengio's interval may run off: the axis is that of the interval that decides.
-    ends = [end for row in rows for end in (*row.two_way, *row.naive)] + [-figure.region, figure.region]
+    ends = [end for row in rows for end in (*row.two_way, *row.naive) if math.isfinite(end)]
+    ends += [-figure.region, figure.region]
     margin = 0.12 * (max(ends) - min(ends))
     axes.set_xlim(min(ends) - margin, max(ends) + margin)
     axes.set_ylim(len(rows) - 0.45, -0.55)

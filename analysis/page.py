@@ -18,7 +18,7 @@ from analysis.curves import LineFigure, crossings, over_splits
 from analysis.decisions import CONTROL
 from analysis.item_curves import ForestFigure
 from analysis.load import StudyResults
-from analysis.styles import method_styles
+from analysis.styles import LineStyle, method_styles
 from analysis.tables import Evidence, candidate_row, headings, repeats_the_paper, table_rows
 from trainables.records import TrialRecord
 
@@ -67,9 +67,18 @@ class PageFigure:
 
 
 def draw(figure: LineFigure | ForestFigure, results: StudyResults) -> PageFigure:
-    """Draws a figure for the page and for the files."""
-    threshold = results.description.threshold
-    styles = method_styles(results.description.methods)
+    """Draws a figure of a study for the page and for the files."""
+    return draw_figure(figure, method_styles(results.description.methods), threshold=results.description.threshold)
+
+
+def draw_figure(figure: LineFigure | ForestFigure, styles: Mapping[str, LineStyle], *, threshold: float) -> PageFigure:
+    """Draws a figure for a page and for files.
+
+    Args:
+        figure: What it shows.
+        styles: The style of each of its methods.
+        threshold: The study's threshold, marked where it runs along the x axis.
+    """
     whole = figures.draw(figure, styles, threshold=threshold, legend=True)
     bare = figures.draw(figure, styles, threshold=threshold, legend=False)
     label = html.escape(figure.alternative_text)
@@ -82,6 +91,17 @@ def draw(figure: LineFigure | ForestFigure, results: StudyResults) -> PageFigure
             "csv": figures.to_csv(figure).encode(),
         },
         x_positions=figures.x_positions(bare),
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Where the pages' templates are; all text is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
@@ -101,13 +121,6 @@ def render(
     """
     description = results.description
     summaries = summarise(results)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     best = {summary.candidate for summary in summaries}
     columns = headings(results, evidence)
     candidate_columns = {
@@ -117,35 +130,40 @@ def render(
     }
     for name in ("hyperparameters", "interval"):
         columns.pop(name, None)  # They stand under the method and the mean.
-    return environment.get_template("report.html.j2").render(
-        description=description,
-        n_unplanned=results.n_unplanned,
-        paragraph=texts.paragraph(results),
-        facts=texts.facts(results),
-        findings=texts.findings(results, evidence),
-        headings=columns,
-        candidate_headings=candidate_columns,
-        rows=table_rows(results, evidence),
-        one_split=any(summary.n_splits == 1 for summary in summaries),
-        paper=repeats_the_paper(results),
-        chosen=description.protocol == "paper" and max(description.n_candidates.values()) > 1,
-        candidates=[
-            (candidate_row(summary, description.objective), summary.candidate in best)
-            for summary in summarise_candidates(results, description.choosing_phase)
-        ],
-        missing=missing_trials(results),
-        no_none=all(summary.figure("accuracy_none").n == 0 for summary in summaries),
-        none_source=texts.none_source(results),
-        without_items=any(record.items is None for records in reported.values() for record in records),
-        no_control=CONTROL not in description.methods,
-        groups=[
-            (title, [item for item in drawn if item.figure.name.startswith(names)]) for title, names in _GROUPS.items()
-        ],
-        reader=_reader(reported, description.threshold),
-        styles=method_styles(description.methods),
-        embeddings=[texts.embedding(column, options) for column, options in description.data.embeddings.items()],
-        settings=list(texts.flatten(description.settings)),
-        provenance=texts.provenance(results),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            description=description,
+            n_unplanned=results.n_unplanned,
+            paragraph=texts.paragraph(results),
+            facts=texts.facts(results),
+            findings=texts.findings(results, evidence),
+            headings=columns,
+            candidate_headings=candidate_columns,
+            rows=table_rows(results, evidence),
+            one_split=any(summary.n_splits == 1 for summary in summaries),
+            paper=repeats_the_paper(results),
+            chosen=description.protocol == "paper" and max(description.n_candidates.values()) > 1,
+            candidates=[
+                (candidate_row(summary, description.objective), summary.candidate in best)
+                for summary in summarise_candidates(results, description.choosing_phase)
+            ],
+            missing=missing_trials(results),
+            no_none=all(summary.figure("accuracy_none").n == 0 for summary in summaries),
+            none_source=texts.none_source(results),
+            without_items=any(record.items is None for records in reported.values() for record in records),
+            no_control=CONTROL not in description.methods,
+            groups=[
+                (title, [item for item in drawn if item.figure.name.startswith(names)])
+                for title, names in _GROUPS.items()
+            ],
+            reader=_reader(reported, description.threshold),
+            styles=method_styles(description.methods),
+            embeddings=[texts.embedding(column, options) for column, options in description.data.embeddings.items()],
+            settings=list(texts.flatten(description.settings)),
+            provenance=texts.provenance(results),
+        )
     )
 
 

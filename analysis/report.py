@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from analysis.aggregate import reported_records, summarise
 from analysis.curves import LineFigure, line_figures
 from analysis.decisions import regions, weigh
 from analysis.export import to_csv, to_json, to_latex
+from analysis.files import write_whole
 from analysis.item_curves import ForestFigure, forest_figures, item_figures
 from analysis.load import ReportError, StudyResults, load_items, load_study
 from analysis.search_curves import search_figures
@@ -108,27 +108,15 @@ def _write_all(
     shown = [*figures, *search_figures(results, FIGURE_NAMES.get(objective, objective))]
     drawn = [page.draw(figure, results) for figure in shown]
     figure_paths = [
-        _write(output / "figures" / f"{item.figure.name}.{kind}", content)
+        write_whole(output / "figures" / f"{item.figure.name}.{kind}", content)
         for item in drawn
         for kind, content in item.files.items()
     ]
     return ReportFiles(
-        html=_write(output / "report.html", page.render(results, reported, evidence, drawn).encode()),
-        latex=_write(output / "table.tex", to_latex(results, evidence).encode()),
-        csv=_write(output / "table.csv", to_csv(results).encode()),
+        html=write_whole(output / "report.html", page.render(results, reported, evidence, drawn).encode()),
+        latex=write_whole(output / "table.tex", to_latex(results, evidence).encode()),
+        csv=write_whole(output / "table.csv", to_csv(results).encode()),
         figures=tuple(figure_paths),
-        json=_write(output / "results.json", to_json(results, evidence).encode()),
+        json=write_whole(output / "results.json", to_json(results, evidence).encode()),
         findings=tuple(finding.text for finding in texts.findings(results, evidence)),
     )
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_bytes(content)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
