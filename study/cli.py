@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from study.commands import COMMANDS, report_from_server
+
 if TYPE_CHECKING:
     from study.runner import StudyResult
     from study.spec import StudySpec
@@ -124,10 +126,17 @@ def retry(config: Path) -> None:
 
 @study.command()
 @_config
-def report(config: Path) -> None:
+@click.option("--tracking-uri", help="Read the study from this MLflow server, without its records.")
+@click.option("--study", "name", help="Name of the study on that server.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of a report from a server.")
+def report(config: Path, tracking_uri: str | None, name: str | None, output: Path | None) -> None:
     """Write the report of what is recorded: page, tables, figures."""
-    spec = _load(config)
-    _report(spec)
+    if not (tracking_uri or name or output):
+        _report(_load(config))
+    elif tracking_uri and name:
+        report_from_server(tracking_uri, name, output or Path("report"))
+    else:
+        raise click.UsageError("--tracking-uri, --study and --output go together; the first two are needed.")
 
 
 @study.command()
@@ -164,6 +173,10 @@ def demo(directory: Path, quiet: bool) -> None:
         config.write_text(_preset("demo"))
     spec = _load(config)
     sys.exit(_run(spec, config, quiet=quiet))
+
+
+for _command_of_results in COMMANDS:
+    study.add_command(_command_of_results)
 
 
 def main() -> None:
@@ -232,25 +245,16 @@ def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
 
 
 def _report(spec: StudySpec) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from analysis.aggregate import missing_trials, summarise
     from analysis.load import load_study
     from analysis.report import write_report
     from analysis.tables import terminal_table
     from study.runner import attach_report
+    from study.terminal import show
 
     results = load_study(spec.root)
     written = write_report(spec.root)
-    shown = terminal_table(results)
-    table = Table(box=None, pad_edge=False)
-    for index, heading in enumerate(shown.headings):
-        table.add_column(heading, justify="left" if index < 2 else "right")
-    for row in shown.rows:
-        table.add_row(*row)
-    console = Console()
-    Console(width=console.width if console.is_terminal else 160).print(table)
+    show(terminal_table(results))
     missing = missing_trials(results)
     for sentence in missing:
         click.echo(f"Missing: {sentence}")
