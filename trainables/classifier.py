@@ -59,7 +59,8 @@ class LaneMLP(nn.Module):
         """
         for layer in range(len(self.hidden)):
             x = torch.baddbmm(self.biases[layer], x, self.weights[layer])
-            x = torch.relu(x if keep is None else x * keep[layer])
+            # In place: a product's gradient needs its inputs, dropout's its mask, ReLU's its result.
+            x = torch.relu_(x if keep is None else x.mul_(keep[layer]))
             x = x if at_layer is None else at_layer(layer + 1, x)
         return torch.baddbmm(self.biases[-1], x, self.weights[-1])
 
