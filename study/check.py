@@ -23,6 +23,7 @@ from study.spec import (
     Encoders,
     LearningRate,
     Range,
+    Resources,
     Sampler,
     Search,
     Section,
@@ -32,7 +33,7 @@ from study.spec import (
     phases,
 )
 from trainables.methods import MethodError, get_method, method_names
-from trainables.splits import n_train_items
+from trainables.splits import n_folds, n_train_items
 
 _SECTIONS: dict[str, type[Section]] = {
     name: field.annotation
@@ -209,6 +210,9 @@ def _cross_problems(sections: Mapping[str, Any], unsound: set[str]) -> Iterator[
         yield from _data_problems(data, sections.get("encoders"))
     if data is not None and not unsound & {"data", "splits", "training"}:
         yield from _size_problems(data, sections.get("splits", Splits()), sections.get("training", Training()))
+    if not unsound & {"splits", "search", "resources"}:
+        resources = sections.get("resources", Resources())
+        yield from _protocol_problems(sections.get("splits", Splits()), sections.get("search"), resources)
     if "encoders" in sections:
         yield from _encoder_problems(sections["encoders"])
     if "search" in sections:
@@ -246,6 +250,32 @@ def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
                 f"`data.{key}` names the column `{name}`, which {data.table} lacks{_nearest(name, present)}; "
                 f"its columns are {', '.join(present)}"
             )
+
+
+def _protocol_problems(splits: Splits, search: Search | None, resources: Resources) -> Iterator[str]:
+    if splits.protocol == "nested" and n_folds(splits.train_fraction) < 3:
+        yield (
+            "`splits.train_fraction` must make three folds or more with the protocol nested, one to search, one to "
+            f"train on and one to test, so at most 0.33, got {splits.train_fraction:g}"
+        )
+    if search is None or not search.pruning.is_on:
+        return
+    if splits.protocol == "paper":
+        yield (
+            "`search.pruning` works on the search phase of the protocol nested only, since paper reports every "
+            "candidate; leave it out, or set `splits.protocol` to nested"
+        )
+    if search.pruning.asha is not None and resources.lanes_per_pack is not None:
+        yield (
+            "`search.pruning.asha` compares means over splits that are trained together, which "
+            f"`resources.lanes_per_pack` ({resources.lanes_per_pack}) cuts up; leave one of the two out"
+        )
+    racing = search.pruning.racing
+    if racing is not None and racing.splits_at_once >= splits.n_search_splits:
+        yield (
+            "`search.pruning.racing.splits_at_once` must be below `splits.n_search_splits` "
+            f"({splits.n_search_splits}), or no split is left to spare, got {racing.splits_at_once}"
+        )
 
 
 def _size_problems(data: Data, splits: Splits, training: Training) -> Iterator[str]:

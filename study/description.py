@@ -13,6 +13,7 @@ from typing import Any
 from embedding_jobs.store import Embeddings, Store
 from study.space import n_candidates
 from study.spec import StudySpec, Training, digest, phases
+from trainables.splits import n_folds, n_searched_folds
 
 DESCRIPTION = "study.json"
 """What a study's directory says of itself; the report reads it."""
@@ -124,7 +125,28 @@ def _choices(spec: StudySpec) -> dict[str, str]:
         "Early stopping": _early_stopping(training),
         "Unknown classes": _unknown_classes(spec),
         "Evaluation": f"every {training.evaluate_every_epochs} epochs and at the end",
+        **({"Search": _search(spec)} if spec.splits.protocol == "nested" else {}),
     }
+
+
+def _search(spec: StudySpec) -> str:
+    fraction, pruning = spec.splits.train_fraction, spec.search.pruning
+    text = (
+        f"80/20 cuts inside {n_searched_folds(fraction)} of the {n_folds(fraction)} folds, whose items are then in no "
+        "test set"
+    )
+    if pruning.asha is not None:
+        text += (
+            f"; a candidate stops at {pruning.asha.grace_epochs} epochs, or {pruning.asha.reduction_factor:g} times as "
+            f"many, and so on, where it is not among the best 1/{pruning.asha.reduction_factor:g} of its method's "
+            "earlier batches there"
+        )
+    if pruning.racing is not None:
+        text += (
+            f"; a candidate that is worse than its method's best at confidence {pruning.racing.confidence:g} gets no "
+            "further splits"
+        )
+    return text
 
 
 def _early_stopping(training: Training) -> str:

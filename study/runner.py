@@ -202,7 +202,7 @@ class _Run:
         splits = spec.split_seeds(phase)
         self._stopping = None
         if phase == "search":
-            rules, stops = spec.search.early_stopping, read_stops(spec.records)
+            rules, stops = spec.search.pruning, read_stops(spec.records)
             self._stopping = Stopping(rules, metric, spec.training.epochs, splits, stops)
             self._stopping.learn(record for record in self.records.values() if record.config.phase == phase)
         n_stopped = sum(len(stop.splits) for stop in self._stopping.stops.values()) if self._stopping else 0

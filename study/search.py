@@ -53,7 +53,7 @@ def proposals(search: Search, method: str) -> Proposals:
     if search.sampler != "grid":
         return SampledProposals(search, method)
     # Early stopping compares with earlier batches: a grid given at once would have none.
-    return FixedProposals(grid(search, method), search.batch_size if search.early_stopping.is_on else None)
+    return FixedProposals(grid(search, method), search.batch_size if search.pruning.is_on else None)
 
 
 def percent_done(stop: Stop) -> int:

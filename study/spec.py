@@ -154,7 +154,7 @@ class Racing(Section):
     confidence: float = Field(0.99, gt=0.5, lt=1)
 
 
-class EarlyStopping(Section):
+class Pruning(Section):
     """What spares the search phase of hopeless candidates; off unless given."""
 
     asha: Asha | None = None
@@ -173,7 +173,7 @@ class Search(Section):
     n_candidates: int = Field(10, ge=1)
     batch_size: int = Field(4, ge=1)
     seed: int = Field(0, ge=0)
-    early_stopping: EarlyStopping = EarlyStopping()
+    pruning: Pruning = Pruning()
     methods: dict[str, dict[str, Values]] = Field(min_length=1)
 
     @field_validator("methods", mode="before")

@@ -170,7 +170,7 @@ def only_run(directory: Path) -> Iterator[None]:
 
 
 def _stops_early(description: Mapping[str, Any]) -> bool:
-    rules = description["settings"]["search"]["early_stopping"]
+    rules = description["settings"]["search"]["pruning"]
     return any(rule is not None for rule in rules.values())
 
 

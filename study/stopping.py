@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from scipy.stats import t as student
 
-from study.spec import EarlyStopping
+from study.spec import Pruning
 from trainables.pack import EVALUATED, Pack
 from trainables.records import Candidate, TrialConfig, TrialRecord
 from trainables.unfinished import Stop
@@ -70,7 +70,7 @@ class Stopping:
     """
 
     def __init__(
-        self, settings: EarlyStopping, metric: str, n_epochs: int, splits: Sequence[int], stops: Iterable[Stop] = ()
+        self, settings: Pruning, metric: str, n_epochs: int, splits: Sequence[int], stops: Iterable[Stop] = ()
     ) -> None:
         self.settings = settings
         self.metric = metric if metric in EVALUATED else "accuracy"

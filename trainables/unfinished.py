@@ -150,7 +150,7 @@ def _write(folder: Path, note: Failure | Stop) -> None:
     fields["candidate"] = {"method": note.candidate.method, "params": dict(note.candidate.params)}
     path = _path(folder, note)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps({"format": FORMAT, **fields}, indent=1))
+    aside.write_text(json.dumps({"format": FORMAT, **fields}))
     aside.replace(path)
 
 

@@ -49,6 +49,13 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         ("encoders", {"text": {"model": "./no_such_folder"}}, r"no_such_folder, which does not exist"),
         ("splits", {"train_fraction": 1.5}, r"`splits.train_fraction` must be below 1, got 1.5"),
         ("splits", {"train_fraction": 0.05}, r"`training.batch_size` must not exceed .* 12 = 0.05 of 240 rows, got 32"),
+        ("splits", {"protocol": "nested"}, r"`splits.train_fraction` must make three folds or more.*got 0.4"),
+        (
+            "search",
+            {"pruning": {"asha": {}}},
+            r"`search.pruning` works on the search phase of the protocol nested",
+        ),
+        ("search", {"pruning": {"ahsa": {}}}, r"`search.pruning.ahsa` is not a key \(did you mean `asha`\?\)"),
         ("splits", {"protocol": "papr"}, r"`splits.protocol` must be 'paper' or 'nested', got 'papr'"),
         ("training", {"batch_size": 31}, r"`training.batch_size` must be even.*got 31"),
         ("training", {"epochs": 0}, r"`training.epochs` must be at least 1, got 0"),
@@ -71,6 +78,19 @@ def test_problems_name_key_and_remedy(make_study: MakeStudy, section: str, value
     found = problems(make_study(**{section: values}))
     assert found
     assert all(re.search(expected, problem) for problem in found), found
+
+
+def test_pruning_must_have_something_to_spare(make_study: MakeStudy) -> None:
+    found = problems(
+        make_study(
+            splits={"protocol": "nested", "train_fraction": 0.2, "n_search_splits": 3},
+            search={"pruning": {"asha": {}, "racing": {"splits_at_once": 3}}},
+            resources={"lanes_per_pack": 2},
+        )
+    )
+    assert len(found) == 2
+    assert "which `resources.lanes_per_pack` (2) cuts up" in found[0]
+    assert "must be below `splits.n_search_splits` (3), or no split is left to spare, got 3" in found[1]
 
 
 def test_all_problems_come_at_once(make_study: MakeStudy) -> None:

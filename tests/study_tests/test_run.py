@@ -25,11 +25,11 @@ from study.check import load_spec
 from study.description import DescriptionError, read_description
 from study.progress import Progress
 from study.runner import StudyResult, run_study
-from study.status import StudyError, read_status
+from study.status import StudyError, in_words, read_status
 from study.tracking import KEY_TAG
 from tests.study_tests.conftest import MakeStudy, write_table
 from trainables.records import read_records
-from trainables.unfinished import read_failures
+from trainables.unfinished import read_failures, read_stops
 
 
 def run(path: Path) -> tuple[StudyResult, str]:
@@ -94,27 +94,39 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_nested_confirms_each_methods_best(make_study: MakeStudy, tmp_path: Path) -> None:
+def test_nested_stops_candidates_early_and_confirms_each_methods_best(make_study: MakeStudy, tmp_path: Path) -> None:
     path = make_study(
-        splits={"protocol": "nested", "train_fraction": 0.5, "n_splits": 2, "n_search_splits": 2},
+        splits={"protocol": "nested", "train_fraction": 0.33, "n_splits": 2, "n_search_splits": 2},
+        # Fast enough for accuracies to differ on the way.
+        training={"epochs": 40, "evaluate_every_epochs": 10, "learning_rate": {"low": 3e-3, "high": 1e-2}},
+        objective={"threshold": 0.2},
         search={
             "sampler": "tpe",
-            "n_candidates": 3,
+            "n_candidates": 6,
             "batch_size": 2,
+            "pruning": {"asha": {"grace_epochs": 10, "reduction_factor": 4}},
             "methods": {"control": {}, "e_mixup": {"alpha": {"low": 0.1, "high": 1.0}}},
         },
     )
-    result, _ = run(path)
-    assert result.n_trained == (1 + 3) * 2 + 2 * 2
+    result, said = run(path)
+    stops = read_stops(tmp_path / "out/records")
+    assert 1 <= len(stops) <= 4, "all but the first batch are at risk"
+    assert said.count("stopped by asha: e_mixup(alpha=") == len(stops)
+    assert all(stop.splits == (0, 1) and stop.n_epochs_saved == 60 for stop in stops)
+    assert result.n_trained == (1 + 6 - len(stops)) * 2 + 2 * 2
     records = read_records(tmp_path / "out/records")
     scores: dict[str, list[float]] = {}
     for record in records:
         if record.config.phase == "search" and record.config.candidate.method == "e_mixup":
             scores.setdefault(record.config.candidate.key, []).append(record.metrics["auc_weighted"])
     best = max(scores, key=lambda key: np.mean(scores[key]))
-    confirmed = {r.config.candidate.key for r in records if r.config.phase == "confirm"}
-    assert confirmed == {"control()", best}
+    confirmed = [r.config.candidate.key for r in records if r.config.phase == "confirm"]
+    assert confirmed == ["control()", "control()", best, best], "the confirm phase is never cut short"
     assert run(path)[0].n_trained == 0
+    status = read_status(tmp_path / "out", read_description(tmp_path / "out"))
+    assert sum(row.n_stopped for row in status.methods) == 2 * len(stops)
+    assert status.n_missing == 0
+    assert in_words(status)[0].startswith(f"Early stopping gave {len(stops)} candidates up and saved")
 
 
 @pytest.mark.usefixtures("ray_session")
