@@ -135,6 +135,11 @@ class Training:
         """Whether no lane is left to train."""
         return not self._stacks
 
+    @property
+    def stacks(self) -> list[Stack]:
+        """The stacks in training; one that has ended keeps the weights of the lanes that ended last."""
+        return [stack for _, stack in self._stacks]
+
     def advance(self) -> Evaluation:
         """Trains every lane to the next evaluation; lanes that end there leave with their results.
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from ray import tune
+from torch import Tensor
 
 from trainables.engine import Lane, LaneFailure, Settings, Training
 from trainables.methods import get_method
@@ -114,22 +115,7 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
     def _start(self, config: Mapping[str, Any]) -> None:
         self._pack: Pack = config["pack"]
         self._started_at_s = time.time()
-        context, pack = self._context, self._pack
-        n_items = len(context.labels)
-        method = get_method(pack.candidate.method)
-        untested = searched_items(n_items, context.train_fraction) if pack.phase == "confirm" else None
-        lanes = []
-        for seed in pack.splits:
-            split = make_split(n_items, context.train_fraction, pack.phase, seed)
-            split = withhold(
-                split, context.labels, context.unknown_classes, context.unknown_class_fraction, seed, untested
-            )
-            lanes.append(Lane(method, dict(pack.candidate.params), seed, split))
-        # Of the phase alone: a lane whose unknown classes leave it fewer items takes them more often.
-        n_train = n_train_items(n_items, context.train_fraction, pack.phase)
-        n_trained_on = int(n_train * (1 - context.settings.early_stopping_fraction))
-        steps = max(1, n_trained_on // context.settings.batch_size)
-        self._training = Training(self._embeddings, self._labels, lanes, context.settings, steps)
+        self._training = pack_training(self._context, self._pack, self._embeddings, self._labels)
 
     def _results(self) -> tuple[list[TrialRecord], dict[int, str]]:
         """The records of the lanes that gave a result, and why the others did not, by split."""
@@ -150,3 +136,27 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
                     )
                 )
         return records, failures
+
+
+def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: Tensor) -> Training:
+    """A pack of a study, ready to train, each trial of it a lane.
+
+    Args:
+        context: What all packs of the study share.
+        pack: The pack.
+        embeddings: The context's embeddings, on the device to train on.
+        labels: The context's labels, on the same device.
+    """
+    n_items = len(context.labels)
+    method = get_method(pack.candidate.method)
+    untested = searched_items(n_items, context.train_fraction) if pack.phase == "confirm" else None
+    lanes = []
+    for seed in pack.splits:
+        split = make_split(n_items, context.train_fraction, pack.phase, seed)
+        split = withhold(split, context.labels, context.unknown_classes, context.unknown_class_fraction, seed, untested)
+        lanes.append(Lane(method, dict(pack.candidate.params), seed, split))
+    # Of the phase alone: a lane whose unknown classes leave it fewer items takes them more often.
+    n_train = n_train_items(n_items, context.train_fraction, pack.phase)
+    n_trained_on = int(n_train * (1 - context.settings.early_stopping_fraction))
+    steps = max(1, n_trained_on // context.settings.batch_size)
+    return Training(embeddings, labels, lanes, context.settings, steps)

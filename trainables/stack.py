@@ -190,6 +190,10 @@ class Stack:
         """A copy of a lane's parameters."""
         return [parameter.detach()[lane].clone() for parameter in self.model.parameters()]
 
+    def standardization(self, lane: int) -> tuple[Tensor, Tensor]:
+        """What a lane's inputs are shifted and then divided by: (features,) each."""
+        return self._shift[lane, 0], self._scale[lane, 0]
+
     @torch.no_grad()
     def restore(self, lane: int, weights: Sequence[Tensor]) -> None:
         """Puts parameters back that `weights` gave."""
