@@ -8,37 +8,31 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import ray
 
 # Read by the processes that Ray starts; set before the import, this one would announce it.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
-from embedding_jobs.encoders import EncoderConfig, ImageEncoderConfig, TextEncoderConfig, encoder_name
 from embedding_jobs.extract import ExtractionSummary, extract
-from embedding_jobs.store import Embeddings, Store
+from study.context import encoder_configs, load_embeddings, pack_context
 from study.description import DESCRIPTION, describe, read_description, refuse_other_settings, write_description
 from study.packs import FixedProposals, PackQueue, Proposals
 from study.progress import Progress
 from study.search import proposals
 from study.spec import StudySpec, phases
-from study.status import Activity, StudyError, only_run, write_activity
+from study.status import Activity, only_run, write_activity
 from study.stopping import Stopping
 from study.tracking import BackgroundTracker, Tracker, TrackingError
 from study.tuning import train_packs
-from trainables.engine import Settings
-from trainables.pack import Pack, PackContext
+from trainables.pack import Pack
 from trainables.records import Candidate, TrialConfig, TrialRecord, read_record_file, read_records
 from trainables.unfinished import Failure, read_failures, read_stops, write_failure, write_stop
 
@@ -75,16 +69,6 @@ def connect(spec: StudySpec) -> None:
     )
 
 
-def encoder_configs(spec: StudySpec) -> dict[str, EncoderConfig]:
-    """The encoder of each encoded column, in the order of the classifier's input."""
-    configs: dict[str, EncoderConfig] = {}
-    if spec.encoders.text is not None:
-        configs |= {column: TextEncoderConfig(**spec.encoders.text.model_dump()) for column in spec.data.text}
-    if spec.encoders.image is not None and spec.data.image is not None:
-        configs[spec.data.image] = ImageEncoderConfig(**spec.encoders.image.model_dump())
-    return configs
-
-
 def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
     """Encodes the shards that the store lacks."""
     connect(spec)
@@ -93,6 +77,7 @@ def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
         encoder_configs(spec),
         spec.store,
         rows_per_shard=spec.resources.rows_per_shard,
+        on_error=spec.data.on_error,
         on_progress=progress.embedding,
     )
     progress.end_embedding()
@@ -121,8 +106,7 @@ def run_study(spec: StudySpec, progress: Progress) -> StudyResult:
     with only_run(spec.root):
         write_activity(spec.root, Activity("embedding", time.time()))
         embed(spec, progress)
-        columns = [f"{column}--{encoder_name(config)}" for column, config in encoder_configs(spec).items()]
-        embeddings = Store(spec.store).load(columns)
+        embeddings = load_embeddings(spec)
         class_names, labels = np.unique(embeddings.labels, return_inverse=True)
         description = describe(spec, embeddings, [str(name) for name in class_names])
         refuse_other_settings(spec, description)
@@ -130,7 +114,7 @@ def run_study(spec: StudySpec, progress: Progress) -> StudyResult:
         recorded = read_records(spec.records)
         tracker = BackgroundTracker(lambda: make_tracker(spec, description))
         tracker.write(recorded)
-        context = ray.put(_context(spec, embeddings, labels, description))
+        context = ray.put(pack_context(spec, embeddings, labels, description))
         run = _Run(spec, progress, tracker, {record.config: record for record in recorded})
         for phase in phases(spec.splits.protocol):
             run.phase(phase, context)
@@ -285,63 +269,3 @@ class _Run:
         for stop in stops:
             write_stop(self.spec.records, stop)
         self.progress.stopped(stops)
-
-
-def _context(
-    spec: StudySpec, embeddings: Embeddings, labels: np.ndarray, description: Mapping[str, Any]
-) -> PackContext:
-    training = spec.training
-    return PackContext(
-        embeddings=embeddings.matrix,
-        labels=labels.astype(np.int64),
-        train_fraction=spec.splits.train_fraction,
-        settings=Settings(
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            hidden=training.hidden,
-            dropout=training.dropout,
-            weight_decay=training.weight_decay,
-            learning_rate_low=training.learning_rate.low,
-            learning_rate_high=training.learning_rate.high,
-            step_size_epochs=training.learning_rate.step_size_epochs,
-            evaluate_every_epochs=training.evaluate_every_epochs,
-            standardize=training.standardize,
-            class_balanced=training.class_balanced,
-            early_stopping_fraction=training.early_stopping.fraction if training.early_stopping else 0,
-            early_stopping_patience=training.early_stopping.patience if training.early_stopping else 1,
-            threshold=spec.objective.threshold,
-        ),
-        records=str(spec.records),
-        unknown_classes=_label_indices(spec.splits.unknown_classes, description["data"]["class_names"]),
-        unknown_class_fraction=spec.splits.unknown_class_fraction,
-        n_threads=max(1, int(spec.resources.cpus_per_pack)),
-        provenance={
-            **{f"digest_{name}": value for name, value in description["digests"].items()},
-            "package": version("embedding-ablation-study"),
-            "git_commit": _git_commit(),
-        },
-    )
-
-
-def _label_indices(wanted: Sequence[str], class_names: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Indices of labels among the sorted label names.
-
-    Raises:
-        StudyError: The data lack one.
-    """
-    absent = [name for name in wanted if name not in class_names]
-    if absent:
-        raise StudyError(
-            f"`splits.unknown_classes` names {', '.join(absent)}, which no item has as its label. "
-            "Write labels as the table does."
-        )
-    return np.array([class_names.index(name) for name in wanted], np.int64)
-
-
-def _git_commit() -> str:
-    """Commit of the folder that the command was given in, where that is a repository."""
-    git = shutil.which("git")
-    if git is None:
-        return ""
-    done = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,110 @@
+"""What the packs of a study share: its embeddings, labels, settings and provenance."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedding_jobs.encoders import EncoderConfig, ImageEncoderConfig, TextEncoderConfig, encoder_name
+from embedding_jobs.store import Embeddings, Store
+from study.spec import StudySpec
+from study.status import StudyError
+from trainables.engine import Settings
+from trainables.pack import PackContext
+
+
+def encoder_configs(spec: StudySpec) -> dict[str, EncoderConfig]:
+    """The encoder of each encoded column, in the order of the classifier's input."""
+    configs: dict[str, EncoderConfig] = {}
+    if spec.encoders.text is not None:
+        configs |= {column: TextEncoderConfig(**spec.encoders.text.model_dump()) for column in spec.data.text}
+    if spec.encoders.image is not None and spec.data.image is not None:
+        configs[spec.data.image] = ImageEncoderConfig(**spec.encoders.image.model_dump())
+    return configs
+
+
+def load_embeddings(spec: StudySpec) -> Embeddings:
+    """The embeddings that a study's trials read.
+
+    Raises:
+        embedding_jobs.store.StoreError: A column is missing, or not the one asked for.
+    """
+    columns = [f"{column}--{encoder_name(config)}" for column, config in encoder_configs(spec).items()]
+    return Store(spec.store).load(columns)
+
+
+def pack_context(
+    spec: StudySpec, embeddings: Embeddings, labels: np.ndarray, description: Mapping[str, Any]
+) -> PackContext:
+    """The context of a study's packs.
+
+    Args:
+        spec: The study.
+        embeddings: What its trials read.
+        labels: Index of each item's label among the sorted label names (items,).
+        description: `study.json`.
+
+    Raises:
+        StudyError: The study names an unknown class that no item has.
+    """
+    training = spec.training
+    return PackContext(
+        embeddings=embeddings.matrix,
+        labels=labels.astype(np.int64),
+        train_fraction=spec.splits.train_fraction,
+        settings=Settings(
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            hidden=training.hidden,
+            dropout=training.dropout,
+            weight_decay=training.weight_decay,
+            learning_rate_low=training.learning_rate.low,
+            learning_rate_high=training.learning_rate.high,
+            step_size_epochs=training.learning_rate.step_size_epochs,
+            evaluate_every_epochs=training.evaluate_every_epochs,
+            standardize=training.standardize,
+            class_balanced=training.class_balanced,
+            early_stopping_fraction=training.early_stopping.fraction if training.early_stopping else 0,
+            early_stopping_patience=training.early_stopping.patience if training.early_stopping else 1,
+            threshold=spec.objective.threshold,
+        ),
+        records=str(spec.records),
+        unknown_classes=_label_indices(spec.splits.unknown_classes, description["data"]["class_names"]),
+        unknown_class_fraction=spec.splits.unknown_class_fraction,
+        n_threads=max(1, int(spec.resources.cpus_per_pack)),
+        provenance={
+            **{f"digest_{name}": value for name, value in description["digests"].items()},
+            "package": version("embedding-ablation-study"),
+            "git_commit": _git_commit(),
+        },
+    )
+
+
+def _label_indices(wanted: Sequence[str], class_names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Indices of labels among the sorted label names.
+
+    Raises:
+        StudyError: The data lack one.
+    """
+    absent = [name for name in wanted if name not in class_names]
+    if absent:
+        raise StudyError(
+            f"`splits.unknown_classes` names {', '.join(absent)}, which no item has as its label. "
+            "Write labels as the table does."
+        )
+    return np.array([class_names.index(name) for name in wanted], np.int64)
+
+
+def _git_commit() -> str:
+    """Commit of the folder that the command was given in, where that is a repository."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    done = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
