@@ -10,12 +10,14 @@ import difflib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from embedding_jobs.encoders import ENTRY_POINT_GROUP
 from embedding_jobs.sources import SourceError, count_rows, table_columns
 from study.spec import (
     PACKAGE_SCHEME,
@@ -156,7 +158,7 @@ def _resolved_encoders(encoders: Encoders, base: Path) -> Encoders:
         text = text.model_copy(update={"model": _resolved(text.model, base)})
     if image and image.checkpoint:
         image = image.model_copy(update={"checkpoint": _resolved(image.checkpoint, base)})
-    return Encoders(text=text, image=image)
+    return encoders.model_copy(update={"text": text, "image": image})
 
 
 def _problems(error: ValidationError, prefix: tuple[str, ...]) -> Iterator[str]:
@@ -234,7 +236,11 @@ def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
     for twice in sorted({column for column in columns if columns.count(column) > 1}):
         yield f"`data` uses the column `{twice}` twice; each of id, label, text and image needs its own"
     if encoders is not None:
-        for kind, used in (("text", data.text), ("image", data.image)):
+        for column in set(encoders.custom) - set(data.columns):
+            yield f"`encoders.custom.{column}` has nothing to encode; name the column in `data.text` or `data.image`"
+        images = (data.image,) if data.image else ()
+        for kind, encoded in (("text", data.text), ("image", images)):
+            used = [column for column in encoded if column not in encoders.custom]
             if used and getattr(encoders, kind) is None:
                 yield f"`encoders.{kind}` is missing, and `data.{kind}` names a column; give its model"
             if data.columns and not used and getattr(encoders, kind) is not None:
@@ -295,6 +301,10 @@ def _size_problems(data: Data, splits: Splits, training: Training) -> Iterator[s
 
 
 def _encoder_problems(encoders: Encoders) -> Iterator[str]:
+    for column, custom in encoders.custom.items():
+        if not entry_points(group=ENTRY_POINT_GROUP, name=custom.kind):
+            known = ", ".join(sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))) or "none"
+            yield f"`encoders.custom.{column}.kind` is no installed kind of encoder ({known}), got {custom.kind!r}"
     if encoders.text and encoders.text.model.startswith(PACKAGE_SCHEME):
         package = encoders.text.model.removeprefix(PACKAGE_SCHEME).split("/")[0]
         if importlib.util.find_spec(package) is None:

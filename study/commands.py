@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
+from study.embeddings import embeddings
+
+_config = click.option(
+    "-c", "--config", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="The study file."
+)
+_split = click.option("--split", type=int, help="Split seed; the first recorded one if not given.")
 _output = click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write into.")
 
 
@@ -24,6 +31,28 @@ def compare(studies: tuple[str, ...], output: Path | None) -> None:
     click.echo(f"Comparison: {written.html}")
 
 
+@click.command()
+@click.argument("cell")
+@_config
+@_split
+@click.option("--tolerance", type=float, default=0.001, show_default=True, help="Largest difference that agrees.")
+def verify(cell: str, config: Path, split: int | None, tolerance: float) -> None:
+    """Retrain a CELL of the table (a method, or `e_mixup(alpha=0.3)`) and say whether it agrees; exit code 1 if not."""
+    from study.check import load_spec
+    from study.terminal import show
+    from study.verify import verification_table
+    from study.verify import verify as verify_cell
+
+    found = verify_cell(load_spec(config).root, cell, split, tolerance)
+    show(verification_table(found), n_left=1)
+    for what, then, now in found.differing:
+        click.echo(f"Recorded on other {what}: {then}; now {now}.")
+    word = "agrees" if found.agrees else "does not agree"
+    same = f"{found.same_share:.1%} of its items have the very same confidence"
+    click.echo(f"{found.trial} {word}, within {tolerance:g}; {same}.")
+    sys.exit(0 if found.agrees else 1)
+
+
 def report_from_server(uri: str, name: str, output: Path) -> None:
     """Writes and prints the report of a study from an MLflow server alone."""
     from analysis.aggregate import missing_trials
@@ -40,4 +69,8 @@ def report_from_server(uri: str, name: str, output: Path) -> None:
     click.echo(f"Report, without what rests on single items: {written.html}")
 
 
-COMMANDS = (compare,)
+COMMANDS = (
+    compare,
+    embeddings,
+    verify,
+)

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedding_jobs.encoders import EncoderConfig, ImageEncoderConfig, TextEncoderConfig, encoder_name
+from embedding_jobs.encoders import (
+    CustomEncoderConfig,
+    EncoderConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+    encoder_name,
+)
 from embedding_jobs.store import Embeddings, Store
 from study.spec import StudySpec
 from study.status import StudyError
@@ -22,10 +28,13 @@ from trainables.pack import PackContext
 def encoder_configs(spec: StudySpec) -> dict[str, EncoderConfig]:
     """The encoder of each encoded column, in the order of the classifier's input."""
     configs: dict[str, EncoderConfig] = {}
-    if spec.encoders.text is not None:
-        configs |= {column: TextEncoderConfig(**spec.encoders.text.model_dump()) for column in spec.data.text}
-    if spec.encoders.image is not None and spec.data.image is not None:
-        configs[spec.data.image] = ImageEncoderConfig(**spec.encoders.image.model_dump())
+    for column in spec.data.columns:
+        if column in spec.encoders.custom:
+            configs[column] = CustomEncoderConfig(**spec.encoders.custom[column].model_dump())
+        elif column == spec.data.image and spec.encoders.image is not None:
+            configs[column] = ImageEncoderConfig(**spec.encoders.image.model_dump())
+        elif spec.encoders.text is not None:
+            configs[column] = TextEncoderConfig(**spec.encoders.text.model_dump())
     return configs
 
 

@@ -14,6 +14,8 @@ from embedding_jobs.sources import Source
 
 Metric = Literal["auc_weighted", "accuracy", "accuracy_known", "accuracy_none"]
 Protocol = Literal["paper", "nested"]
+VectorDtype = Literal["float32", "float16"]
+ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
 Sampler = Literal["grid", "tpe", "random", "qmc", "gp"]
 
 PACKAGE_SCHEME = "package://"
@@ -34,6 +36,7 @@ class Data(Section):
     label: str
     text: tuple[str, ...] = ()
     image: str | None = None
+    on_error: Literal["fail", "skip"] = "fail"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -55,6 +58,10 @@ class TextEncoder(Section):
     pooling: Literal["last_layers_mean", "mean", "cls"] = "last_layers_mean"
     max_tokens: int | None = Field(None, ge=1)
     prefix: str = ""
+    tokens_per_batch: int | None = Field(None, ge=1)
+    vector_dtype: VectorDtype = "float32"
+    compute_dtype: ComputeDtype = "auto"
+    compile: bool = False
 
 
 class ImageEncoder(Section):
@@ -64,13 +71,27 @@ class ImageEncoder(Section):
     pretrained: bool = True
     checkpoint: str | None = None
     image_size: int | None = Field(None, ge=8)
+    seed: int = Field(0, ge=0)
+    vector_dtype: VectorDtype = "float32"
+    compute_dtype: ComputeDtype = "auto"
+    compile: bool = False
+
+
+class CustomEncoder(Section):
+    """A third party's encoder, of a kind that its entry point names."""
+
+    kind: str
+    model: str
+    options: dict[str, Any] = {}
+    vector_dtype: VectorDtype = "float32"
 
 
 class Encoders(Section):
-    """One encoder for all text columns, one for the image column."""
+    """One encoder for all text columns, one for the image column; and for single columns, a third party's."""
 
     text: TextEncoder | None = None
     image: ImageEncoder | None = None
+    custom: dict[str, CustomEncoder] = {}
 
 
 class Splits(Section):

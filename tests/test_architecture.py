@@ -20,16 +20,10 @@ EDGES = {
 }
 HEAVY = {
     "torch": {
-        "trainables/methods.py",
-        "trainables/classifier.py",
-        "trainables/engine.py",
-        "trainables/metrics.py",
-        "trainables/pack.py",
-        "embedding_jobs/encoders.py",
-        "embedding_jobs/text_encoder.py",
-        "embedding_jobs/image_encoder.py",
-        "embedding_jobs/torch_runtime.py",
-    },
+        *(f"trainables/{path.name}" for path in (ROOT / "trainables").glob("*.py")),
+        *(f"embedding_jobs/{name}.py" for name in ("image_encoder", "text_encoder", "torch_runtime")),
+    }
+    - {f"trainables/{name}.py" for name in ("records", "splits", "unfinished")},
     "ray": {
         "embedding_jobs/extract.py",
         "embedding_jobs/stages.py",
@@ -38,7 +32,7 @@ HEAVY = {
         "study/tuning.py",
         "study/launch.py",
     },
-    "optuna": {"study/space.py", "study/search.py"},
+    "optuna": {"study/space.py", "study/search.py", "study/journal.py"},
     "mlflow": {"study/tracking.py", "analysis/runs.py"},
 }
 

@@ -10,10 +10,13 @@ Importing this module does not import torch: the study file is checked against i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from trainables.batch import Batch, Draws, Hyperparameter, Method
+from trainables.hidden_layers import DeepDropout, DeepPca, ManifoldMixup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,99 +26,6 @@ ENTRY_POINTS = "embedding_ablation_study.methods"
 
 class MethodError(ValueError):
     """An unknown method."""
-
-
-@dataclass(frozen=True)
-class Hyperparameter:
-    """The legal values of a hyperparameter.
-
-    Attributes:
-        default: Value where the study file gives none.
-        low: Lower bound.
-        high: Upper bound, included.
-        low_included: Whether `low` itself is legal.
-        whole: Whether only whole numbers are legal.
-    """
-
-    default: float
-    low: float
-    high: float
-    low_included: bool = True
-    whole: bool = False
-
-    def problem(self, value: float) -> str | None:
-        """The rule that a value breaks, as "must be ...", or None if it is legal."""
-        above = value >= self.low if self.low_included else value > self.low
-        if above and value <= self.high and (not self.whole or value == int(value)):
-            return None
-        bounds = f"{'at least' if self.low_included else 'above'} {self.low:g} and at most {self.high:g}"
-        return f"must be {'a whole number, ' if self.whole else ''}{bounds}"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One mini-batch of every lane.
-
-    Attributes:
-        x: Embeddings (lanes, rows, features).
-        y: Targets in [0, 1] (lanes, rows, classes); zero on classes that pad a lane. Fewer rows than `x` where a method
-            combines items at a hidden layer: the loss is then of the first rows.
-        is_class: Which classes a lane really has, 1 or 0 (lanes, 1, classes).
-        deviation: Standard deviation of each feature over the lane's training items (lanes, 1, features).
-        at_layer: What is done to the output of a hidden layer, given its number from 1 and its activations
-            (lanes, rows, width); None for nothing.
-    """
-
-    x: Tensor
-    y: Tensor
-    is_class: Tensor
-    deviation: Tensor
-    at_layer: Callable[[int, Tensor], Tensor] | None = None
-
-
-class Draws(Protocol):
-    """Random numbers, one independent stream a lane."""
-
-    def bernoulli(self, probability: Tensor, rows: int, columns: int) -> Tensor:
-        """True with the given probability: bool (lanes, rows, columns), from (lanes, rows or 1, 1)."""
-        ...
-
-    def beta(self, alpha: Tensor, rows: int) -> Tensor:
-        """Beta(alpha, alpha) numbers: (lanes, rows, 1), from alpha (lanes, 1, 1)."""
-        ...
-
-    def uniform(self, rows: int, columns: int) -> Tensor:
-        """Uniform numbers in [0, 1): (lanes, rows, columns)."""
-        ...
-
-    def normal(self, rows: int, columns: int) -> Tensor:
-        """Standard normal numbers: (lanes, rows, columns)."""
-        ...
-
-
-class Method(Protocol):
-    """An augmentation of embeddings and their targets.
-
-    Attributes:
-        name: Its name in study files, records and reports.
-        hyperparameters: The legal values of each hyperparameter.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def hyperparameters(self) -> Mapping[str, Hyperparameter]: ...  # noqa: D102
-
-    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
-        """The batch to train on; the given one is left as it is.
-
-        Args:
-            batch: Items in random order, an even number of rows a lane.
-            params: Each hyperparameter as (lanes, 1, 1).
-            draws: The lanes' random streams.
-        """
-        ...
 
 
 def soften(mixed: Tensor, positive: Tensor, is_class: Tensor, softness: Tensor) -> Tensor:
@@ -265,123 +175,6 @@ class FeatureCorruption:
         rows, features = batch.x.shape[1:]
         other = batch.x.roll(rows // 2, dims=1)  # the batch is in random order: any other item will do
         return replace(batch, x=other.where(draws.bernoulli(params["rate"], rows, features), batch.x))
-
-
-@dataclass(frozen=True)
-class ManifoldMixup:
-    """Mixes pairs at one layer of {input, hidden 1, hidden 2}, drawn anew for each step and lane.
-
-    Lanes of a stack draw different layers, so both items of a pair are carried to the end and a step costs what
-    `control`'s does.
-
-    References:
-        Verma et al., "Manifold Mixup: Better Representations by Interpolating Hidden States" (2019),
-        https://arxiv.org/abs/1806.05236
-    """
-
-    name: str = "manifold_mixup"
-    hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=lambda: {"alpha": _ALPHA})
-    n_layers: int = 3
-
-    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
-        """The batch mixed at its layer: `rows / 2` targets for `rows` embeddings."""
-        rows = batch.x.shape[1] // 2
-        lam = draws.beta(params["alpha"], rows)
-        chosen = (draws.uniform(1, 1) * self.n_layers).floor()
-
-        def mix_at(layer: int, h: Tensor) -> Tensor:
-            weight = h.new_ones((*h.shape[:2], 1))  # 1 leaves an item as it is
-            weight[:, :rows] = lam.where(chosen == layer, weight[:, :rows])
-            return h.roll(-rows, dims=1).lerp(h, weight)
-
-        y = batch.y[:, rows : 2 * rows].lerp(batch.y[:, :rows], lam)
-        return replace(batch, x=mix_at(0, batch.x), y=y, at_layer=mix_at)
-
-
-_LAYER = Hyperparameter(default=1, low=0, high=8, whole=True)
-_STOP = Hyperparameter(default=0, low=0, high=1, whole=True)
-
-
-def _at_layer(batch: Batch, params: Mapping[str, Tensor], change: Callable[[Tensor], Tensor]) -> Batch:
-    """A batch changed at each lane's targeted layer, with a stop-gradient below it where a lane asks for one."""
-
-    def at(layer: int, h: Tensor) -> Tensor:
-        targeted = params["layer"] == layer  # (lanes, 1, 1)
-        below = h.detach().where(params["stop_gradient"] > 0, h)
-        return change(below).where(targeted, h) if targeted.any() else h
-
-    return replace(batch, x=at(0, batch.x), at_layer=at)
-
-
-@dataclass(frozen=True)
-class DeepDropout:
-    """Deep Augmentation by dropout at one targeted layer (0 is the input); the target is kept.
-
-    In supervised training a stop-gradient leaves the layers below at their initial weights.
-
-    References:
-        Brüel-Gabrielsson et al., "Deep Augmentation: Self-Supervised Learning with Transformations in Activation Space"
-        (2023), https://arxiv.org/abs/2303.14537. Only the abstract was at hand: the formulation is ours.
-    """
-
-    name: str = "deep_dropout"
-    hyperparameters: Mapping[str, Hyperparameter] = field(
-        default_factory=lambda: {
-            "layer": _LAYER,
-            "rate": Hyperparameter(default=0.3, low=0, high=0.99),
-            "stop_gradient": _STOP,
-        }
-    )
-
-    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
-        """The batch with dropout at the targeted layer."""
-        kept = 1 - params["rate"]
-        return _at_layer(batch, params, lambda h: h * draws.bernoulli(kept, h.shape[1], h.shape[2]) / kept)
-
-
-@dataclass(frozen=True)
-class DeepPca:
-    """Deep Augmentation by projection on the batch's leading components at one targeted layer; the target is kept.
-
-    The components are those of the batch in hand, and count as constants to the gradient.
-
-    References:
-        Brüel-Gabrielsson et al., "Deep Augmentation: Self-Supervised Learning with Transformations in Activation Space"
-        (2023), https://arxiv.org/abs/2303.14537. Only the abstract was at hand: the formulation is ours.
-    """
-
-    name: str = "deep_pca"
-    hyperparameters: Mapping[str, Hyperparameter] = field(
-        default_factory=lambda: {
-            "layer": _LAYER,
-            "components": Hyperparameter(default=32, low=1, high=65536, whole=True),
-            "stop_gradient": _STOP,
-        }
-    )
-
-    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
-        """The batch projected at the targeted layer."""
-        return _at_layer(batch, params, lambda h: project(h, params["components"]))
-
-
-def project(h: Tensor, components: Tensor) -> Tensor:
-    """Rows projected on their own leading principal components.
-
-    Args:
-        h: (lanes, rows, width).
-        components: How many components each lane keeps (lanes, 1, 1).
-    """
-    import torch
-
-    mean = h.mean(1, keepdim=True)
-    centred = h - mean
-    with torch.no_grad():
-        # Components by way of the rows' Gram matrix: batches are shorter than layers are wide. Ascending order.
-        vectors = torch.linalg.eigh((centred @ centred.mT).double())[1]
-        rank = torch.arange(h.shape[1] - 1, -1, -1, device=h.device)
-        onto = ((vectors * (rank < components)) @ vectors.mT).to(h.dtype)
-    projected: Tensor = mean + onto @ centred
-    return projected
 
 
 METHODS: dict[str, Method] = {

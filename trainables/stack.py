@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from trainables.batch import Batch, Method
 from trainables.classifier import LaneMLP
 from trainables.draws import LaneDraws
-from trainables.methods import Batch, Method
 from trainables.optimizer import LaneAdamW
 from trainables.splits import Indices, Split, stream
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from trainables.methods import METHODS, Batch, MethodError, get_method, project, soften
+from trainables.batch import Batch
+from trainables.hidden_layers import project
+from trainables.methods import METHODS, MethodError, get_method, soften
 
 LANES, ROWS, FEATURES, CLASSES = 3, 64, 20, 12
 
