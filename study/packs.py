@@ -7,7 +7,7 @@ candidates, finds those that are recorded, and trains the rest.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -87,6 +87,7 @@ class PackQueue:
         self._ended: set[str] = set()
         self._ready: deque[Pack] = deque()
         self._in_flight: set[Pack] = set()
+        self._n_open: Counter[Candidate] = Counter()
         self._n_peers: dict[Candidate, int] = {}
         self.new_stops: list[Stop] = []
         """Candidates given up since somebody last emptied this list."""
@@ -121,7 +122,7 @@ class PackQueue:
             pack: The pack.
             scores: Score of each of its trials that gave a result.
         """
-        self._in_flight.remove(pack)
+        self._close(pack)
         self._scores.update(scores)
         self._failed |= set(pack.trials) - set(scores)
         self._release(pack.candidate)
@@ -140,7 +141,7 @@ class PackQueue:
         stop = self._stopping.at_rung(pack, evaluations, self._peers(candidate), self._missing(candidate))
         if stop is None:
             return False
-        self._in_flight.remove(pack)
+        self._close(pack)
         self.new_stops.append(stop)
         self._advance_if_complete(candidate.method)
         return True
@@ -177,6 +178,10 @@ class PackQueue:
             for split in self._splits
         ]
 
+    def _close(self, pack: Pack) -> None:
+        self._in_flight.remove(pack)
+        self._n_open[pack.candidate] -= 1
+
     def _outcome(self, candidate: Candidate) -> Outcome | None:
         score = self.score(candidate)
         if score is None and self._stopping is not None:
@@ -212,7 +217,7 @@ class PackQueue:
                 return
             known = self.candidates[method]
             # A sampler may come back to a candidate; it is trained once and its score told again.
-            new = [candidate for candidate in dict.fromkeys(batch) if candidate not in known]
+            new = [candidate for candidate in dict.fromkeys(batch) if candidate not in self._n_peers]
             self._n_peers |= dict.fromkeys(new, len(known))
             self.candidates[method] = known + new
             self._batches[method] = batch
@@ -223,8 +228,7 @@ class PackQueue:
 
     def _release(self, candidate: Candidate) -> None:
         """Makes ready what a candidate is to meet next: all its splits or, in a race, the next few."""
-        waiting = {*self._ready, *self._in_flight}
-        if any(pack.candidate == candidate for pack in waiting) or self._outcome(candidate) is not None:
+        if self._n_open[candidate] or self._outcome(candidate) is not None:
             return
         missing = self._missing(candidate)
         best = self._best_of(self._peers(candidate))
@@ -238,3 +242,4 @@ class PackQueue:
         missing = [split for split in missing if TrialConfig(self._phase, candidate, split) not in self._failed]
         for start in range(0, len(missing), self._lanes):
             self._ready.append(Pack(self._phase, candidate, tuple(missing[start : start + self._lanes])))
+            self._n_open[candidate] += 1

@@ -24,6 +24,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 from embedding_jobs.extract import ExtractionSummary, extract
 from study.context import encoder_configs, load_embeddings, pack_context
 from study.description import DESCRIPTION, describe, read_description, refuse_other_settings, write_description
+from study.journal import JOURNAL, Journal
 from study.packs import FixedProposals, PackQueue, Proposals
 from study.progress import Progress
 from study.search import proposals
@@ -174,6 +175,7 @@ class _Run:
         self.n_trained = 0
         self.failures = read_failures(spec.records)
         self._stopping: Stopping | None = None
+        self._journal: Journal | None = None
         self._best: dict[str, Candidate] = {}
 
     def phase(self, phase: str, context: ray.ObjectRef) -> None:
@@ -207,11 +209,15 @@ class _Run:
         self.progress.recorded(record for trial, record in self.records.items() if trial in planned)
         self.progress.failed([failure for failure in self.failures if failure.phase == phase])
         self._note_stops()
+        if phase != "confirm":
+            outcomes = {c: outcome for method in methods for c, outcome in queue.outcomes(method).items()}
+            self._journal = Journal(spec.root / JOURNAL, spec.search, outcomes)
         if not queue.exhausted:
             resources = spec.resources
             train_packs(
                 queue, context, spec.root / "tune", self, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack
             )
+        self._journal = None
         self.progress.end_phase()
         self._best = {
             method: best for method in methods if queue.has_ended(method) and (best := queue.best(method)) is not None
@@ -240,6 +246,9 @@ class _Run:
         if self._stopping is not None:
             self._stopping.learn(records)
         self._queue.finish(pack, {record.config: record.metrics[self.spec.objective.metric] for record in records})
+        score = self._queue.score(pack.candidate)
+        if self._journal is not None and score is not None:
+            self._journal.add(pack.candidate, score)
         self.tracker.write(records)
         if records:
             self.progress.trained(records)
@@ -268,4 +277,6 @@ class _Run:
         stops, self._queue.new_stops = self._queue.new_stops, []
         for stop in stops:
             write_stop(self.spec.records, stop)
+            if self._journal is not None:
+                self._journal.add(stop.candidate, stop)
         self.progress.stopped(stops)

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 
 import study.cli
@@ -120,6 +123,10 @@ def test_nested_stops_candidates_early_and_confirms_each_methods_best(make_study
         if record.config.phase == "search" and record.config.candidate.method == "e_mixup":
             scores.setdefault(record.config.candidate.key, []).append(record.metrics["auc_weighted"])
     best = max(scores, key=lambda key: np.mean(scores[key]))
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "out/optuna.log")))
+    on_disk = optuna.load_study(study_name="e_mixup", storage=storage)
+    assert len(on_disk.trials) == 6
+    assert on_disk.best_trial.user_attrs == {"candidate": best}
     confirmed = [r.config.candidate.key for r in records if r.config.phase == "confirm"]
     assert confirmed == ["control()", "control()", best, best], "the confirm phase is never cut short"
     assert run(path)[0].n_trained == 0
@@ -152,9 +159,9 @@ def test_a_pack_that_raises_is_tried_again_then_given_up(
     make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_study(resources={"max_failures": 1}, search={"methods": {"control": {}}})
-    sound = study.runner._context
+    sound = study.runner.pack_context
     with monkeypatch.context() as patch:
-        patch.setattr(study.runner, "_context", lambda *args: replace(sound(*args), records="/dev/null/records"))
+        patch.setattr(study.runner, "pack_context", lambda *args: replace(sound(*args), records="/dev/null/records"))
         result, said = run(path)
     (failure,) = result.failures
     assert (failure.phase, failure.splits, failure.n_attempts) == ("paper", (0, 1), 2)
