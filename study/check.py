@@ -34,6 +34,7 @@ from study.spec import (
     Training,
     phases,
 )
+from trainables.batch import LANE_SETTINGS
 from trainables.methods import MethodError, get_method, method_names
 from trainables.splits import n_folds, n_train_items
 
@@ -218,7 +219,8 @@ def _cross_problems(sections: Mapping[str, Any], unsound: set[str]) -> Iterator[
     if "encoders" in sections:
         yield from _encoder_problems(sections["encoders"])
     if "search" in sections:
-        yield from _search_problems(sections["search"])
+        n_hidden = len(sections["training"].hidden if "training" in sections else Training().hidden)
+        yield from _search_problems(sections["search"], n_hidden)
     if "tracking" in sections and "@" in (sections["tracking"].uri or "").rpartition("/")[0]:
         remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         yield f"`tracking.uri` must not hold a user or password, since it is printed; {remedy}"
@@ -315,7 +317,7 @@ def _encoder_problems(encoders: Encoders) -> Iterator[str]:
         yield f"`encoders.image.checkpoint` names {encoders.image.checkpoint}, which does not exist"
 
 
-def _search_problems(search: Search) -> Iterator[str]:
+def _search_problems(search: Search, n_hidden: int) -> Iterator[str]:
     for name, params in search.methods.items():
         try:
             method = get_method(name)
@@ -324,10 +326,13 @@ def _search_problems(search: Search) -> Iterator[str]:
             continue
         for key, values in params.items():
             place = f"`search.methods.{name}.{key}`"
-            if key not in method.hyperparameters:
-                known = list(method.hyperparameters)
-                listed = f"it has {', '.join(known)}" if known else "it has none"
-                yield f"{place} is not a hyperparameter of {name}{_nearest(key, known)}; {listed}"
+            known = {**method.hyperparameters, **LANE_SETTINGS}
+            if key not in known:
+                listed = ", ".join(method.hyperparameters) or "none"
+                yield (
+                    f"{place} is not a hyperparameter of {name}{_nearest(key, list(known))}; it has {listed}, and "
+                    f"may be given its own {', '.join(LANE_SETTINGS)}"
+                )
                 continue
             if isinstance(values, Range):
                 yield from _range_problems(place, values, search.sampler)
@@ -337,8 +342,10 @@ def _search_problems(search: Search) -> Iterator[str]:
             if not listed_values:
                 yield f"{place} is an empty list; give at least one value"
             for value in listed_values:
-                if problem := method.hyperparameters[key].problem(value):
+                if problem := known[key].problem(value):
                     yield f"{place} {problem}, got {value:g}"
+                elif key == "layer" and value > n_hidden:
+                    yield f"{place} must not exceed the classifier's {n_hidden} hidden layers, got {value:g}"
 
 
 def _range_problems(place: str, values: Range, sampler: Sampler) -> Iterator[str]:

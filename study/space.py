@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from study.spec import Range, Search, Values
+from trainables.batch import LANE_SETTINGS
 from trainables.methods import get_method
 from trainables.records import Candidate
 
@@ -47,11 +48,14 @@ def distributions(search: Search, method: str) -> dict[str, BaseDistribution]:
         search: The study file's search.
         method: Name of one of its methods.
     """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+    known = {**get_method(method).hyperparameters, **LANE_SETTINGS}
     chosen: dict[str, BaseDistribution] = {}
     for name, values in _values(search, method).items():
-        if isinstance(values, Range):
+        if isinstance(values, Range) and known[name].whole:
+            chosen[name] = IntDistribution(int(values.low), int(values.high), log=values.log)
+        elif isinstance(values, Range):
             chosen[name] = FloatDistribution(values.low, values.high, log=values.log)
         elif isinstance(values, tuple) and _is_chosen(values):
             chosen[name] = CategoricalDistribution(values)
@@ -78,6 +82,10 @@ def _is_chosen(values: Values) -> bool:
 
 
 def _values(search: Search, method: str) -> dict[str, Values]:
-    """What the study file gives for each hyperparameter; the method's default where it gives nothing."""
+    """What the study file gives for each hyperparameter, the method's default where it gives nothing.
+
+    Training settings of a method's own, `LANE_SETTINGS`, are among them only if they are given.
+    """
     given = search.methods[method]
-    return {name: given.get(name, known.default) for name, known in get_method(method).hyperparameters.items()}
+    defaults = {name: known.default for name, known in get_method(method).hyperparameters.items()}
+    return {**defaults, **given}

@@ -40,6 +40,15 @@ class Hyperparameter:
         return f"must be {'a whole number, ' if self.whole else ''}{bounds}"
 
 
+LANE_SETTINGS = {
+    "learning_rate_low": Hyperparameter(default=3e-4, low=0, high=10, low_included=False),
+    "learning_rate_high": Hyperparameter(default=3e-3, low=0, high=10, low_included=False),
+    "weight_decay": Hyperparameter(default=1e-4, low=0, high=10),
+    "dropout": Hyperparameter(default=0.3, low=0, high=0.99),
+}
+"""Training settings that a candidate of any method may have of its own; where it has none, the study's hold."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """One mini-batch of every lane.

@@ -20,9 +20,6 @@ from trainables.splits import Indices, Split, stream
 _PREDICTION_BYTES = 64 * 2**20
 """Memory of the gathered embeddings and hidden activations of one chunk of predictions."""
 
-LANE_SETTINGS = ("learning_rate_low", "learning_rate_high", "weight_decay", "dropout")
-"""Settings that a lane's params may override."""
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -67,7 +64,7 @@ class Lane:
 
     Attributes:
         method: What is done to its batches.
-        params: The method's hyperparameters, and any of `LANE_SETTINGS`, which override the settings.
+        params: The method's hyperparameters, and any of `batch.LANE_SETTINGS`, which override the settings.
         seed: Split seed, which keys every random stream of the lane.
         split: Its training and validation items.
     """
@@ -78,7 +75,7 @@ class Lane:
     split: Split
 
     def setting(self, name: str, settings: Settings) -> float:
-        """One of `LANE_SETTINGS`, as this lane has it."""
+        """One of `batch.LANE_SETTINGS`, as this lane has it."""
         return self.params.get(name, getattr(settings, name))
 
 

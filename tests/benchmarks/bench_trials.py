@@ -4,8 +4,8 @@
 
 The peer is a function trainable with `DataLoader`, one Tune trial a (method, split): the same splits, classifier,
 optimizer, schedule, epochs and evaluations, its figures by scikit-learn. Both run on the same embeddings (made first,
-not counted), one after the other in the same Ray, on as many single-threaded trials as there are cores. Without --table,
-synthetic clusters of the fashion titles' shape are used.
+not counted), one after the other in the same Ray, as many single-threaded trials at once as there are cores. With no
+table, synthetic clusters of the fashion titles' shape are used.
 """
 
 import argparse

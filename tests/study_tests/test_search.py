@@ -119,3 +119,17 @@ def test_the_best_is_of_complete_candidates() -> None:
     del known[TrialConfig("paper", candidates[1], 1)]
     queue = PackQueue("paper", {"e_mixup": FixedProposals(candidates)}, [0, 1], known)
     assert queue.best("e_mixup") == candidates[2]
+
+
+def test_training_settings_and_whole_numbers_are_searched_too() -> None:
+    wanted = search(
+        "random",
+        methods={"deep_pca": {"components": {"low": 2, "high": 9}, "dropout": [0.1, 0.5], "weight_decay": 0.01}},
+    )
+    queue = make_queue(wanted, {})
+    drain(queue, {})
+    found = [dict(candidate.params) for candidate in queue.candidates["deep_pca"]]
+    assert all(params["components"] in range(2, 10) for params in found)
+    assert {params["dropout"] for params in found} == {0.1, 0.5}
+    assert {params["weight_decay"] for params in found} == {0.01}
+    assert {params["layer"] for params in found} == {1}
