@@ -48,9 +48,64 @@ def verify(cell: str, config: Path, split: int | None, tolerance: float) -> None
     for what, then, now in found.differing:
         click.echo(f"Recorded on other {what}: {then}; now {now}.")
     word = "agrees" if found.agrees else "does not agree"
-    same = f"{found.same_share:.1%} of its items have the very same confidence"
-    click.echo(f"{found.trial} {word}, within {tolerance:g}; {same}.")
+    items = f"{found.n_otherwise} of {found.n_items} items are judged otherwise"
+    click.echo(
+        f"{found.trial} {word}, within {tolerance:g}: {items}, confidences differ by {found.confidence_difference:.1g} "
+        "at most."
+    )
     sys.exit(0 if found.agrees else 1)
+
+
+@click.command()
+@click.argument("cell", required=False)
+@_config
+@_split
+@click.option("--all-items", is_flag=True, help="Train on every labelled item, not on the split's training items.")
+@_output
+def export(cell: str | None, config: Path, split: int | None, all_items: bool, output: Path | None) -> None:
+    """Write the best candidate, or that of a CELL, as an MLflow model: safetensors weights and JSON, no pickle."""
+    from study.check import load_spec
+    from study.export import train_best, write_model
+
+    root = load_spec(config).root
+    trained = train_best(root, cell, split, all_items=all_items)
+    written = write_model(trained, output or root / "model")
+    click.echo(f"{trained.says}: {written}")
+    click.echo(f'mlflow.pyfunc.load_model({str(written)!r}).predict(embeddings) gives class or "none", and confidence.')
+
+
+@click.command()
+@click.argument("table", type=click.Path(path_type=Path))
+@_config
+@click.option("-m", "--model", type=click.Path(path_type=Path), help="An exported model; else the best is trained.")
+@click.option("-n", "--top", default=100, show_default=True, type=click.IntRange(1), help="Items on the page.")
+@_output
+def label(table: Path, config: Path, model: Path | None, top: int, output: Path | None) -> None:
+    """Rank the items of an unlabelled TABLE: what to label next, as CSV and as a page."""
+    from analysis.files import write_whole
+    from study.check import load_spec
+    from study.export import train_best
+    from study.label import embed_table, rank_items, to_csv, unlabelled_source
+    from study.label_page import render
+    from study.model import load
+    from study.progress import Progress, chatter_to
+
+    spec = load_spec(config)
+    folder = output or spec.root / "label" / table.stem
+    if model is None:
+        trained = train_best(spec.root)
+        classifier, says = trained.classifier, trained.says
+    else:
+        classifier, says = load(model), f"{model}"
+    source = unlabelled_source(spec, table)
+    with chatter_to(spec.log) as console, Progress(console) as progress:
+        embeddings_of_table = embed_table(spec, source, folder / "embeddings", progress)
+    items = rank_items(classifier, embeddings_of_table, source, top)
+    listed = write_whole(folder / "label.csv", to_csv(items).encode())
+    page = render(items[:top], len(items), source, spec.name, says)
+    n_none = sum(item.predicted == "none" for item in items)
+    click.echo(f'{len(items)} items ranked by {says}; {n_none} predicted "none".')
+    click.echo(f"List: {listed}\nPage: {write_whole(folder / 'label.html', page.encode())}")
 
 
 def report_from_server(uri: str, name: str, output: Path) -> None:
@@ -72,5 +127,7 @@ def report_from_server(uri: str, name: str, output: Path) -> None:
 COMMANDS = (
     compare,
     embeddings,
+    export,
+    label,
     verify,
 )

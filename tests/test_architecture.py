@@ -33,7 +33,7 @@ HEAVY = {
         "study/launch.py",
     },
     "optuna": {"study/space.py", "study/search.py", "study/journal.py"},
-    "mlflow": {"study/tracking.py", "analysis/runs.py"},
+    "mlflow": {"study/tracking.py", "study/export.py", "analysis/runs.py"},
 }
 
 

@@ -1,0 +1,114 @@
+"""One trial of a study, trained in this process: its result, and the classifier that gave it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainables.engine import LaneFailure, LaneResult, Training, TrainingError
+from trainables.methods import get_method
+from trainables.pack import Pack, PackContext, pack_training
+from trainables.records import Candidate, TrialConfig
+from trainables.splits import Split
+from trainables.stack import Lane
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TrainedLane:
+    """A trained lane.
+
+    Attributes:
+        result: Its figures, curves and per-item results.
+        weights: Of each layer (inputs, outputs).
+        biases: Of each layer (outputs,).
+        shift: What is subtracted from the inputs (features,).
+        scale: What they are then divided by (features,).
+        known: Label index of each output (classes,).
+        hardware: What it was trained on, as records name it.
+    """
+
+    result: LaneResult
+    weights: tuple[Floats, ...]
+    biases: tuple[Floats, ...]
+    shift: Floats
+    scale: Floats
+    known: npt.NDArray[np.int64]
+    hardware: str
+
+
+def train_trial(context: PackContext, trial: TrialConfig) -> TrainedLane:
+    """Trains one trial as a study does, through the same engine.
+
+    Args:
+        context: What all packs of the study share.
+        trial: Its coordinates.
+
+    Raises:
+        TrainingError: The trial gives no result.
+    """
+    embeddings, labels = _on_device(context)
+    pack = Pack(trial.phase, trial.candidate, (trial.split,))
+    return _finish(pack_training(context, pack, embeddings, labels), context)
+
+
+def train_on_all(context: PackContext, candidate: Candidate, seed: int) -> TrainedLane:
+    """Trains a candidate on every item of a class that is not unknown; its figures are of the items it has seen.
+
+    Args:
+        context: What all packs of the study share.
+        candidate: The method and its hyperparameters.
+        seed: Of the weights, the order and every other draw.
+
+    Raises:
+        TrainingError: The training gives no result.
+    """
+    embeddings, labels = _on_device(context)
+    items = np.arange(len(context.labels))
+    train = items[~np.isin(context.labels, context.unknown_classes)]
+    lane = Lane(get_method(candidate.method), dict(candidate.params), seed, Split(train, items))
+    return _finish(Training(embeddings, labels, [lane], context.settings), context)
+
+
+def _on_device(context: PackContext) -> tuple[Tensor, Tensor]:
+    torch.set_num_threads(context.n_threads)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(context.embeddings).to(_device()), torch.from_numpy(context.labels).to(_device())
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _finish(training: Training, context: PackContext) -> TrainedLane:
+    (stack,) = training.stacks
+    while not training.finished:
+        training.advance()
+    (result,) = training.results()
+    if not isinstance(result, LaneResult):
+        reason = result.reason if isinstance(result, LaneFailure) else "it was stopped"
+        raise TrainingError(f"The trial gives no result: {reason}.")
+    parameters = [_numpy(parameter) for parameter in stack.weights(0)]
+    n_layers = len(parameters) // 2
+    shift, scale = stack.standardization(0)
+    return TrainedLane(
+        result=result,
+        weights=tuple(parameters[:n_layers]),
+        biases=tuple(bias.reshape(-1) for bias in parameters[n_layers:]),
+        shift=_numpy(shift),
+        scale=_numpy(scale),
+        known=_numpy(stack.known[0]),
+        hardware=torch.cuda.get_device_name() if _device() == "cuda" else f"cpu, {context.n_threads} threads",
+    )
+
+
+def _numpy(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().numpy()
