@@ -214,11 +214,14 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from embedding_jobs.encoders import EncoderError
     from embedding_jobs.shards import StoreError
     from study.description import DescriptionError
+    from study.model import ModelError
     from study.status import StudyError
     from study.tracking import TrackingError
+    from trainables.engine import TrainingError
     from trainables.records import RecordError
 
-    return (EncoderError, StoreError, RecordError, DescriptionError, StudyError, TrackingError, ReportError)
+    of_data = (EncoderError, StoreError, RecordError, DescriptionError)
+    return (*of_data, StudyError, TrackingError, ReportError, ModelError, TrainingError)
 
 
 def _load(config: Path) -> StudySpec:

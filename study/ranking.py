@@ -54,7 +54,7 @@ def _farthest_first(
     doubt: npt.NDArray[np.float64], directions: npt.NDArray[np.float32], above: npt.NDArray[np.float32], n_places: int
 ) -> list[int]:
     """Places of a pool by doubt times distance to those taken before and to those above, one after the other."""
-    distance = 1 - (directions @ above.T).max(1) if len(above) and n_places else np.ones(len(directions))
+    distance = 1 - (directions @ above.T).max(1) if len(above) and n_places else np.full(len(directions), 2.0)
     taken: list[int] = []
     for _ in range(n_places):
         value = doubt * np.maximum(distance, 0)
