@@ -92,14 +92,14 @@ def label(table: Path, config: Path, model: Path | None, top: int, output: Path 
 
     spec = load_spec(config)
     folder = output or spec.root / "label" / table.stem
+    source = unlabelled_source(spec, table)
+    with chatter_to(spec.log) as console, Progress(console) as progress:
+        embeddings_of_table = embed_table(spec, source, folder / "embeddings", progress)
     if model is None:
         trained = train_best(spec.root)
         classifier, says = trained.classifier, trained.says
     else:
         classifier, says = load(model), f"{model}"
-    source = unlabelled_source(spec, table)
-    with chatter_to(spec.log) as console, Progress(console) as progress:
-        embeddings_of_table = embed_table(spec, source, folder / "embeddings", progress)
     items = rank_items(classifier, embeddings_of_table, source, top)
     listed = write_whole(folder / "label.csv", to_csv(items).encode())
     page = render(items[:top], len(items), source, spec.name, says)

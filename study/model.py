@@ -163,8 +163,8 @@ def load(folder: Path) -> Classifier:
     Raises:
         ModelError: There is none, it is damaged, or of another version.
     """
-    place = folder / "data" if (folder / "MLmodel").exists() else folder
-    place = place if (place / _DESCRIPTION).exists() else next(iter(place.glob(f"*/{_DESCRIPTION}")), place).parent
+    # In an MLflow model they lie where it puts its data.
+    place = next((path.parent for path in sorted(folder.glob(f"data/*/{_DESCRIPTION}"))), folder)
     try:
         description = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
         if description.get("format") != FORMAT:

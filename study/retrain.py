@@ -69,7 +69,13 @@ def open_study(root: Path) -> FinishedStudy:
         )
     names = description["data"]["class_names"]
     labels = np.searchsorted(np.asarray(names, dtype=object), embeddings.labels)
-    return FinishedStudy(spec, description, embeddings, pack_context(spec, embeddings, labels, description))
+    try:
+        context = pack_context(spec, embeddings, labels, description)
+    except KeyError as error:
+        raise StudyError(
+            f"{root / 'study.json'} lacks {error}, as of another version. `study run` writes it anew."
+        ) from error
+    return FinishedStudy(spec, description, embeddings, context)
 
 
 def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
