@@ -165,26 +165,31 @@ def summarise(results: StudyResults) -> list[MethodSummary]:
 
 
 def missing_trials(results: StudyResults) -> list[str]:
-    """What is planned and not finished, one plain sentence each; empty for a whole study."""
+    """What is planned and not finished, one plain sentence each; empty for a whole study.
+
+    Candidates that the search gave up are not missing.
+    """
     description = results.description
     found: list[str] = []
+    given_up = {(stop.phase, stop.candidate) for stop in results.stops}
     for phase in dict.fromkeys((description.choosing_phase, description.reported_phase)):
         summaries = summarise_candidates(results, phase)
         choosing = phase == description.choosing_phase
         for method in description.methods:
-            own = [summary for summary in summaries if summary.candidate.method == method]
+            own = {summary.candidate: summary for summary in summaries if summary.candidate.method == method}
             planned = description.n_candidates[method] if choosing else 1
-            if len(own) < planned:
+            known = {*own, *(c for at, c in given_up if at == phase and c.method == method)}
+            if len(known) < planned:
                 found.append(
-                    f"{method}: {planned - len(own)} of {planned} {_plural('candidate', planned)} "
-                    f"{'has' if planned - len(own) == 1 else 'have'} no finished {phase} trial."
+                    f"{method}: {planned - len(known)} of {planned} {_plural('candidate', planned)} "
+                    f"{'has' if planned - len(known) == 1 else 'have'} no finished {phase} trial."
                 )
             found += [
                 f"{summary.candidate}: {phase} {_plural('split', len(summary.missing_splits))} "
                 f"{', '.join(map(str, summary.missing_splits))} "
                 f"{'is' if len(summary.missing_splits) == 1 else 'are'} missing."
-                for summary in own
-                if not summary.complete
+                for summary in own.values()
+                if not summary.complete and (phase, summary.candidate) not in given_up
             ]
     return found
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from trainables.records import TrialConfig, TrialRecord, read_record_file, read_records, record_files
+from trainables.unfinished import Failure, Stop, read_failures, read_stops
 
 FORMAT = 1
 """Version of `study.json` that this module reads."""
@@ -96,11 +97,15 @@ class StudyResults:
         description: What was asked for.
         records: The finished trials that the description plans, sorted by coordinates.
         n_unplanned: Finished trials left out because the study no longer names their method, phase or split.
+        failures: Packs that could not be trained.
+        stops: Candidates that the search gave up before they had met every split.
     """
 
     description: StudyDescription
     records: tuple[TrialRecord, ...]
     n_unplanned: int = 0
+    failures: tuple[Failure, ...] = ()
+    stops: tuple[Stop, ...] = ()
 
     def table(self) -> pd.DataFrame:
         """One tidy row a trial: coordinates, each hyperparameter, every figure, `duration_s`."""
@@ -132,7 +137,18 @@ def load_study(directory: Path, *, with_items: bool = False) -> StudyResults:
         RecordError: A record file is damaged or of another version.
     """
     description = read_description(directory / "study.json")
-    return checked(description, read_records(directory / "records", with_items=with_items))
+    records = directory / "records"
+    results = checked(description, read_records(records, with_items=with_items))
+    finished = {record.config for record in results.records}
+    return replace(
+        results,
+        failures=tuple(
+            failure
+            for failure in read_failures(records)
+            if failure.candidate.method in description.methods and not finished.issuperset(failure.trials)
+        ),
+        stops=tuple(stop for stop in read_stops(records) if not finished.issuperset(stop.trials)),
+    )
 
 
 def checked(description: StudyDescription, records: Sequence[TrialRecord]) -> StudyResults:

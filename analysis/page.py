@@ -150,6 +150,8 @@ def render(
                 for summary in summarise_candidates(results, description.choosing_phase)
             ],
             missing=missing_trials(results),
+            failures=results.failures,
+            stops=[texts.given_up(stop) for stop in results.stops],
             no_none=all(summary.figure("accuracy_none").n == 0 for summary in summaries),
             none_source=texts.none_source(results),
             without_items=any(record.items is None for records in reported.values() for record in records),

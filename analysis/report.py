@@ -90,9 +90,10 @@ def write_server_report(study: ServerStudy, output: Path) -> ReportFiles:
 
 def _chosen(results: StudyResults, place: str) -> dict[str, list[TrialRecord]]:
     if not results.records:
+        n_methods = len(results.description.methods)
+        failed = f" What failed first: {results.failures[0]}." if results.failures else ""
         raise ReportError(
-            f"{place} holds no finished trial to report, of {len(results.description.methods)} planned methods. "
-            "Run the study first."
+            f"{place} holds no finished trial to report, of {n_methods} planned methods.{failed} Run the study first."
         )
     return reported_records(results, summarise(results))
 

@@ -10,6 +10,7 @@ from typing import Any
 from analysis.decisions import in_short, sentence
 from analysis.load import StudyResults
 from analysis.tables import FIGURE_NAMES, Evidence
+from trainables.unfinished import Stop
 
 _PHASE_WORDS: Mapping[str, str] = {"paper": "random split", "search": "search split", "confirm": "training fold"}
 
@@ -48,6 +49,14 @@ def findings(results: StudyResults, evidence: Evidence) -> list[Finding]:
         for own in evidence.values()
         if objective in own.differences
     ]
+
+
+def given_up(stop: Stop) -> str:
+    """Why a search gave a candidate up."""
+    after = f"after {100 * stop.share:.0f} % of its training"
+    if stop.rule == "asha":
+        return f"{stop.candidate}, {after}: at {stop.value:.4f} it was not among the best of its method."
+    return f"{stop.candidate}, {after}: at {stop.value:.4f} it was worse than its method’s best."
 
 
 def paragraph(results: StudyResults) -> list[str]:

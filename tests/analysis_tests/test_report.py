@@ -12,12 +12,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from analysis.aggregate import reported_records, summarise
+from analysis.aggregate import missing_trials, reported_records, summarise
 from analysis.export import escape_latex
 from analysis.load import ReportError, load_study
 from analysis.page import render
 from analysis.report import ReportFiles, terminal_table, write_report
 from analysis.tables import table_rows
+from trainables.records import Candidate
+from trainables.unfinished import Failure, Stop, write_failure, write_stop
 
 Make = Callable[..., Path]
 
@@ -232,3 +234,30 @@ def test_series_of_a_figure_are_named_for_the_script(report: Page) -> None:
     found = re.findall(r'<figure id="[^"]+" data-series="([^"]+)"', report.source)
     assert len(found) == N_FIGURES
     assert json.loads(found[6].replace("&#34;", '"'))[0] == "control"
+
+
+def test_failures_and_candidates_that_were_given_up_are_named(study_of: Make) -> None:
+    directory = study_of(
+        methods=("control", "e_mixup", "e_stitchup"),
+        skip=lambda c: (
+            c.candidate.method == "e_stitchup" or (dict(c.candidate.params).get("alpha"), c.split) == (0.4, 2)
+        ),
+    )
+    records = directory / "records"
+    for alpha in (0.2, 0.4):
+        candidate = Candidate.of("e_stitchup", {"alpha": alpha})
+        write_failure(records, Failure("paper", candidate, (0, 1, 2), "the loss is <nan>", "...", 2, 0.0))
+    write_stop(records, Stop("paper", Candidate.of("e_mixup", {"alpha": 0.4}), (2,), "racing", 0.81, 10, 40))
+    text = " ".join(Page(write_report(directory).html.read_text(encoding="utf-8")).text.split())
+    assert "2 packs of trials could not be trained" in text
+    assert "e_stitchup(alpha=0.2) on paper splits 0, 1, 2: the loss is <nan> (2 attempts)" in text
+    assert "incomplete: 0 of 2 candidates" in text
+    assert "e_mixup(alpha=0.4), after 75 % of its training: at 0.8100 it was worse than its method’s best." in text
+    assert missing_trials(load_study(directory)) == ["e_stitchup: 2 of 2 candidates have no finished paper trial."]
+
+
+def test_a_study_of_which_everything_failed_says_why(study_of: Make) -> None:
+    directory = study_of(methods=("control",), skip=lambda config: True)
+    write_failure(directory / "records", Failure("paper", Candidate("control"), (0,), "no memory", "...", 3, 0.0))
+    with pytest.raises(ReportError, match="What failed first: control on paper splits 0: no memory"):
+        write_report(directory)
