@@ -16,7 +16,7 @@ import click
 from study.commands import COMMANDS, report_from_server
 
 if TYPE_CHECKING:
-    from study.runner import StudyResult
+    from study.results import StudyResult
     from study.spec import StudySpec
 
 EXIT_INCOMPLETE = 1
@@ -144,15 +144,10 @@ def report(config: Path, tracking_uri: str | None, name: str | None, output: Pat
 def sync(config: Path) -> None:
     """Write to MLflow what it lacks; into an empty server, everything."""
     spec = _load(config)
-    from study.description import read_description
-    from study.runner import make_tracker
-    from trainables.records import read_records
+    from study.runner import sync as sync_study
 
     click.echo(f"Writing to {spec.tracking_uri} ...")
-    tracker = make_tracker(spec, read_description(spec.root))
-    written = tracker.write(read_records(spec.records))
-    page = spec.root / "report"
-    tracker.finish({}, page if page.exists() else None, complete=True)
+    written = sync_study(spec)
     click.echo(f"{written} trials written to {spec.tracking_uri}; the others were there.")
 
 
@@ -248,7 +243,7 @@ def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
 
 
 def _report(spec: StudySpec) -> None:
-    from analysis.aggregate import missing_trials, summarise
+    from analysis.aggregate import missing_trials
     from analysis.load import load_study
     from analysis.report import write_report
     from analysis.tables import terminal_table
@@ -258,11 +253,9 @@ def _report(spec: StudySpec) -> None:
     results = load_study(spec.root)
     written = write_report(spec.root)
     show(terminal_table(results))
-    missing = missing_trials(results)
-    for sentence in missing:
+    for sentence in missing_trials(results):
         click.echo(f"Missing: {sentence}")
-    means = {f"{spec.objective.metric}.{row.method}": row.objective.mean for row in summarise(results) if row.candidate}
-    if problem := attach_report(spec, written.html.parent, means, complete=not missing):
+    if problem := attach_report(spec, written.html.parent):
         click.echo(problem, err=True)
     click.echo(f"Report: {written.html}")
 

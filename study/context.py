@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from embedding_jobs.encoders import (
     encoder_name,
 )
 from embedding_jobs.store import Embeddings, Store
-from study.spec import StudySpec
+from study.spec import StudySpec, digest
 from study.status import StudyError
 from trainables.engine import Settings
 from trainables.pack import PackContext
@@ -87,12 +88,26 @@ def pack_context(
         unknown_classes=_label_indices(spec.splits.unknown_classes, description["data"]["class_names"]),
         unknown_class_fraction=spec.splits.unknown_class_fraction,
         n_threads=max(1, int(spec.resources.cpus_per_pack)),
-        provenance={
-            **{f"digest_{name}": value for name, value in description["digests"].items()},
-            "package": version("embedding-ablation-study"),
-            "git_commit": _git_commit(),
-        },
+        provenance=provenance(spec, description),
     )
+
+
+def provenance(spec: StudySpec, description: Mapping[str, Any]) -> dict[str, str]:
+    """What made a study's results: digests, versions and commit. What a pack runs on, it adds itself.
+
+    Args:
+        spec: The study.
+        description: `study.json`.
+    """
+    return {
+        **{f"digest_{name}": value for name, value in description["digests"].items()},
+        "digest_data": description["data"]["digest"],
+        "digest_spec": digest(spec.model_dump(mode="json")),
+        "package": version("embedding-ablation-study"),
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("mlflow", "numpy", "optuna", "ray")},
+    }
 
 
 def _label_indices(wanted: Sequence[str], class_names: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -56,6 +56,7 @@ def describe(spec: StudySpec, embeddings: Embeddings, class_names: list[str]) ->
         "settings": spec.model_dump(mode="json"),
         "choices": _choices(spec),
         "data": {
+            "digest": _data_digest(spec),
             "n_items": len(embeddings.ids),
             "n_classes": len(class_names),
             "class_names": class_names,
@@ -107,6 +108,12 @@ def write_description(directory: Path, description: Mapping[str, Any]) -> None:
     aside = directory / f".{DESCRIPTION}.tmp"
     aside.write_text(json.dumps(description, indent=1))
     aside.replace(directory / DESCRIPTION)
+
+
+def _data_digest(spec: StudySpec) -> str:
+    """Of the table's ids, labels and inputs."""
+    items = Store(spec.store).items()
+    return digest({"ids": items.ids_digest, "labels": items.labels_digest, "inputs": items.input_digests})
 
 
 def _choices(spec: StudySpec) -> dict[str, str]:

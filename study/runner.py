@@ -11,50 +11,34 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+from rich.console import Console
 
 # Read by the processes that Ray starts; set before the import, this one would announce it.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
+from analysis.report import write_report
 from embedding_jobs.extract import ExtractionSummary, extract
-from study.context import encoder_configs, load_embeddings, pack_context
+from study.background import BackgroundTracker
+from study.context import encoder_configs, load_embeddings, pack_context, provenance
 from study.description import DESCRIPTION, describe, read_description, refuse_other_settings, write_description
 from study.journal import JOURNAL, Journal
 from study.packs import FixedProposals, PackQueue, Proposals
 from study.progress import Progress
+from study.results import StudyResult, outcome
 from study.search import proposals
 from study.spec import StudySpec, phases
 from study.status import Activity, only_run, write_activity
 from study.stopping import Stopping
-from study.tracking import BackgroundTracker, Tracker, TrackingError
+from study.tracking import StudyFacts, Tracker, TrackingError
 from study.tuning import train_packs
 from trainables.pack import Pack
 from trainables.records import Candidate, TrialConfig, TrialRecord, read_record_file, read_records
 from trainables.unfinished import Failure, read_failures, read_stops, write_failure, write_stop
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """How a run ended.
-
-    Attributes:
-        directory: The study's directory.
-        n_trained: Trials trained by this run.
-        n_recorded: Trials recorded in all.
-        failures: The packs that failed for good, in this run or before it.
-        tracking_problem: Why the tracker is behind, if it is.
-    """
-
-    directory: Path
-    n_trained: int
-    n_recorded: int
-    failures: tuple[Failure, ...]
-    tracking_problem: str | None
 
 
 def connect(spec: StudySpec) -> None:
@@ -93,8 +77,12 @@ def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
     return summary
 
 
-def run_study(spec: StudySpec, progress: Progress) -> StudyResult:
+def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
     """Encodes every shard and trains every planned trial that is not yet there.
+
+    Args:
+        spec: The study, as `study.check.load_spec` or `study.check.check_spec` give it.
+        progress: What shows how far it is; None for nothing.
 
     Raises:
         study.status.StudyError: Another run works in the directory.
@@ -103,6 +91,7 @@ def run_study(spec: StudySpec, progress: Progress) -> StudyResult:
         embedding_jobs.encoders.EncoderError: An encoder cannot be had.
         embedding_jobs.store.StoreError: The store is of another table or encoder.
     """
+    progress = progress or Progress(Console(), quiet=True)
     spec.root.mkdir(parents=True, exist_ok=True)
     with only_run(spec.root):
         write_activity(spec.root, Activity("embedding", time.time()))
@@ -133,36 +122,51 @@ def make_tracker(spec: StudySpec, description: Mapping[str, Any]) -> Tracker:
     Raises:
         TrackingError: The server cannot be reached.
     """
-    key = f"{spec.name}/{description['digests']['settings']}"
-    params = {**spec.deciding_settings(), "splits.n_splits": spec.splits.n_splits, **description["digests"]}
-    return Tracker(
-        spec.tracking_uri,
-        spec.tracking.experiment or spec.name,
-        spec.name,
-        key,
-        params,
-        spec.root / "mlartifacts",
-        spec.root / DESCRIPTION,
+    about = StudyFacts(
+        name=spec.name,
+        key=f"{spec.name}/{description['digests']['settings']}",
+        params={**spec.deciding_settings(), "splits.n_splits": spec.splits.n_splits, **description["digests"]},
+        made_by=provenance(spec, description),
+        table=spec.data.table,
+        n_items=description["data"]["n_items"],
+        data_digest=description["data"]["digest"],
+        description=spec.root / DESCRIPTION,
     )
+    experiment = spec.tracking.experiment or spec.name
+    return Tracker(spec.tracking_uri, experiment, about, spec.root / "mlartifacts")
 
 
-def attach_report(spec: StudySpec, report: Path, metrics: Mapping[str, float], *, complete: bool) -> str | None:
-    """Ends the study's MLflow run with its report and figures.
-
-    Args:
-        spec: The study.
-        report: Folder to attach.
-        metrics: Figures of the study.
-        complete: Whether every planned trial is recorded.
+def attach_report(spec: StudySpec, report: Path) -> str | None:
+    """Ends the study's MLflow run with its report and each method's figure.
 
     Returns:
         Why it could not be done, or None.
     """
     try:
-        make_tracker(spec, read_description(spec.root)).finish(metrics, report, complete=complete)
+        make_tracker(spec, read_description(spec.root)).finish(*outcome(spec.root), report)
     except TrackingError as error:
         return str(error)
     return None
+
+
+def sync(spec: StudySpec) -> int:
+    """Writes to MLflow what it lacks, the report included; into an empty server, everything.
+
+    Returns:
+        How many trials were written.
+
+    Raises:
+        TrackingError: The server cannot be reached.
+        study.description.DescriptionError: No study was run in the directory.
+        analysis.load.ReportError: It has no finished trial.
+    """
+    tracker = make_tracker(spec, read_description(spec.root))
+    n_written = tracker.write(read_records(spec.records))
+    report = spec.root / "report"
+    if not (report / "report.html").exists():
+        write_report(spec.root)
+    tracker.finish(*outcome(spec.root), report)
+    return n_written
 
 
 class _Run:

@@ -6,11 +6,11 @@ writing the same records again, after any interruption and into any server, chan
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import queue
-import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import requests
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
@@ -47,34 +47,47 @@ class TrackingError(RuntimeError):
     """The tracking server cannot be used; the records are not concerned."""
 
 
+@dataclass(frozen=True)
+class StudyFacts:
+    """What the tracker says of a study.
+
+    Attributes:
+        name: Its name.
+        key: What identifies it: the same name with other deciding settings is another study.
+        params: Its settings, flat.
+        made_by: Versions, hardware, commit and digests.
+        table: The table it reads.
+        n_items: Items in that.
+        data_digest: Digest of its content.
+        description: `study.json`, of which a report from the server alone needs a copy.
+    """
+
+    name: str
+    key: str
+    params: Mapping[str, Any]
+    made_by: Mapping[str, str]
+    table: str
+    n_items: int
+    data_digest: str
+    description: Path
+
+
 class Tracker:
     """The runs of one study on one MLflow server.
 
     Args:
         uri: MLflow tracking address.
         experiment: Experiment name; made if missing.
-        study: Name of the study's run.
-        study_key: What identifies the study: the same name with other deciding settings is another one.
-        params: Settings of the study, flat.
+        about: What is said of the study.
         artifacts: Folder of artifacts for a database address, which would else put them where the process stands.
-        description: `study.json`, of which a report from the server alone needs a copy.
 
     Raises:
         TrackingError: The server cannot be reached.
     """
 
-    def __init__(
-        self,
-        uri: str,
-        experiment: str,
-        study: str,
-        study_key: str,
-        params: Mapping[str, Any],
-        artifacts: Path,
-        description: Path,
-    ) -> None:
-        self._uri, self._study, self._study_key = uri, study, study_key
-        self._params = params
+    def __init__(self, uri: str, experiment: str, about: StudyFacts, artifacts: Path) -> None:
+        self._uri, self._about = uri, about
+        self._study_key = about.key
         self._experiment_name, self._artifacts = experiment, artifacts
         self._known: dict[str, Run] = {}
         try:
@@ -83,7 +96,7 @@ class Tracker:
             self._experiment = self._experiment_id()
             self._load_known()
             self._study_run = self._study_run_id()
-            self._client.log_artifact(self._study_run, str(description))
+            self._client.log_artifact(self._study_run, str(about.description))
         except _UNREACHABLE as error:
             raise self._unreachable(error) from error
 
@@ -104,13 +117,13 @@ class Tracker:
             raise self._unreachable(error) from error
         return written
 
-    def finish(self, metrics: Mapping[str, float], report: Path | None, *, complete: bool) -> None:
+    def finish(self, metrics: Mapping[str, float], complete: bool, report: Path | None = None) -> None:
         """Ends the study's run: summary figures, the report as an artifact.
 
         Args:
             metrics: Figures of the study.
-            report: Folder to attach as `report`, if there is one.
             complete: Whether every planned trial is recorded.
+            report: Folder to attach as `report`, if there is one.
 
         Raises:
             TrackingError: The server cannot be reached.
@@ -133,7 +146,8 @@ class Tracker:
         start_ms = round(record.started_at_s * 1000)
         end_ms = start_ms + max(1, round(record.duration_s * 1000))
         parent = self._candidate_run_id(record, start_ms)
-        run = known or self._create(key, f"{config.candidate.method} · split {config.split}", parent, start_ms)
+        name = f"{config.candidate.method} · split {config.split}"
+        run = known or self._create(key, name, parent, start_ms, record.provenance)
         params = {
             "phase": config.phase,
             "method": config.candidate.method,
@@ -146,8 +160,7 @@ class Tracker:
             values = getattr(record.curves, curve).tolist()
             steps = [int(epoch) for epoch in record.curves.epoch]
             metrics += [Metric(name, v, end_ms, step) for step, v in zip(steps, values, strict=True) if v == v]
-        tags = [RunTag(f"ablation.{name}", value) for name, value in record.provenance.items()]
-        self._log(run.info.run_id, metrics, params, tags)
+        self._log(run.info.run_id, metrics, params)
         self._finish(run, end_ms)
         return 1
 
@@ -159,25 +172,26 @@ class Tracker:
         config = record.config
         key = f"{self._study_key}/{config.phase}/{config.candidate.key}"
         run = self._known.get(key) or self._create(
-            key, f"{config.phase}: {config.candidate}", self._study_run, start_ms
+            key, f"{config.phase}: {config.candidate}", self._study_run, start_ms, record.provenance
         )
         if run.info.status != "FINISHED":
             params = {"phase": config.phase, "method": config.candidate.method, **dict(config.candidate.params)}
-            self._log(run.info.run_id, [], params, [])
+            self._log(run.info.run_id, [], params)
             self._finish(run, start_ms + 1)
         return str(run.info.run_id)
 
-    def _create(self, key: str, name: str, parent: str | None, start_ms: int | None) -> Run:
-        tags = {KEY_TAG: key, STUDY_TAG: self._study_key}
+    def _create(self, key: str, name: str, parent: str | None, start_ms: int | None, made_by: Mapping[str, str]) -> Run:
+        tags = {f"ablation.{name}": value for name, value in made_by.items()}
+        tags |= {KEY_TAG: key, STUDY_TAG: self._study_key}
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
         run = self._client.create_run(self._experiment, start_time=start_ms, tags=tags, run_name=name)
         self._known[key] = run
         return run
 
-    def _log(self, run_id: str, metrics: list[Metric], params: Mapping[str, Any], tags: list[RunTag]) -> None:
+    def _log(self, run_id: str, metrics: list[Metric], params: Mapping[str, Any]) -> None:
         listed = [Param(name, str(value)[:6000]) for name, value in params.items()]
-        self._client.log_batch(run_id, metrics[:900], listed[:90], tags)
+        self._client.log_batch(run_id, metrics[:900], listed[:90])
         for start in range(900, len(metrics), 900):  # the server takes 1000 values a call
             self._client.log_batch(run_id, metrics[start : start + 900])
         for start in range(90, len(listed), 90):
@@ -202,10 +216,20 @@ class Tracker:
                 return
 
     def _study_run_id(self) -> str:
-        run = self._known.get(self._study_key)
+        about = self._about
+        run = self._known.get(about.key)
         if run is None:
-            run = self._create(self._study_key, self._study, None, None)
-            self._log(run.info.run_id, [], self._params, [])
+            run = self._create(about.key, about.name, None, None, about.made_by)
+            self._log(run.info.run_id, [], about.params)
+            source = Dataset(
+                name=Path(about.table).name,
+                digest=about.data_digest[:36],  # as long as MLflow takes
+                source_type="table",
+                source=json.dumps({"uri": about.table}),
+                profile=json.dumps({"num_rows": about.n_items}),
+            )
+            context = InputTag("mlflow.data.context", "training and validation")
+            self._client.log_inputs(run.info.run_id, datasets=[DatasetInput(source, [context])])
         elif run.info.status != "RUNNING":
             self._client.update_run(run.info.run_id, status="RUNNING")
         return str(run.info.run_id)
@@ -226,43 +250,3 @@ def _make_database(uri: str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     MlflowClient(tracking_uri=f"{_SQLITE}{aside}").search_experiments(max_results=1)
     aside.replace(path)
-
-
-class BackgroundTracker:
-    """Writes records to a tracker from one thread, so that a slow or absent server never delays the study.
-
-    Args:
-        connect: Makes the tracker, in the thread.
-    """
-
-    def __init__(self, connect: Any) -> None:
-        self._connect = connect
-        self._queue: queue.SimpleQueue[list[TrialRecord] | None] = queue.SimpleQueue()
-        self._error: TrackingError | None = None
-        self._tracker: Tracker | None = None
-        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
-        self._thread.start()
-
-    def write(self, records: list[TrialRecord]) -> None:
-        """Queues records to be written."""
-        self._queue.put(records)
-
-    def close(self) -> Tracker:
-        """Waits until everything is written.
-
-        Raises:
-            TrackingError: The server could not be reached; what was queued since is not written.
-        """
-        self._queue.put(None)
-        self._thread.join()
-        if self._error is not None or self._tracker is None:
-            raise self._error or TrackingError("The tracking thread ended early.")
-        return self._tracker
-
-    def _work(self) -> None:
-        try:
-            self._tracker = self._connect()
-            while (records := self._queue.get()) is not None:
-                self._tracker.write(records)
-        except TrackingError as error:
-            self._error = error

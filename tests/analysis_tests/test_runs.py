@@ -17,7 +17,7 @@ from analysis.load import ReportError, load_study
 from analysis.report import write_server_report
 from analysis.runs import load_runs
 from analysis.tables import terminal_table
-from study.tracking import Tracker
+from study.tracking import StudyFacts, Tracker
 from trainables.records import read_records
 
 Make = Callable[..., Path]
@@ -25,10 +25,10 @@ Make = Callable[..., Path]
 
 def track(directory: Path, uri: str, digest: str = "aa11") -> None:
     """Writes a study's records to a server, as the study does."""
-    description = directory / "study.json"
-    tracker = Tracker(uri, "synthetic", "synthetic", f"synthetic/{digest}", {}, directory / "mlartifacts", description)
+    facts = StudyFacts("synthetic", f"synthetic/{digest}", {}, {}, "table.csv", 0, digest, directory / "study.json")
+    tracker = Tracker(uri, "synthetic", facts, directory / "mlartifacts")
     tracker.write(read_records(directory / "records"))
-    tracker.finish({}, None, complete=True)
+    tracker.finish({}, True)
 
 
 @pytest.fixture(scope="module")

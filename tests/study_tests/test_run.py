@@ -79,6 +79,12 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
         study = runs[runs["run_id"] == parent["tags.mlflow.parentRunId"]].iloc[0]
         assert study["tags.mlflow.runName"] == "small"
 
+    assert list(result.table()["method"]) == ["control", "e_mixup"]
+    assert len(result.trials()) == 6
+    shown = result._repr_html_()
+    assert shown.count("<tr>") == 3
+    assert "6 trials recorded" in shown
+
     again, said = run(make_study())
     assert (again.n_trained, again.n_recorded) == (0, 6)
     assert "already encoded" in said

@@ -1,0 +1,185 @@
+"""Tracking against a real server: what happens to the server leaves no trace in what is tracked."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+from study.background import BackgroundTracker
+from study.tracking import KEY_TAG, StudyFacts, Tracker, TrackingError
+from trainables.records import Candidate, Curves, TrialConfig, TrialRecord
+
+
+class Server:
+    """An `mlflow server` of its own process group."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self.port = found.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+             "--workers", "1",
+             "--backend-store-uri", f"sqlite:///{self.directory}/server.db",
+             "--artifacts-destination", str(self.directory / "server-artifacts")],
+            cwd=self.directory,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise TimeoutError("mlflow server does not answer")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    yield made
+    made.kill()
+
+
+def record(split: int, alpha: float) -> TrialRecord:
+    curves = {field.name: np.linspace(0.1, 0.9, 5, dtype=np.float32) for field in dataclasses.fields(Curves)}
+    curves["epoch"] = np.arange(1, 6, dtype=np.float32)
+    return TrialRecord(
+        TrialConfig("paper", Candidate.of("e_mixup", {"alpha": alpha}), split),
+        {"auc_weighted": 0.9 + split / 100, "undefined": float("nan")},
+        Curves(**curves),
+        None,
+        1.7e9 + split,
+        2.0,
+        {"hardware": "cpu"},
+    )
+
+
+RECORDS = [record(split, alpha) for alpha in (0.1, 0.2, 0.3, 0.4) for split in range(3)]
+
+
+@pytest.fixture
+def connect(tmp_path: Path) -> Callable[[str], Tracker]:
+    (tmp_path / "study.json").write_text("{}")
+    facts = StudyFacts(
+        name="small",
+        key="small/abc",
+        params={"training.epochs": 5},
+        made_by={"git_commit": "f00"},
+        table=str(tmp_path / "table.csv"),
+        n_items=240,
+        data_digest="d1",
+        description=tmp_path / "study.json",
+    )
+    return lambda uri: Tracker(uri, "small", facts, tmp_path / "artifacts")
+
+
+def state(uri: str) -> pd.DataFrame:
+    """All that a server holds of the study, by key, without its own ids."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("small")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    names = {run.info.run_id: run.data.tags[KEY_TAG] for run in runs}
+    rows = []
+    for run in runs:
+        curve = client.get_metric_history(run.info.run_id, "curve_accuracy")
+        rows.append(
+            {
+                "key": run.data.tags[KEY_TAG],
+                "parent": names.get(run.data.tags.get("mlflow.parentRunId", "")),
+                "status": run.info.status,
+                "params": run.data.params,
+                "metrics": run.data.metrics,
+                "curve": [(point.step, point.value, point.timestamp) for point in curve],
+                "hardware": run.data.tags.get("ablation.hardware"),
+            }
+        )
+    return pd.DataFrame(rows).sort_values("key", ignore_index=True)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_server_that_is_killed_in_the_middle(
+    server: Server, connect: Callable[[str], Tracker], tmp_path: Path
+) -> None:
+    tracker = BackgroundTracker(lambda: connect(server.uri), retry_s=0.2)
+    tracker.write(RECORDS[:4])  # away at the start
+    server.start()
+    wait_for(lambda: tracker.n_written == 4)
+    server.kill()
+    began = time.monotonic()
+    tracker.write(RECORDS[4:6])
+    tracker.write(RECORDS[6:8])
+    assert time.monotonic() - began < 0.1, "nobody waits for it"
+    time.sleep(0.5)
+    server.start()
+    wait_for(lambda: tracker.n_written == 8)  # by itself, before the study ends
+    tracker.write(RECORDS[8:])
+    tracker.close()
+
+    before = state(server.uri)
+    assert len(before) == 1 + 4 + 12
+    assert before["key"].is_unique
+    assert set(before[before["key"] != "small/abc"]["status"]) == {"FINISHED"}
+    trial = before[before["key"] == "small/abc/paper/e_mixup(alpha=0.2)/1"].iloc[0]
+    assert trial["parent"] == "small/abc/paper/e_mixup(alpha=0.2)"
+    assert trial["metrics"]["auc_weighted"] == 0.91
+    assert [step for step, _, _ in trial["curve"]] == [1, 2, 3, 4, 5]
+    assert trial["hardware"] == "cpu"
+
+    empty = f"sqlite:///{tmp_path}/mlflow.db"  # into it, everything is written again, to the timestamp
+    rebuilt = connect(empty)
+    assert rebuilt.write(RECORDS) == 12
+    pd.testing.assert_frame_equal(state(empty), before)
+    assert rebuilt.write(RECORDS) == 0
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "report.html").write_text("<p>")
+    rebuilt.finish({"auc_weighted.e_mixup": 0.9}, True, report)
+    client = MlflowClient(empty)
+    run = client.search_runs(["1"], "tags.`ablation.key` = 'small/abc'")[0]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {"auc_weighted.e_mixup": 0.9}
+    assert run.data.tags["ablation.git_commit"] == "f00"
+    (dataset,) = run.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("table.csv", "d1")
+    assert {found.path for found in client.list_artifacts(run.info.run_id)} == {"report", "study.json"}
+
+
+def test_a_server_that_never_comes_delays_nothing(connect: Callable[[str], Tracker]) -> None:
+    tracker = BackgroundTracker(lambda: connect("http://127.0.0.1:9"))
+    tracker.write(RECORDS)
+    began = time.monotonic()
+    with pytest.raises(TrackingError, match="`study sync` writes what it lacks"):
+        tracker.close()
+    assert time.monotonic() - began < 5
