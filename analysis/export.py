@@ -17,6 +17,7 @@ changes its meaning or goes; keys may be added.
 | `.intervals.NAME` | two-way 95 % interval of the figure: `estimate`, `low`, `high`, `standard_error`, `p_value` |
 | `.against_control.NAME` | differences: `two_way`, `naive`, `nadeau_bengio`, each with the keys above |
 | | `adjusted_p` after Holm, `region` of equivalence, `decision`, `further_splits` |
+| `importances.METHOD.NAME` | share of a hyperparameter in what makes candidates good (PED-ANOVA); absent if unknown |
 | `candidates[]` | `method`, `hyperparameters`, `phase`, `splits`, `missing_splits`, `figures`, `duration_s` |
 """
 
@@ -113,6 +114,7 @@ def to_json(results: StudyResults, evidence: Evidence) -> str:
             "digests": description.digests,
         },
         "missing": missing_trials(results),
+        "importances": results.importances,
         "methods": [_method(summary, results, evidence) for summary in summarise(results)],
         "candidates": [
             {

@@ -17,6 +17,9 @@ from trainables.unfinished import Failure, Stop, read_failures, read_stops
 FORMAT = 1
 """Version of `study.json` that this module reads."""
 
+IMPORTANCES = "importance.json"
+"""What a study's directory says of the importance of hyperparameters, if it does."""
+
 PROTOCOLS: Mapping[str, tuple[str, ...]] = {"paper": ("paper",), "nested": ("search", "confirm")}
 """The phases of each protocol, in order; what is reported comes from the last one."""
 
@@ -99,6 +102,7 @@ class StudyResults:
         n_unplanned: Finished trials left out because the study no longer names their method, phase or split.
         failures: Packs that could not be trained.
         stops: Candidates that the search gave up before they had met every split.
+        importances: Importance of each hyperparameter of a method, by method.
     """
 
     description: StudyDescription
@@ -106,6 +110,7 @@ class StudyResults:
     n_unplanned: int = 0
     failures: tuple[Failure, ...] = ()
     stops: tuple[Stop, ...] = ()
+    importances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
         """One tidy row a trial: coordinates, each hyperparameter, every figure, `duration_s`."""
@@ -148,6 +153,7 @@ def load_study(directory: Path, *, with_items: bool = False) -> StudyResults:
             if failure.candidate.method in description.methods and not finished.issuperset(failure.trials)
         ),
         stops=tuple(stop for stop in read_stops(records) if not finished.issuperset(stop.trials)),
+        importances=_importances(directory / IMPORTANCES),
     )
 
 
@@ -236,6 +242,17 @@ def _description(raw: Mapping[str, Any]) -> StudyDescription:
         ),
         digests=raw.get("digests") or {},
     )
+
+
+def _importances(path: Path) -> Mapping[str, Mapping[str, float]]:
+    """What was computed of hyperparameters; a report is no worse without it."""
+    if not path.exists():
+        return {}
+    try:
+        found: Mapping[str, Mapping[str, float]] = json.loads(path.read_text(encoding="utf-8"))["importances"]
+    except (ValueError, KeyError) as error:
+        raise ReportError(f"{path} cannot be read ({error}). Remove it: `study report` writes it anew.") from None
+    return found
 
 
 def _is_planned(record: TrialRecord, description: StudyDescription) -> bool:

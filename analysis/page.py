@@ -151,6 +151,7 @@ def render(
             ],
             missing=missing_trials(results),
             failures=results.failures,
+            importances=results.importances,
             stops=[texts.given_up(stop) for stop in results.stops],
             no_none=all(summary.figure("accuracy_none").n == 0 for summary in summaries),
             none_source=texts.none_source(results),

@@ -247,9 +247,11 @@ def _report(spec: StudySpec) -> None:
     from analysis.load import load_study
     from analysis.report import write_report
     from analysis.tables import terminal_table
+    from study.importance import write_importances
     from study.runner import attach_report
     from study.terminal import show
 
+    write_importances(spec)
     results = load_study(spec.root)
     written = write_report(spec.root)
     show(terminal_table(results))

@@ -32,7 +32,7 @@ HEAVY = {
         "study/tuning.py",
         "study/launch.py",
     },
-    "optuna": {"study/space.py", "study/search.py", "study/journal.py"},
+    "optuna": {"study/space.py", "study/search.py", "study/journal.py", "study/importance.py"},
     "mlflow": {"study/tracking.py", "study/export.py", "analysis/runs.py"},
 }
 

@@ -261,3 +261,14 @@ def test_a_study_of_which_everything_failed_says_why(study_of: Make) -> None:
     write_failure(directory / "records", Failure("paper", Candidate("control"), (0,), "no memory", "...", 3, 0.0))
     with pytest.raises(ReportError, match="What failed first: control on paper splits 0: no memory"):
         write_report(directory)
+
+
+def test_importances_are_shown_where_they_are_known(study_of: Make) -> None:
+    directory = study_of()
+    (directory / "importance.json").write_text('{"importances": {"e_mixup": {"alpha": 0.75, "softness": 0.25}}}')
+    assert "alpha</td><td>75 %" in without_figures(directory)
+    files = write_report(directory)
+    assert json.loads(files.json.read_text(encoding="utf-8"))["importances"]["e_mixup"]["softness"] == 0.25
+    (directory / "importance.json").write_text("{")
+    with pytest.raises(ReportError, match=r"importance\.json cannot be read .*Remove it"):
+        load_study(directory)
