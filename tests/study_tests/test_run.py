@@ -212,6 +212,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_the_command_survives_kill_and_reports(make_study: MakeStudy, tmp_path: Path) -> None:
     """Kill -9 in the middle of training: the next run trains the rest, and the outcome is that of a whole run."""
     make_study(training={"epochs": 60}, splits={"n_splits": 3}, resources={"cpus_per_pack": 2})
@@ -249,13 +250,13 @@ def test_the_command_survives_kill_and_reports(make_study: MakeStudy, tmp_path: 
     for path in records.iterdir():
         path.unlink()
     (tmp_path / "out/mlflow.db").unlink()
-    whole = command("run", "--quiet", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
+    whole, _ = run(tmp_path / "study.yaml")
+    assert whole.n_trained == 9
     assert values(records) == interrupted, "equal to the last bit"
 
     (tmp_path / "out/mlflow.db").unlink()
-    synced = command("sync", cwd=tmp_path)
-    assert "9 trials written" in synced.stdout, synced.stderr
+    synced = CliRunner().invoke(study.cli.study, ["sync", "-c", str(tmp_path / "study.yaml")])
+    assert "9 trials written" in synced.output
     assert len(runs_of(tmp_path / "out/mlflow.db")) == 13
 
 
@@ -268,9 +269,17 @@ def test_the_command_survives_kill_and_reports(make_study: MakeStudy, tmp_path: 
         ("no model", r"google-bert/no-such-model"),
     ],
 )
-def test_bad_input_is_one_message_and_exit_2(make_study: MakeStudy, tmp_path: Path, broken: str, expected: str) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_bad_input_is_one_message_and_exit_2(
+    make_study: MakeStudy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    broken: str,
+    expected: str,
+) -> None:
     sections = {"encoders": {"text": {"model": "google-bert/no-such-model"}}} if broken == "no model" else {}
-    make_study(**sections)
+    path = make_study(**sections)
     table = pd.read_csv(tmp_path / "table.csv")
     if broken == "id twice":
         table.loc[5, "id"] = 4
@@ -279,11 +288,14 @@ def test_bad_input_is_one_message_and_exit_2(make_study: MakeStudy, tmp_path: Pa
     elif broken == "one class":
         table["kind"] = "shirt"
     table.to_csv(tmp_path / "table.csv", index=False)
-    done = command("run", cwd=tmp_path)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("Error: ")
-    assert expected in done.stderr
+    monkeypatch.setattr(sys, "argv", ["study", "run", "-c", str(path)])
+    with pytest.raises(SystemExit) as caught:
+        study.cli.main()
+    said = capfd.readouterr()
+    assert caught.value.code == 2, said
+    assert "Traceback" not in said.err
+    assert said.err.startswith("Error: ")
+    assert expected in said.err
     assert not list((tmp_path / "out").rglob("*.parquet")), "nothing half-written"
 
 
