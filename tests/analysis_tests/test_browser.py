@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from analysis.compare import compare
+from analysis.compare_page import write_comparison
 from analysis.report import ReportFiles, write_report
 
 BROWSER = next(
@@ -82,19 +84,47 @@ addEventListener("load", () => {
 </script>"""
 
 
-def document(page: Path, folder: Path, script: str, size: str = "1280,900") -> str:
-    """The page's document, printed by the browser after a script has acted on it."""
+SHORT = """<script>
+addEventListener("load", () => {
+  seen.width = [document.documentElement.scrollWidth, innerWidth];
+  const out = document.createElement("script");
+  out.type = "application/json"; out.id = "seen"; out.textContent = JSON.stringify(seen);
+  document.body.append(out);
+});
+</script>"""
+
+
+def watched(page: Path, script: str) -> str:
+    """The page's source with a script that watches it and one that acts on it."""
     source = page.read_text(encoding="utf-8")
+    return source.replace("<head>", "<head>" + WATCH).replace("</body>", script + "</body>")
+
+
+def printed(source: str, folder: Path, size: str = "1280,900") -> str:
+    """A document, printed by the browser after its scripts have run."""
     copy = folder / "page.html"
-    copy.write_text(source.replace("<head>", "<head>" + WATCH).replace("</body>", script + "</body>"), encoding="utf-8")
+    copy.write_text(source, encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
     command = [BROWSER, *options, f"--user-data-dir={folder / 'profile'}", f"--window-size={size}", "--dump-dom"]
     return subprocess.run([*command, copy.as_uri()], capture_output=True, text=True, timeout=60, check=True).stdout
 
 
 def visit(page: Path, folder: Path, size: str = "1280,900") -> dict[str, Any]:
-    printed = document(page, folder, ACT, size)
-    found = re.search(r'<script type="application/json" id="seen">(.*?)</script>', printed, re.DOTALL)
+    return what_was_seen(printed(watched(page, ACT), folder, size))
+
+
+def on_a_phone(page: Path, folder: Path) -> dict[str, Any]:
+    """What is seen in a frame of 375 pixels: a window itself is never narrower than 500."""
+    source = html.escape(watched(page, ACT))
+    copy_out = """addEventListener("load", () => {
+      document.body.append(document.getElementById("phone").contentDocument.getElementById("seen").cloneNode(true));
+    });"""
+    frame = f'<iframe id="phone" width="375" height="800" style="border: 0" srcdoc="{source}"></iframe>'
+    return what_was_seen(printed(f"<!DOCTYPE html><body>{frame}<script>{copy_out}</script></body>", folder))
+
+
+def what_was_seen(document: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="seen">(.*?)</script>', document, re.DOTALL)
     assert found, "the page's script did not run to its end"
     return dict(json.loads(html.unescape(found.group(1))))
 
@@ -149,13 +179,23 @@ def test_the_page_is_ready_at_once(seen: dict[str, Any]) -> None:
     assert seen["ready_ms"] < 2000
 
 
-def test_a_small_screen_is_not_run_off(whole_report: ReportFiles, tmp_path: Path) -> None:
-    found = visit(whole_report.html, tmp_path, "500,900")
-    assert found["width"][0] <= found["width"][1]
+def test_a_phone_is_not_run_off(whole_report: ReportFiles, tmp_path: Path) -> None:
+    found = on_a_phone(whole_report.html, tmp_path)
+    assert found["width"][0] <= found["width"][1] == 375
     assert found["errors"] == []
+    assert found["high"]["text"] == "0.90"
+    assert all(200 < figure["width"] <= 375 for figure in found["figures"])
+
+
+def test_the_page_of_a_comparison(tmp_path: Path, whole_study: Path, study_of: Callable[..., Path]) -> None:
+    page = write_comparison(compare([str(whole_study), str(study_of())]), tmp_path / "out").html
+    found = what_was_seen(printed(watched(page, SHORT), tmp_path, "500,900"))
+    assert found["errors"] == []
+    assert found["width"][0] <= found["width"][1]
 
 
 def test_a_page_with_little_in_it(study_of: Callable[..., Path], tmp_path: Path) -> None:
     directory = study_of(methods=("e_mixup",), splits={"paper": [0]}, n_rare=0, alphas=(0.3,))
-    script = "<script>addEventListener('load', () => { document.title = JSON.stringify(seen.errors); });</script>"
-    assert "<title>[]</title>" in document(write_report(directory).html, tmp_path, script)
+    found = what_was_seen(printed(watched(write_report(directory).html, SHORT), tmp_path, "500,900"))
+    assert found["errors"] == []
+    assert found["width"][0] <= found["width"][1]
