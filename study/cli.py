@@ -263,7 +263,11 @@ def _report(spec: StudySpec) -> None:
 
 
 def _tell(result: StudyResult, spec: StudySpec, config: Path) -> None:
+    from study.status import what_was_saved
+
     click.echo(f"{result.n_recorded} trials recorded in {spec.records}, {result.n_trained} of them by this run.")
+    if result.stops:
+        click.echo(what_was_saved(result.stops))
     if result.tracking_problem:
         click.echo(result.tracking_problem, err=True)
     elif not spec.tracking.uri:

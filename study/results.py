@@ -13,7 +13,7 @@ from analysis.aggregate import missing_trials, summarise
 from analysis.export import to_csv
 from analysis.load import load_study
 from analysis.tables import terminal_table
-from trainables.unfinished import Failure
+from trainables.unfinished import Failure, Stop
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class StudyResult:
         n_trained: Trials trained by this run.
         n_recorded: Trials recorded in all.
         failures: The packs that failed for good, in this run or before it.
+        stops: The candidates that the search gave up.
         tracking_problem: Why the tracker is behind, if it is.
     """
 
@@ -32,6 +33,7 @@ class StudyResult:
     n_trained: int
     n_recorded: int
     failures: tuple[Failure, ...]
+    stops: tuple[Stop, ...]
     tracking_problem: str | None
 
     def table(self) -> pd.DataFrame:

@@ -38,7 +38,7 @@ from study.tracking import StudyFacts, Tracker, TrackingError
 from study.tuning import train_packs
 from trainables.pack import Pack
 from trainables.records import Candidate, TrialConfig, TrialRecord, read_record_file, read_records
-from trainables.unfinished import Failure, read_failures, read_stops, write_failure, write_stop
+from trainables.unfinished import Failure, Stop, read_failures, read_stops, write_failure, write_stop
 
 
 def connect(spec: StudySpec) -> None:
@@ -113,7 +113,7 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
             tracker.close()
         except TrackingError as error:
             problem = str(error)
-        return StudyResult(spec.root, run.n_trained, len(run.records), tuple(run.failures), problem)
+        return StudyResult(spec.root, run.n_trained, len(run.records), tuple(run.failures), tuple(run.stops), problem)
 
 
 def make_tracker(spec: StudySpec, description: Mapping[str, Any]) -> Tracker:
@@ -178,6 +178,7 @@ class _Run:
         self.spec, self.progress, self.tracker, self.records = spec, progress, tracker, records
         self.n_trained = 0
         self.failures = read_failures(spec.records)
+        self.stops: list[Stop] = []
         self._stopping: Stopping | None = None
         self._journal: Journal | None = None
         self._best: dict[str, Candidate] = {}
@@ -195,6 +196,7 @@ class _Run:
             rules, stops = spec.search.pruning, read_stops(spec.records)
             self._stopping = Stopping(rules, metric, spec.training.epochs, splits, stops)
             self._stopping.learn(record for record in self.records.values() if record.config.phase == phase)
+            self.stops = list(self._stopping.stops.values())
         n_stopped = sum(len(stop.splits) for stop in self._stopping.stops.values()) if self._stopping else 0
         queue = PackQueue(
             phase,
@@ -281,6 +283,7 @@ class _Run:
         stops, self._queue.new_stops = self._queue.new_stops, []
         for stop in stops:
             write_stop(self.spec.records, stop)
+            self.stops.append(stop)
             if self._journal is not None:
                 self._journal.add(stop.candidate, stop)
         self.progress.stopped(stops)

@@ -6,7 +6,7 @@ import fcntl
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -189,8 +189,7 @@ def in_words(status: Status) -> list[str]:
         lines.append(f"A run works: {status.activity.doing}, for {duration(time.time() - status.activity.since_s)}.")
         lines += [f"  in training: {pack}" for pack in status.activity.packs]
     if status.stops:
-        saved = sum(stop.n_epochs_saved for stop in status.stops)
-        lines.append(f"Early stopping gave {len(status.stops)} candidates up and saved {saved:,} epochs of training.")
+        lines.append(what_was_saved(status.stops))
     lines += [f"Failed: {failure}" for failure in status.failures]
     if status.n_missing:
         left = "" if status.left_s is None else f", about {duration(status.left_s)}"
@@ -198,6 +197,14 @@ def in_words(status: Status) -> list[str]:
     elif not status.failures:
         lines.append("Every planned trial is recorded.")
     return lines
+
+
+def what_was_saved(stops: Sequence[Stop]) -> str:
+    """What early stopping has done for a search."""
+    by_rule = Counter(stop.rule for stop in stops)
+    rules = ", ".join(f"{count} by {rule}" for rule, count in sorted(by_rule.items()))
+    saved, planned = sum(stop.n_epochs_saved for stop in stops), sum(stop.n_epochs_planned for stop in stops)
+    return f"Candidates given up early: {rules}; of their {planned:,} epochs of training {saved:,} were saved."
 
 
 def duration(seconds: float) -> str:
