@@ -170,7 +170,7 @@ def missing_trials(results: StudyResults) -> list[str]:
     Candidates that the search gave up are not missing.
     """
     description = results.description
-    found: list[str] = []
+    found = [f"left out, {problem}" for problem in results.unsound]
     given_up = {(stop.phase, stop.candidate) for stop in results.stops}
     for phase in dict.fromkeys((description.choosing_phase, description.reported_phase)):
         summaries = summarise_candidates(results, phase)

@@ -100,6 +100,7 @@ class StudyResults:
         description: What was asked for.
         records: The finished trials that the description plans, sorted by coordinates.
         n_unplanned: Finished trials left out because the study no longer names their method, phase or split.
+        unsound: Why finished trials are left out that were made by other settings or have no score, a sentence each.
         failures: Packs that could not be trained.
         stops: Candidates that the search gave up before they had met every split.
         importances: Importance of each hyperparameter of a method, by method.
@@ -108,6 +109,7 @@ class StudyResults:
     description: StudyDescription
     records: tuple[TrialRecord, ...]
     n_unplanned: int = 0
+    unsound: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
     stops: tuple[Stop, ...] = ()
     importances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -138,7 +140,7 @@ def load_study(directory: Path, *, with_items: bool = False) -> StudyResults:
         with_items: Whether to read the per-item results too (most of the bytes).
 
     Raises:
-        ReportError: There is no readable description, or a record was made by other settings or data.
+        ReportError: There is no readable description.
         RecordError: A record file is damaged or of another version.
     """
     description = read_description(directory / "study.json")
@@ -158,15 +160,21 @@ def load_study(directory: Path, *, with_items: bool = False) -> StudyResults:
 
 
 def checked(description: StudyDescription, records: Sequence[TrialRecord]) -> StudyResults:
-    """The trials that a description plans.
-
-    Raises:
-        ReportError: A trial was made by other settings or data, or has no score.
-    """
+    """The trials that a description plans; those that cannot stand beside the others are left out, and named."""
     planned = [record for record in records if _is_planned(record, description)]
+    sound: list[TrialRecord] = []
+    unsound: dict[str, list[TrialConfig]] = {}
     for record in planned:
-        _check_record(record, description)
-    return StudyResults(description, tuple(planned), n_unplanned=len(records) - len(planned))
+        if problem := _problem(record, description):
+            unsound.setdefault(problem, []).append(record.config)
+        else:
+            sound.append(record)
+    return StudyResults(
+        description,
+        tuple(sound),
+        n_unplanned=len(records) - len(planned),
+        unsound=tuple(f"{_named(trials)}: {problem}" for problem, trials in unsound.items()),
+    )
 
 
 def load_items(directory: Path, wanted: Collection[TrialConfig]) -> list[TrialRecord]:
@@ -260,18 +268,22 @@ def _is_planned(record: TrialRecord, description: StudyDescription) -> bool:
     return config.candidate.method in description.methods and config.split in description.splits.get(config.phase, ())
 
 
-def _check_record(record: TrialRecord, description: StudyDescription) -> None:
-    """Refuses a trial that another study made, or that has no score to compare."""
+def _problem(record: TrialRecord, description: StudyDescription) -> str | None:
+    """Why a trial cannot be reported: another study made it, or it has no score to compare."""
     for name, digest in description.digests.items():
         found = record.provenance.get(f"digest_{name}", digest)
         if found != digest:
-            raise ReportError(
-                f"{record.config} was made by other {name} than study.json describes ({found}, not {digest}). "
-                "Two studies share this directory: give each its own, or remove the records of one."
+            return (
+                f"made by other {name} than study.json describes ({found}, not {digest}). Two studies share this "
+                "directory: give each its own, or remove the records of one."
             )
-    score = record.metrics.get(description.objective, math.nan)
-    if not math.isfinite(score):
-        raise ReportError(
-            f"{record.config} has no finite {description.objective}, got {score}: it cannot be compared. "
-            f"Recorded are {', '.join(sorted(record.metrics))}. Remove its record file and run the study again."
+    if not math.isfinite(record.metrics.get(description.objective, math.nan)):
+        return (
+            f"no finite {description.objective}, of {', '.join(sorted(record.metrics))}. Remove the record and run the "
+            "study again."
         )
+    return None
+
+
+def _named(trials: Sequence[TrialConfig]) -> str:
+    return str(trials[0]) if len(trials) == 1 else f"{trials[0]} and {len(trials) - 1} more"

@@ -91,9 +91,10 @@ def write_server_report(study: ServerStudy, output: Path) -> ReportFiles:
 def _chosen(results: StudyResults, place: str) -> dict[str, list[TrialRecord]]:
     if not results.records:
         n_methods = len(results.description.methods)
-        failed = f" What failed first: {results.failures[0]}." if results.failures else ""
+        reasons = [*results.unsound, *(f"{failure}." for failure in results.failures)]
+        why = f" {reasons[0]}" if reasons else ""
         raise ReportError(
-            f"{place} holds no finished trial to report, of {n_methods} planned methods.{failed} Run the study first."
+            f"{place} holds no finished trial to report, of {n_methods} planned methods.{why} Run the study first."
         )
     return reported_records(results, summarise(results))
 

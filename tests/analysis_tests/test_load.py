@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from analysis.load import ReportError, load_study
+from analysis.report import write_report
+from trainables.records import Candidate, read_records, write_records
 
 Make = Callable[..., Path]
 
@@ -66,8 +69,6 @@ def test_optional_keys_may_be_absent(study_of: Make) -> None:
         (lambda d: d.update(splits={"confirm": [0]}), "must be given for paper, got confirm"),
         (lambda d: d.update(methods=[]), "methods is empty"),
         (lambda d: d["n_candidates"].pop("control"), "n_candidates lacks control"),
-        (lambda d: d.update(objective="f1"), "has no finite f1, got nan"),
-        (lambda d: d["digests"].update(settings="other"), "other settings than study.json describes"),
     ],
 )
 def test_a_description_that_cannot_be_reported(
@@ -97,3 +98,34 @@ def test_trials_outside_the_plan_are_counted_and_left_out(study_of: Make) -> Non
     results = load_study(directory)
     assert len(results.records) == 6
     assert results.n_unplanned == 3
+
+
+def test_trials_of_another_study_are_left_out_and_named(study_of: Make, tmp_path: Path) -> None:
+    directory = study_of(methods=("control",))
+    records = read_records(directory / "records", with_items=True)
+    config = dataclasses.replace(records[0].config, candidate=Candidate.of("control", {"old": 1.0}))
+    provenance = {**records[0].provenance, "digest_settings": "other"}
+    write_records(directory / "records", [dataclasses.replace(records[0], config=config, provenance=provenance)])
+    results = load_study(directory)
+    assert len(results.records) == 3
+    (problem,) = results.unsound
+    assert problem.startswith(
+        "control(old=1) on paper split 0: made by other settings than study.json describes (other"
+    )
+    assert "Two studies share this directory" in write_report(directory).html.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(objective="f1"), r"e_mixup.* and \d more: no finite f1, of accuracy"),
+        (lambda d: d["digests"].update(settings="other"), "made by other settings than study.json describes"),
+    ],
+)
+def test_a_study_of_which_nothing_is_left(
+    study_of: Make, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    directory = study_of(methods=("e_mixup",))
+    rewrite(directory, change)
+    with pytest.raises(ReportError, match=message):
+        write_report(directory)
