@@ -42,21 +42,28 @@ from trainables.unfinished import Failure, Stop, read_failures, read_stops, writ
 
 
 def connect(spec: StudySpec) -> None:
-    """Joins the cluster that the study file names, or starts Ray on this machine; once a process."""
+    """Joins the cluster that the study file or RAY_ADDRESS names, or starts Ray on this machine; once a process."""
     if ray.is_initialized():
         return
+    # Without "local", Ray would join whatever cluster it finds noted on this machine, or wait for one that is gone.
+    address = spec.resources.address or os.environ.get("RAY_ADDRESS") or "local"
     logging.getLogger("ray").setLevel(logging.ERROR)
     ray.init(
-        address=spec.resources.address,
+        address=address,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        **({} if spec.resources.address else {"include_dashboard": False}),
+        **({"include_dashboard": False} if address == "local" else {}),
     )
 
 
 def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
-    """Encodes the shards that the store lacks."""
-    connect(spec)
+    """Encodes the shards that the store lacks; Ray is started once the input is found sound."""
+
+    def start() -> None:
+        if not ray.is_initialized():
+            progress.say("Starting Ray ...")
+        connect(spec)
+
     summary = extract(
         spec.data.source,
         encoder_configs(spec),
@@ -64,6 +71,7 @@ def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
         rows_per_shard=spec.resources.rows_per_shard,
         on_error=spec.data.on_error,
         on_progress=progress.embedding,
+        start_ray=start,
     )
     progress.end_embedding()
     for column in summary.columns:

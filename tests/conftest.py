@@ -17,7 +17,7 @@ def ray_session() -> Iterator[None]:
     """A local Ray of two CPUs, started by the first test that asks and stopped at the end."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
