@@ -51,6 +51,7 @@ def extract(
     rows_per_shard: int = 4096,
     on_error: Literal["fail", "skip"] = "fail",
     on_progress: Callable[[ExtractionProgress], None] | None = None,
+    start_ray: Callable[[], None] | None = None,
 ) -> ExtractionSummary:
     """Bring a store up to date with a table: encode what is missing, and only that.
 
@@ -62,6 +63,8 @@ def extract(
         on_error: What an unreadable image does: `fail`, naming the first, or `skip`, which leaves its row without a
             vector and lists it in the column's `skipped.csv`.
         on_progress: Called in this process after each unit and each shard.
+        start_ray: Starts or joins Ray, once table, encoders and store are found sound; None for a Ray of the run's own,
+            unless one is running.
 
     Raises:
         SourceError: The table is unsound, which is found before anything is computed; or an image is unreadable.
@@ -82,7 +85,7 @@ def extract(
         existing_column(opened, f"{column}--{encoder_name(config)}", fingerprints[column], on_error)
 
     opened.directory.mkdir(parents=True, exist_ok=True)
-    with _lock(opened.directory), _ray():
+    with _lock(opened.directory), _ray(start_ray):
         items = ensure_items(source, facts, opened, rows_per_shard)
         pool = _pool()
         runs = [
@@ -262,13 +265,15 @@ def _lock(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ray() -> Iterator[None]:
+def _ray(start: Callable[[], None] | None) -> Iterator[None]:
     """Use the Ray that is there; start one for the time of the run if none is."""
+    if start is not None:
+        start()
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:

@@ -293,7 +293,7 @@ class _Rows:
 
     def __str__(self) -> str:
         more = f" and {self.count - len(self._examples)} more" if self.count > len(self._examples) else ""
-        return f"row{'s' if self.count > 1 else ''} {', '.join(self._examples)}{more}"
+        return f"row{'s' if self.count > 1 else ''} {', '.join(self._examples)}{more} (the first is row 0)"
 
 
 def _repeated_ids(source: Source, hashes: list[NDArray[np.uint64]], *, skip: bool) -> str:
@@ -313,7 +313,7 @@ def _repeated_ids(source: Source, hashes: list[NDArray[np.uint64]], *, skip: boo
             names[row] = str(batch.ids[row - batch.first_row])
     listed = ", ".join(f"{names[a]!r} in rows {a} and {b}" for a, b in sorted(pairs))
     n_more = int(same.sum()) - len(pairs)
-    return listed + (f" and {n_more} more" if n_more > 0 else "")
+    return listed + (f" and {n_more} more" if n_more > 0 else "") + " (the first is row 0)"
 
 
 def _text(value: object) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,7 +178,7 @@ for _command_of_results in COMMANDS:
 def main() -> None:
     """Runs the command; a user's mistake ends it with one message and exit code 2."""
     with _user_errors_as_messages():
-        study(prog_name="study")
+        sys.exit(study.main(prog_name="study", standalone_mode=False))
 
 
 @contextmanager
@@ -191,8 +192,13 @@ def _user_errors_as_messages() -> Iterator[None]:
         raise  # before the last clause is asked, which imports everything
     except (SpecError, SourceError) as error:
         _fail(error)
-    except KeyboardInterrupt:
-        click.echo("Interrupted. What is recorded stays; the same command goes on from there.", err=True)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USER)
+    except (KeyboardInterrupt, click.Abort):
+        # Ray takes seconds to stop; interrupting that leaves its processes behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        click.echo("Interrupted; stopping. What is recorded stays: the same command goes on from there.", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except _user_errors() as error:
         _fail(error)
@@ -230,8 +236,6 @@ def _preset(name: str) -> str:
 
 
 def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
-    if not quiet:
-        click.echo("Starting Ray ...")
     from study.progress import Progress, chatter_to
     from study.runner import run_study
 
@@ -255,8 +259,8 @@ def _report(spec: StudySpec) -> None:
     results = load_study(spec.root)
     written = write_report(spec.root)
     show(terminal_table(results))
-    for sentence in missing_trials(results):
-        click.echo(f"Missing: {sentence}")
+    for sentence in (*written.findings, *(f"Missing: {sentence}" for sentence in missing_trials(results))):
+        click.echo(sentence)
     if problem := attach_report(spec, written.html.parent):
         click.echo(problem, err=True)
     click.echo(f"Report: {written.html}")

@@ -1,0 +1,31 @@
+"""Ctrl-C: one sentence, exit code 130, and the next run goes on."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.study_tests.conftest import MakeStudy
+
+
+def test_interrupt_is_one_sentence(make_study: MakeStudy, tmp_path: Path) -> None:
+    make_study(training={"epochs": 2000})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "study", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    while "encoded" not in process.stdout.readline():  # training begins
+        assert process.poll() is None
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)  # an impatient user
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.lstrip() == "Interrupted; stopping. What is recorded stays: the same command goes on from there.\n"
