@@ -164,7 +164,7 @@ def test_sentences(decision: Decision, low: float, further: int | None, words: s
 def test_results_json_holds_what_its_documentation_says(whole_study: Path, whole_report: ReportFiles) -> None:
     found: dict[str, Any] = json.loads(whole_report.json.read_text(encoding="utf-8"))
     assert found["format"] == 1
-    assert set(found) == {"format", "study", "missing", "methods", "candidates"}
+    assert set(found) == {"format", "study", "missing", "importances", "methods", "candidates"}
     table = load_study(whole_study).table()
     method = found["methods"][1]
     own = table[(table.method == "e_mixup") & (table.alpha == method["hyperparameters"]["alpha"])]
