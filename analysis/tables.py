@@ -229,13 +229,14 @@ def _evidence_cells(own: MethodEvidence | None, objective: str) -> dict[str, str
     cells = {"interval": UNDEFINED_TEXT, "difference": UNDEFINED_TEXT, "decision": UNDEFINED_TEXT}
     interval = own.intervals.get(objective) if own else None
     if interval is not None and math.isfinite(interval.low):
-        cells["interval"] = f"{number(interval.low, 4)} to {number(interval.high, 4)}"
+        # With two or three splits an interval can be wider than the figure's range, which says no more than the range.
+        cells["interval"] = f"{number(max(interval.low, 0.0), 4)} to {number(min(interval.high, 1.0), 4)}"
     difference = own.differences.get(objective) if own else None
     if difference is not None:
         seen = difference.two_way
         cells["difference"] = signed(seen.estimate)
         if math.isfinite(seen.low):
-            cells["difference"] += f" [{signed(seen.low)}, {signed(seen.high)}]"
+            cells["difference"] += f" [{signed(max(seen.low, -1.0))}, {signed(min(seen.high, 1.0))}]"
             cells["decision"] = str(difference.decision)
     return cells
 

@@ -206,11 +206,20 @@ class Search(Section):
         return value
 
 
+class Equivalence(Section):
+    """Differences up to these are of no practical importance."""
+
+    auc_weighted: float = Field(0.002, ge=0)
+    accuracy: float = Field(0.005, ge=0)
+    ece_known: float = Field(0.005, ge=0)
+
+
 class Objective(Section):
     """What candidates are compared by."""
 
     metric: Metric = "auc_weighted"
     threshold: float = Field(0.6, ge=0, le=1)
+    equivalence: Equivalence = Equivalence()
 
 
 class Resources(Section):
