@@ -12,30 +12,32 @@ from trainables.records import TrialRecord
 class BackgroundTracker:
     """Writes records to a tracker from one thread, so that a slow or absent server never delays the study.
 
-    A server that goes away is asked again every `retry_s`; one that comes back is told everything, since nobody knows
-    what it still has. What it has is not written twice.
+    A server that goes away is asked again every `retry_s`; one that comes back is told everything that is recorded,
+    since nobody knows what it still has. What it has is not written twice.
 
     Args:
         connect: Makes the tracker, in the thread.
+        recorded: Reads all records, in the thread.
         retry_s: Pause before an absent server is asked again.
     """
 
-    def __init__(self, connect: Callable[[], Tracker], retry_s: float = 10) -> None:
-        self._connect, self._retry_s = connect, retry_s
-        self._records: list[TrialRecord] = []
-        self.n_written = 0
-        """Records that the server has, as far as this connection knows."""
+    def __init__(
+        self, connect: Callable[[], Tracker], recorded: Callable[[], Iterable[TrialRecord]], retry_s: float = 10
+    ) -> None:
+        self._connect, self._recorded, self._retry_s = connect, recorded, retry_s
+        self._waiting: list[TrialRecord] = []
         self._changed = threading.Condition()
-        self._closing = False
+        self._closing = self._connected = False
         self._error: TrackingError | None = None
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
     def write(self, records: Iterable[TrialRecord]) -> None:
-        """Queues records to be written."""
+        """Queues records to be written; they are recorded already."""
         with self._changed:
-            self._records += records
-            self._changed.notify()
+            if self._connected:  # or they are read, once there is a server
+                self._waiting += records
+                self._changed.notify()
 
     def close(self) -> None:
         """Waits until everything is written, or a last attempt has failed.
@@ -59,19 +61,22 @@ class BackgroundTracker:
                 return
             except TrackingError as error:
                 self._error = error
-            if last_attempt:
-                return
             with self._changed:
+                self._connected = False
+                self._waiting.clear()
+                if last_attempt:
+                    return
                 self._changed.wait_for(lambda: self._closing, self._retry_s)
 
     def _keep_up(self, tracker: Tracker) -> None:
-        """Writes what is queued, and what comes, until the end."""
-        self.n_written = 0
+        """Writes what is recorded, and what comes, until the end."""
+        with self._changed:
+            self._connected = True
+        tracker.write(self._recorded())
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or len(self._records) > self.n_written)
-                waiting = self._records[self.n_written :]
-            if not waiting:
+                self._changed.wait_for(lambda: self._closing or bool(self._waiting))
+                records, self._waiting = self._waiting, []
+            if not records:
                 return
-            tracker.write(waiting)
-            self.n_written += len(waiting)
+            tracker.write(records)

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from embedding_jobs.extract import ExtractionProgress
 from study.packs import PackQueue
-from trainables.records import Candidate, TrialRecord
+from trainables.records import Candidate, TrialConfig, TrialRecord
 from trainables.unfinished import Failure, Stop
 
 _PLAIN_LINE_EVERY_S = 10
@@ -108,11 +108,11 @@ class Progress:
         self._scores.clear()
         self._started_s = time.monotonic()
 
-    def recorded(self, records: Iterable[TrialRecord]) -> None:
+    def recorded(self, scores: Mapping[TrialConfig, float]) -> None:
         """Takes note of trials found recorded at the start."""
-        for record in records:
+        for trial, score in scores.items():
             self._n_recorded += 1
-            self._scores[record.config.candidate].append(record.metrics[self._objective])
+            self._scores[trial.candidate].append(score)
 
     def trained(self, records: list[TrialRecord]) -> None:
         """Shows a trained pack."""

@@ -37,7 +37,7 @@ from study.stopping import Stopping
 from study.tracking import StudyFacts, Tracker, TrackingError
 from study.tuning import train_packs
 from trainables.pack import Pack
-from trainables.records import Candidate, TrialConfig, TrialRecord, read_record_file, read_records
+from trainables.records import Candidate, TrialRecord, read_record_file, read_records
 from trainables.unfinished import Failure, Stop, read_failures, read_stops, write_failure, write_stop
 
 
@@ -109,11 +109,9 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
         description = describe(spec, embeddings, [str(name) for name in class_names])
         refuse_other_settings(spec, description)
         write_description(spec.root, description)
-        recorded = read_records(spec.records)
-        tracker = BackgroundTracker(lambda: make_tracker(spec, description))
-        tracker.write(recorded)
+        tracker = BackgroundTracker(lambda: make_tracker(spec, description), lambda: read_records(spec.records))
         context = ray.put(pack_context(spec, embeddings, labels, description))
-        run = _Run(spec, progress, tracker, {record.config: record for record in recorded})
+        run = _Run(spec, progress, tracker, read_records(spec.records))
         for phase in phases(spec.splits.protocol):
             run.phase(phase, context)
         problem = None
@@ -121,7 +119,7 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
             tracker.close()
         except TrackingError as error:
             problem = str(error)
-        return StudyResult(spec.root, run.n_trained, len(run.records), tuple(run.failures), tuple(run.stops), problem)
+        return StudyResult(spec.root, run.n_trained, len(run.scores), tuple(run.failures), tuple(run.stops), problem)
 
 
 def make_tracker(spec: StudySpec, description: Mapping[str, Any]) -> Tracker:
@@ -181,9 +179,11 @@ class _Run:
     """The phases of one run: what is missing goes to Tune, and note is taken of what becomes of it."""
 
     def __init__(
-        self, spec: StudySpec, progress: Progress, tracker: BackgroundTracker, records: dict[TrialConfig, TrialRecord]
+        self, spec: StudySpec, progress: Progress, tracker: BackgroundTracker, recorded: list[TrialRecord]
     ) -> None:
-        self.spec, self.progress, self.tracker, self.records = spec, progress, tracker, records
+        self.spec, self.progress, self.tracker = spec, progress, tracker
+        self.scores = {record.config: record.metrics[spec.objective.metric] for record in recorded}
+        self._recorded = recorded
         self.n_trained = 0
         self.failures = read_failures(spec.records)
         self.stops: list[Stop] = []
@@ -203,14 +203,14 @@ class _Run:
         if phase == "search":
             rules, stops = spec.search.pruning, read_stops(spec.records)
             self._stopping = Stopping(rules, metric, spec.training.epochs, splits, stops)
-            self._stopping.learn(record for record in self.records.values() if record.config.phase == phase)
+            self._stopping.learn(record for record in self._recorded if record.config.phase == phase)
             self.stops = list(self._stopping.stops.values())
         n_stopped = sum(len(stop.splits) for stop in self._stopping.stops.values()) if self._stopping else 0
         queue = PackQueue(
             phase,
             methods,
             splits,
-            {trial: record.metrics[metric] for trial, record in self.records.items()},
+            self.scores,
             spec.resources.lanes_per_pack,
             failed={trial for failure in self.failures for trial in failure.trials},
             stopping=self._stopping,
@@ -220,7 +220,7 @@ class _Run:
         n_planned = sum(plan.planned for plan in methods.values()) * len(splits)
         self.progress.start_phase(phase, queue, n_planned, n_stopped, metric)
         planned = set(queue.trials())
-        self.progress.recorded(record for trial, record in self.records.items() if trial in planned)
+        self.progress.recorded({trial: score for trial, score in self.scores.items() if trial in planned})
         self.progress.failed([failure for failure in self.failures if failure.phase == phase])
         self._note_stops()
         if phase != "confirm":
@@ -232,6 +232,7 @@ class _Run:
                 queue, context, spec.root / "tune", self, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack
             )
         self._journal = None
+        self._recorded = []  # a thousand records and their curves are not needed again
         self.progress.end_phase()
         self._best = {
             method: best for method in methods if queue.has_ended(method) and (best := queue.best(method)) is not None
@@ -255,11 +256,12 @@ class _Run:
     def trained(self, pack: Pack, record: Path | None, failures: dict[int, str]) -> None:
         """Reads, scores, tracks and shows what a pack left."""
         records = read_record_file(record) if record is not None else []
-        self.records |= {record.config: record for record in records}
+        scores = {record.config: record.metrics[self.spec.objective.metric] for record in records}
+        self.scores |= scores
         self.n_trained += len(records)
         if self._stopping is not None:
             self._stopping.learn(records)
-        self._queue.finish(pack, {record.config: record.metrics[self.spec.objective.metric] for record in records})
+        self._queue.finish(pack, scores)
         score = self._queue.score(pack.candidate)
         if self._journal is not None and score is not None:
             self._journal.add(pack.candidate, score)

@@ -19,7 +19,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import requests
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
@@ -45,6 +45,14 @@ _LEARNING = {
 
 class TrackingError(RuntimeError):
     """The tracking server cannot be used; the records are not concerned."""
+
+
+@dataclass
+class _Known:
+    """A run on the server; MLflow's own value would hold all its figures."""
+
+    run_id: str
+    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ class Tracker:
         self._uri, self._about = uri, about
         self._study_key = about.key
         self._experiment_name, self._artifacts = experiment, artifacts
-        self._known: dict[str, Run] = {}
+        self._known: dict[str, _Known] = {}
         try:
             _make_database(uri)
             self._client = MlflowClient(tracking_uri=uri)
@@ -141,7 +149,7 @@ class Tracker:
         config = record.config
         key = f"{self._study_key}/{config.key}"
         known = self._known.get(key)
-        if known is not None and known.info.status == "FINISHED":
+        if known is not None and known.finished:
             return 0
         start_ms = round(record.started_at_s * 1000)
         end_ms = start_ms + max(1, round(record.duration_s * 1000))
@@ -160,13 +168,13 @@ class Tracker:
             values = getattr(record.curves, curve).tolist()
             steps = [int(epoch) for epoch in record.curves.epoch]
             metrics += [Metric(name, v, end_ms, step) for step, v in zip(steps, values, strict=True) if v == v]
-        self._log(run.info.run_id, metrics, params)
+        self._log(run.run_id, metrics, params)
         self._finish(run, end_ms)
         return 1
 
-    def _finish(self, run: Run, end_ms: int) -> None:
-        self._client.set_terminated(run.info.run_id, "FINISHED", end_ms)
-        run.info._status = "FINISHED"
+    def _finish(self, run: _Known, end_ms: int) -> None:
+        self._client.set_terminated(run.run_id, "FINISHED", end_ms)
+        run.finished = True
 
     def _candidate_run_id(self, record: TrialRecord, start_ms: int) -> str:
         config = record.config
@@ -174,20 +182,22 @@ class Tracker:
         run = self._known.get(key) or self._create(
             key, f"{config.phase}: {config.candidate}", self._study_run, start_ms, record.provenance
         )
-        if run.info.status != "FINISHED":
+        if not run.finished:
             params = {"phase": config.phase, "method": config.candidate.method, **dict(config.candidate.params)}
-            self._log(run.info.run_id, [], params)
+            self._log(run.run_id, [], params)
             self._finish(run, start_ms + 1)
-        return str(run.info.run_id)
+        return run.run_id
 
-    def _create(self, key: str, name: str, parent: str | None, start_ms: int | None, made_by: Mapping[str, str]) -> Run:
+    def _create(
+        self, key: str, name: str, parent: str | None, start_ms: int | None, made_by: Mapping[str, str]
+    ) -> _Known:
         tags = {f"ablation.{name}": value for name, value in made_by.items()}
         tags |= {KEY_TAG: key, STUDY_TAG: self._study_key}
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
         run = self._client.create_run(self._experiment, start_time=start_ms, tags=tags, run_name=name)
-        self._known[key] = run
-        return run
+        self._known[key] = _Known(run.info.run_id)
+        return self._known[key]
 
     def _log(self, run_id: str, metrics: list[Metric], params: Mapping[str, Any]) -> None:
         listed = [Param(name, str(value)[:6000]) for name, value in params.items()]
@@ -210,7 +220,8 @@ class Tracker:
             page = self._client.search_runs(
                 [self._experiment], f"tags.`{STUDY_TAG}` = '{self._study_key}'", max_results=1000, page_token=token
             )
-            self._known |= {run.data.tags[KEY_TAG]: run for run in page}
+            for run in page:
+                self._known[run.data.tags[KEY_TAG]] = _Known(run.info.run_id, run.info.status != "RUNNING")
             token = page.token
             if not token:
                 return
@@ -220,7 +231,7 @@ class Tracker:
         run = self._known.get(about.key)
         if run is None:
             run = self._create(about.key, about.name, None, None, about.made_by)
-            self._log(run.info.run_id, [], about.params)
+            self._log(run.run_id, [], about.params)
             source = Dataset(
                 name=Path(about.table).name,
                 digest=about.data_digest[:36],  # as long as MLflow takes
@@ -229,10 +240,10 @@ class Tracker:
                 profile=json.dumps({"num_rows": about.n_items}),
             )
             context = InputTag("mlflow.data.context", "training and validation")
-            self._client.log_inputs(run.info.run_id, datasets=[DatasetInput(source, [context])])
-        elif run.info.status != "RUNNING":
-            self._client.update_run(run.info.run_id, status="RUNNING")
-        return str(run.info.run_id)
+            self._client.log_inputs(run.run_id, datasets=[DatasetInput(source, [context])])
+        elif run.finished:
+            self._client.update_run(run.run_id, status="RUNNING")
+        return run.run_id
 
     def _unreachable(self, error: Exception) -> TrackingError:
         return TrackingError(

@@ -122,6 +122,14 @@ def state(uri: str) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("key", ignore_index=True)
 
 
+def n_finished(uri: str) -> int:
+    client = MlflowClient(uri)
+    if (experiment := client.get_experiment_by_name("small")) is None:
+        return 0
+    runs = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED' and metrics.duration_s > 0")
+    return len(runs)
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -132,19 +140,25 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_a_server_that_is_killed_in_the_middle(
     server: Server, connect: Callable[[str], Tracker], tmp_path: Path
 ) -> None:
-    tracker = BackgroundTracker(lambda: connect(server.uri), retry_s=0.2)
-    tracker.write(RECORDS[:4])  # away at the start
+    recorded: list[TrialRecord] = []
+
+    def record_and_write(records: list[TrialRecord]) -> None:
+        recorded.extend(records)  # on disk first, then told
+        tracker.write(records)
+
+    tracker = BackgroundTracker(lambda: connect(server.uri), lambda: list(recorded), retry_s=0.2)
+    record_and_write(RECORDS[:4])  # away at the start
     server.start()
-    wait_for(lambda: tracker.n_written == 4)
+    wait_for(lambda: n_finished(server.uri) == 4)
     server.kill()
     began = time.monotonic()
-    tracker.write(RECORDS[4:6])
-    tracker.write(RECORDS[6:8])
+    record_and_write(RECORDS[4:6])
+    record_and_write(RECORDS[6:8])
     assert time.monotonic() - began < 0.1, "nobody waits for it"
     time.sleep(0.5)
     server.start()
-    wait_for(lambda: tracker.n_written == 8)  # by itself, before the study ends
-    tracker.write(RECORDS[8:])
+    wait_for(lambda: n_finished(server.uri) == 8)  # by itself, before the study ends
+    record_and_write(RECORDS[8:])
     tracker.close()
 
     before = state(server.uri)
@@ -177,7 +191,7 @@ def test_a_server_that_is_killed_in_the_middle(
 
 
 def test_a_server_that_never_comes_delays_nothing(connect: Callable[[str], Tracker]) -> None:
-    tracker = BackgroundTracker(lambda: connect("http://127.0.0.1:9"))
+    tracker = BackgroundTracker(lambda: connect("http://127.0.0.1:9"), lambda: RECORDS)
     tracker.write(RECORDS)
     began = time.monotonic()
     with pytest.raises(TrackingError, match="`study sync` writes what it lacks"):
