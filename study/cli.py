@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -177,8 +178,16 @@ for _command_of_results in COMMANDS:
 
 def main() -> None:
     """Runs the command; a user's mistake ends it with one message and exit code 2."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt_once)
     with _user_errors_as_messages():
         sys.exit(study.main(prog_name="study", standalone_mode=False))
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """Ends the command. Ray takes seconds to stop, and interrupting that too would leave its processes behind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 @contextmanager
@@ -196,8 +205,6 @@ def _user_errors_as_messages() -> Iterator[None]:
         error.show()
         sys.exit(EXIT_USER)
     except (KeyboardInterrupt, click.Abort):
-        # Ray takes seconds to stop; interrupting that leaves its processes behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         click.echo("Interrupted; stopping. What is recorded stays: the same command goes on from there.", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except _user_errors() as error:
