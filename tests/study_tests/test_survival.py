@@ -127,7 +127,7 @@ def test_workers_are_killed_ten_times(quiet: Path) -> None:
     process = start(path)
     n_killed = 0
     while n_killed < 10 and process.poll() is None:
-        time.sleep(rng.uniform(0.1, 1))
+        time.sleep(rng.uniform(0.05, 0.3))
         if workers := workers_of(process.pid):
             os.kill(rng.choice(workers), signal.SIGKILL)
             n_killed += 1

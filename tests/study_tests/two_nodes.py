@@ -9,6 +9,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from study import load_spec, run_study
+from study.runner import sync
 
 
 def kill_in_the_middle(cluster: Cluster, node: object, records: Path) -> None:
@@ -26,6 +27,7 @@ def main() -> None:
         spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"address": cluster.address})})
         threading.Thread(target=kill_in_the_middle, args=(cluster, node, spec.records), daemon=True).start()
         result = run_study(spec)
+        sync(spec)  # ends the study's run, as the command does
         print("trained", result.n_trained, "failures", len(result.failures), flush=True)
     finally:
         ray.shutdown()
