@@ -1,4 +1,4 @@
-"""Writing a report's files."""
+"""Writing files whole or not at all."""
 
 from __future__ import annotations
 

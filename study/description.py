@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis.files import write_whole
 from embedding_jobs.store import Embeddings, Store
 from study.space import n_candidates
 from study.spec import StudySpec, Training, digest, phases
@@ -105,9 +106,7 @@ def refuse_other_settings(spec: StudySpec, description: Mapping[str, Any]) -> No
 
 def write_description(directory: Path, description: Mapping[str, Any]) -> None:
     """Writes `study.json`, whole or not at all."""
-    aside = directory / f".{DESCRIPTION}.tmp"
-    aside.write_text(json.dumps(description, indent=1))
-    aside.replace(directory / DESCRIPTION)
+    write_whole(directory / DESCRIPTION, json.dumps(description, indent=1).encode())
 
 
 def _data_digest(spec: StudySpec) -> str:

@@ -13,6 +13,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from analysis.aggregate import summarise_candidates
+from analysis.files import write_whole
 from analysis.load import IMPORTANCES, StudyResults, load_study
 from study.space import distributions
 from study.spec import Search, StudySpec
@@ -72,9 +73,8 @@ def write_importances(spec: StudySpec) -> None:
     if not found:
         path.unlink(missing_ok=True)
         return
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps({"format": 1, "by": f"PED-ANOVA, best {TARGET_QUANTILE:.0%}", "importances": found}))
-    aside.replace(path)
+    content = {"format": 1, "by": f"PED-ANOVA, best {TARGET_QUANTILE:.0%}", "importances": found}
+    write_whole(path, json.dumps(content).encode())
 
 
 def _scores(results: StudyResults) -> dict[Candidate, float]:

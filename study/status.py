@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.files import write_whole
 from trainables.records import TrialConfig, read_coordinates
 from trainables.unfinished import Failure, Stop, read_failures, read_stops
 
@@ -125,9 +126,7 @@ def read_status(directory: Path, description: Mapping[str, Any]) -> Status:
 
 def write_activity(directory: Path, activity: Activity) -> None:
     """Says what a run is at, for others to read."""
-    aside = directory / f".{_ACTIVITY}.tmp"
-    aside.write_text(json.dumps(asdict(activity)))
-    aside.replace(directory / _ACTIVITY)
+    write_whole(directory / _ACTIVITY, json.dumps(asdict(activity)).encode())
 
 
 def read_activity(directory: Path) -> Activity | None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -292,11 +292,6 @@ def read_record_file(path: Path, *, with_items: bool = False) -> list[TrialRecor
     except (pa.ArrowInvalid, OSError, json.JSONDecodeError) as error:
         raise RecordError(f"{path} cannot be read: {error}. Remove it and run the study again.") from error
     return [_record(rows, index, metadata["provenance"], with_items) for index in range(rows.num_rows)]
-
-
-def completed(records: Iterable[TrialRecord]) -> frozenset[TrialConfig]:
-    """The coordinates of finished trials."""
-    return frozenset(record.config for record in records)
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:
