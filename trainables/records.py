@@ -26,6 +26,9 @@ FORMAT = 1
 PHASES = ("paper", "search", "confirm")
 """`paper`: random splits; `search`: inside training folds; `confirm`: whole folds."""
 
+SUPERVISED, CONTRASTIVE = "supervised", "contrastive"
+"""What is minimised while the hidden layers train; the contrastive methods' names begin with theirs."""
+
 _METADATA_KEY = b"embedding_ablation_study"
 
 
@@ -58,6 +61,16 @@ class Candidate:
     def key(self) -> str:
         """Exact identity, also across processes: unlike `str`, it does not round."""
         return f"{self.method}({','.join(f'{name}={value!r}' for name, value in self.params)})"
+
+    @property
+    def objective(self) -> str:
+        """`CONTRASTIVE` or `SUPERVISED`, read off the method's name."""
+        return CONTRASTIVE if self.method.startswith(f"{CONTRASTIVE}_") else SUPERVISED
+
+    @property
+    def augmentation(self) -> str:
+        """The method's name without its objective."""
+        return self.method.removeprefix(f"{CONTRASTIVE}_")
 
 
 @dataclass(frozen=True, order=True)

@@ -78,6 +78,12 @@ def test_names_are_readable_and_unique() -> None:
     assert all(name.startswith("paper-e_mixup-alpha=0.3-") for name in names)
 
 
+def test_the_objective_is_part_of_the_name() -> None:
+    plain, contrastive = Candidate("deep_pca"), Candidate("contrastive_deep_pca")
+    assert (plain.objective, plain.augmentation) == ("supervised", "deep_pca")
+    assert (contrastive.objective, contrastive.augmentation) == ("contrastive", "deep_pca")
+
+
 def test_nothing_is_left_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
