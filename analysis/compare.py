@@ -23,6 +23,7 @@ from analysis.aggregate import MethodSummary, reported_records, summarise
 from analysis.comparison import Decision, Interval, Values, decide, holm, interval_of, two_way_interval
 from analysis.decisions import PER_ITEM, item_matrix, regions
 from analysis.load import ReportError, StudyResults, load_items, load_study
+from analysis.references import objective_of
 from analysis.texts import flatten
 from trainables.records import TrialRecord
 
@@ -59,7 +60,7 @@ class Contrast:
         n_splits: Splits that were paired; 0 where the difference is unpaired.
         basis: How the difference was judged, in words.
         region: Half width of the region of practical equivalence.
-        adjusted_p: p-value after Holm's adjustment over methods and studies.
+        adjusted_p: p-value after Holm's adjustment over the objective's methods and the studies.
         decision: What the data say of the further study.
     """
 
@@ -119,7 +120,9 @@ def compare(places: Sequence[str]) -> Comparison:
             for side in sides[1:]
             if sides[0].reported.get(method) and side.reported.get(method)
         ]
-        contrasts += _decided(found)
+        objectives = dict.fromkeys(objective_of(method) for method in methods)
+        for objective in objectives:
+            contrasts += _decided([contrast for contrast in found if objective_of(contrast.method) == objective])
     return Comparison(sides, methods, tuple(contrasts), tuple(_differing(sides)))
 
 

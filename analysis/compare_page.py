@@ -14,6 +14,7 @@ from analysis.decisions import signed
 from analysis.files import write_whole
 from analysis.item_curves import ForestFigure, ForestRow
 from analysis.page import draw_figure, environment
+from analysis.references import each_with_its_own
 from analysis.styles import method_styles
 from analysis.tables import FIGURE_NAMES, UNDEFINED_TEXT, TerminalTable, heading, number, plus_minus, values_text
 
@@ -60,6 +61,7 @@ def render(comparison: Comparison) -> str:
             contrasts=[(contrast, *_texts(contrast)) for contrast in comparison.contrasts],
             figure_names={name: heading(text) for name, text in FIGURE_NAMES.items()},
             drawn=drawn,
+            mixed=bool(each_with_its_own(comparison.methods)),
             unpaired=[contrast for contrast in comparison.contrasts if contrast.n_splits == 0],
         )
     )

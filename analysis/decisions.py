@@ -1,4 +1,4 @@
-"""What a study decides: each method against control, by the items behind its reported figures."""
+"""What a study decides: each method against its objective's control, by the items behind its reported figures."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ from analysis.comparison import (
     two_way_interval,
 )
 from analysis.load import ReportError
+from analysis.references import is_reference, reference_of
 from analysis.resampling import CalibrationErrors, Detection, SplitFigures, bootstrap_differences
 from trainables.records import TrialRecord
-
-CONTROL = "control"
 
 PER_ITEM: Mapping[str, str] = {"auc_weighted": "auc_influence", "accuracy": "correct"}
 """Figures that are a mean over items, and the field of the items that they are a mean of."""
@@ -43,14 +42,15 @@ REGIONS: Mapping[str, float] = {"auc_weighted": 0.002, "accuracy": 0.005, ECE: 0
 
 @dataclass(frozen=True)
 class Difference:
-    """A method minus control, in one figure.
+    """A method minus its reference, in one figure.
 
     Attributes:
         figure: Name of the figure.
+        reference: The method that it is a difference to: `control`, or that of the method's objective.
         two_way: The interval that decides; of what is not a mean over items by the two-way bootstrap.
         naive: Paired t over splits, beside it.
         nadeau_bengio: Corrected resampled t, beside it.
-        adjusted_p: p-value of the two-way interval after Holm's adjustment over the methods.
+        adjusted_p: p-value of the two-way interval after Holm's adjustment over the methods of its objective.
         region: Half width of the region of practical equivalence.
         decision: What the data say.
         further_splits: Splits to add that would decide an undecided difference; None where none would, and where the
@@ -58,6 +58,7 @@ class Difference:
     """
 
     figure: str
+    reference: str
     two_way: Interval
     naive: Interval
     nadeau_bengio: Interval
@@ -74,7 +75,7 @@ class MethodEvidence:
     Attributes:
         method: Name of the method.
         intervals: Two-way interval of each figure itself.
-        differences: Against control, by figure; empty for control, and where there is none.
+        differences: Against its reference, by figure; empty for a reference, and where it is not among the methods.
     """
 
     method: str
@@ -98,7 +99,7 @@ def regions(settings: Mapping[str, Any]) -> dict[str, float]:
 
 
 def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, float]) -> dict[str, MethodEvidence]:
-    """Compares every method with control on the splits and items that they share.
+    """Compares every method with its objective's control on the splits and items that they share.
 
     Args:
         reported: The trials behind each method's reported figures, with their items, sorted by split.
@@ -107,10 +108,11 @@ def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, fl
     Raises:
         ReportError: Two methods were judged on different items in one split.
     """
-    control = reported.get(CONTROL)
-    against = [method for method in reported if method != CONTROL] if control else []
-    for method in against:
-        _check_paired(reported[method], reported[CONTROL])
+    groups: dict[str, list[str]] = {}
+    for method in reported:
+        if not is_reference(method) and (reference := reference_of(method)) in reported:
+            check_paired(reported[method], reported[reference])
+            groups.setdefault(reference, []).append(method)
     intervals: dict[str, dict[str, Interval]] = {method: {} for method in reported}
     found: list[dict[str, Difference]] = []
     n_items = 1 + max(
@@ -120,16 +122,18 @@ def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, fl
         values = {method: item_matrix(records, column, n_items) for method, records in reported.items()}
         for method, matrix in values.items():
             intervals[method][figure] = two_way_interval(matrix)
-        seen = {}
-        for method in against:
-            paired = values[method] - values[CONTROL]
-            split_means = np.nanmean(paired.astype(np.float64), axis=1)
-            seen[method] = _Seen(two_way_interval(paired), split_means, components(paired))
-        found.append(_differences(figure, seen, reported, within[figure]))
-    if against:
+        for reference, against in groups.items():
+            seen = {}
+            for method in against:
+                paired = values[method] - values[reference]
+                split_means = np.nanmean(paired.astype(np.float64), axis=1)
+                seen[method] = _Seen(two_way_interval(paired), split_means, components(paired))
+            found.append(_differences(figure, reference, seen, reported, within[figure]))
+    for reference, against in groups.items():
+        own = {method: reported[method] for method in (reference, *against)}
         found += [
-            _differences(figure, seen, reported, within[figure])
-            for figure, seen in _resampled(reported, against, n_items).items()
+            _differences(figure, reference, seen, reported, within[figure])
+            for figure, seen in _resampled(own, reference, n_items).items()
         ]
     return {
         method: MethodEvidence(
@@ -152,28 +156,28 @@ def sentence(difference: Difference, method: str, name: str) -> str:
     """The decision in plain words.
 
     Args:
-        difference: Of the method and control.
+        difference: Of the method and its reference.
         method: Name of the method.
         name: How the figure is called.
     """
     interval = difference.two_way
     estimate = f"{signed(interval.estimate)} in {name}"
     if math.isnan(interval.low):
-        return f"{method} differs from control by {estimate}, on one split: nothing to judge by."
+        return f"{method} differs from {difference.reference} by {estimate}, on one split: nothing to judge by."
     seen = f"{estimate} (95 % interval {signed(interval.low)} to {signed(interval.high)})"
     match difference.decision:
         case Decision.BETTER | Decision.WORSE:
             p = f"p {'< 0.001' if difference.adjusted_p < 0.001 else f'= {difference.adjusted_p:.3f}'}"
-            return f"{method} is {difference.decision} than control: {seen}, {p} after Holm."
+            return f"{method} is {difference.decision} than {difference.reference}: {seen}, {p} after Holm."
         case Decision.EQUIVALENT:
-            return f"{method} is equivalent to control: {seen}, within ±{difference.region:g}."
+            return f"{method} is equivalent to {difference.reference}: {seen}, within ±{difference.region:g}."
         case _:
             if difference.further_splits is None:
                 more = "more splits alone would not decide it, it takes more items"
             else:
                 n = difference.further_splits
                 more = f"about {n} further {'split' if n == 1 else 'splits'} would decide it, should it stay as it is"
-            return f"{method} is undecided against control: {seen}; {more}."
+            return f"{method} is undecided against {difference.reference}: {seen}; {more}."
 
 
 def in_short(difference: Difference) -> str:
@@ -198,9 +202,9 @@ class _Seen:
 
 
 def _resampled(
-    reported: Mapping[str, Sequence[TrialRecord]], against: Sequence[str], n_items: int
+    reported: Mapping[str, Sequence[TrialRecord]], reference: str, n_items: int
 ) -> dict[str, dict[str, _Seen]]:
-    """Differences in the figures that are not a mean over items; only figures that every split defines."""
+    """Differences to one of the methods in the figures that are not a mean over items, where every split has them."""
     known = [_items(record).known for records in reported.values() for record in records]
     items = {method: [_items(record) for record in records] for method, records in reported.items()}
     makers: dict[tuple[str, ...], dict[str, SplitFigures]] = {}
@@ -210,14 +214,18 @@ def _resampled(
             makers[DETECTION] = {method: Detection(own) for method, own in items.items()}
     found: dict[str, dict[str, _Seen]] = {}
     for names, figures in makers.items():
-        differences = bootstrap_differences(figures, CONTROL, n_items)
+        differences = bootstrap_differences(figures, reference, n_items)
         for place, name in enumerate(names):
-            found[name] = {method: _Seen(*differences[method][place], parts=None) for method in against}
+            found[name] = {method: _Seen(*own[place], parts=None) for method, own in differences.items()}
     return found
 
 
 def _differences(
-    figure: str, seen: Mapping[str, _Seen], reported: Mapping[str, Sequence[TrialRecord]], region: float
+    figure: str,
+    reference: str,
+    seen: Mapping[str, _Seen],
+    reported: Mapping[str, Sequence[TrialRecord]],
+    region: float,
 ) -> dict[str, Difference]:
     adjusted = holm([own.interval.p_value for own in seen.values()])
     found = {}
@@ -230,6 +238,7 @@ def _differences(
             further = further_splits(own.parts, region, n_tests)
         found[method] = Difference(
             figure=figure,
+            reference=reference,
             two_way=interval,
             naive=naive_interval(own.split_means),
             nadeau_bengio=nadeau_bengio_interval(
@@ -248,7 +257,12 @@ def _mirrored(interval: Interval) -> Interval:
     return replace(interval, estimate=-interval.estimate, low=-interval.high, high=-interval.low)
 
 
-def _check_paired(records: Sequence[TrialRecord], control: Sequence[TrialRecord]) -> None:
+def check_paired(records: Sequence[TrialRecord], control: Sequence[TrialRecord]) -> None:
+    """Refuses trials that were not judged on the same items, split by split.
+
+    Raises:
+        ReportError: Two were not.
+    """
     for own, other in zip(records, control, strict=True):
         same = own.config.split == other.config.split
         if not same or not np.array_equal(_items(own).item, _items(other).item):

@@ -15,7 +15,8 @@ changes its meaning or goes; keys may be added.
 | `.duration_s` | mean device seconds of a trial |
 | `.choosing_score`, `.optimism` | mean objective on the splits that chose; what it exceeds the reported one by |
 | `.intervals.NAME` | two-way 95 % interval of the figure: `estimate`, `low`, `high`, `standard_error`, `p_value` |
-| `.against_control.NAME` | differences: `two_way`, `naive`, `nadeau_bengio`, each with the keys above |
+| `.against_control.NAME` | differences to the control of the method's objective, `reference`: `two_way`, `naive` and |
+| | `nadeau_bengio`, each with the keys above, |
 | | `adjusted_p` after Holm, `region` of equivalence, `decision`, `further_splits` |
 | `importances.METHOD.NAME` | share of a hyperparameter in what makes candidates good (PED-ANOVA); absent if unknown |
 | `candidates[]` | `method`, `hyperparameters`, `phase`, `splits`, `missing_splits`, `figures`, `duration_s` |

@@ -1,4 +1,4 @@
-"""Figures that rest on the items of the trials: differences to control, calibration, confidence, classes."""
+"""Figures that rest on the items of the trials: differences to the controls, calibration, confidence, classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from analysis.curves import LineFigure, Series, Values
-from analysis.decisions import CONTROL, ECE, MethodEvidence
+from analysis.decisions import ECE, MethodEvidence
+from analysis.references import each_with_its_own, is_reference, reference_of, references_text
 from trainables.records import TrialRecord
 
 N_RELIABILITY_BINS = 15
@@ -27,7 +28,7 @@ class ForestRow:
 
     Attributes:
         method: Name of the method.
-        estimate: Its difference to control.
+        estimate: Its difference to its control.
         two_way: The interval that decides.
         naive: Of a paired t over splits.
         nadeau_bengio: Of the corrected resampled t.
@@ -44,7 +45,7 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class ForestFigure:
-    """Differences to control in one figure, with their intervals.
+    """Differences to the methods' controls in one figure, with their intervals.
 
     Attributes:
         name: File name without its ending.
@@ -73,7 +74,7 @@ class ForestFigure:
 
 
 def forest_figures(evidence: Mapping[str, MethodEvidence], names: Mapping[str, str]) -> list[ForestFigure]:
-    """Forest plots of the differences to control, one a figure; none without control or with one split."""
+    """Forest plots of the differences to the controls, one a figure; none without control or with one split."""
     figures = dict.fromkeys(figure for own in evidence.values() for figure in own.differences)
     found = []
     for figure in figures:
@@ -93,14 +94,15 @@ def forest_figures(evidence: Mapping[str, MethodEvidence], names: Mapping[str, s
         if rows:
             name = names.get(figure, figure)
             region = next(iter(differences.values())).region
+            own = f" {each}" if (each := each_with_its_own(differences)) else ""
             note = (
                 f"Bar: 95 % over splits and items. Thin, above: over splits alone, too narrow; below: Nadeau and "
-                f"Bengio, too wide. Shade: ±{region:g}, practically equal."
+                f"Bengio, too wide. Shade: ±{region:g}, practically equal.{own}"
             )
             found.append(
                 ForestFigure(
                     f"differences-{figure}",
-                    f"{name[:1].upper()}{name[1:]} against control",
+                    f"{name[:1].upper()}{name[1:]} against {references_text(differences)}",
                     f"{note} Left is better." if figure == ECE else note,
                     f"difference in {name}",
                     region,
@@ -157,12 +159,13 @@ def item_figures(reported: Mapping[str, Sequence[TrialRecord]]) -> list[LineFigu
 
 
 def _class_gains(reported: Mapping[str, Sequence[TrialRecord]], shade: str) -> list[LineFigure]:
-    """Gain in accuracy over control against the size of a class, in groups of classes of like size."""
-    control = reported.get(CONTROL)
-    if not control or len(reported) < 2:
+    """Gain in accuracy over the method's control against the size of a class, in groups of classes of like size."""
+    references = {name: records for name, records in reported.items() if is_reference(name)}
+    methods = [method for method in reported if method not in references and reference_of(method) in references]
+    if not methods:
         return []
     labels: dict[int, int] = {}
-    for record in control:
+    for record in references[reference_of(methods[0])]:
         if record.items is not None:
             labels.update(zip(record.items.item.tolist(), record.items.label.tolist(), strict=True))
     sizes = np.bincount(list(labels.values()))
@@ -174,17 +177,17 @@ def _class_gains(reported: Mapping[str, Sequence[TrialRecord]], shade: str) -> l
     x = np.array([float(np.exp(np.log(sizes[group]).mean())) for group in groups])
     if len(x) < 2:
         return []
-    before = [_class_means(record, len(sizes)) for record in control]
+    before = {name: [_class_means(one, len(sizes)) for one in records] for name, records in references.items()}
     series = []
-    for method, records in reported.items():
-        if method != CONTROL:
-            gains = [_class_means(record, len(sizes)) - base for record, base in zip(records, before, strict=True)]
-            series.append(_series(method, x, [_group_means(gain, groups) for gain in gains]))
+    for method in methods:
+        pairs = zip(reported[method], before[reference_of(method)], strict=True)
+        gains = [_class_means(record, len(sizes)) - base for record, base in pairs]
+        series.append(_series(method, x, [_group_means(gain, groups) for gain in gains]))
     return [
         LineFigure(
             "class-gains",
             "Which classes profit",
-            f"Gain over control, mean over classes of like size. {shade}",
+            f"Gain over {references_text(methods)}, mean over classes of like size. {shade}",
             "items of the class",
             "gain in accuracy",
             tuple(series),

@@ -15,9 +15,9 @@ import jinja2
 from analysis import figures, texts
 from analysis.aggregate import missing_trials, summarise, summarise_candidates
 from analysis.curves import LineFigure, crossings, over_splits
-from analysis.decisions import CONTROL
 from analysis.item_curves import ForestFigure
 from analysis.load import StudyResults
+from analysis.references import each_with_its_own, missing_references, references_text
 from analysis.styles import LineStyle, method_styles
 from analysis.tables import Evidence, candidate_row, headings, repeats_the_paper, table_rows
 from trainables.records import TrialRecord
@@ -25,7 +25,7 @@ from trainables.records import TrialRecord
 _MEDIA_TYPES: Mapping[str, str] = {"svg": "image/svg+xml", "pdf": "application/pdf", "csv": "text/csv"}
 
 _GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Against control": ("differences-", "class-gains"),
+    "Against {references}": ("differences-", "class-gains"),
     "Predicting “none”": ("accuracy-by", "none-accuracy-by"),
     "Ranking": ("roc",),
     "Confidence": ("reliability", "confidence-"),
@@ -122,6 +122,7 @@ def render(
     description = results.description
     summaries = summarise(results)
     best = {summary.candidate for summary in summaries}
+    against = references_text(description.methods)
     columns = headings(results, evidence)
     candidate_columns = {
         name: heading
@@ -156,9 +157,10 @@ def render(
             no_none=all(summary.figure("accuracy_none").n == 0 for summary in summaries),
             none_source=texts.none_source(results),
             without_items=any(record.items is None for records in reported.values() for record in records),
-            no_control=CONTROL not in description.methods,
+            missing_references=missing_references(description.methods),
+            own_references=each_with_its_own(description.methods),
             groups=[
-                (title, [item for item in drawn if item.figure.name.startswith(names)])
+                (title.format(references=against), [item for item in drawn if item.figure.name.startswith(names)])
                 for title, names in _GROUPS.items()
             ],
             reader=_reader(reported, description.threshold),

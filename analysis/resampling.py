@@ -111,7 +111,7 @@ class _Placed:
 def bootstrap_differences(
     figures: Mapping[str, SplitFigures], control: str, n_items: int
 ) -> dict[str, list[tuple[Interval, npt.NDArray[np.float64]]]]:
-    """Every method minus control in each figure, with its interval, and the difference of each split.
+    """Every method minus their control in each figure, with its interval, and the difference of each split.
 
     The bootstrap's variance of J splits is short by (J - 1)/J, which is made up for. Draws that leave a figure
     undefined do not count.

@@ -8,8 +8,8 @@ import numpy as np
 
 from analysis.aggregate import summarise_candidates
 from analysis.curves import LineFigure, Series, Values
-from analysis.decisions import CONTROL
 from analysis.load import StudyResults
+from analysis.references import is_reference
 from trainables.records import Candidate, TrialRecord
 
 
@@ -72,10 +72,10 @@ def _responses(scores: Mapping[Candidate, Values], objective: str) -> Iterator[L
             continue
         margin = 0.04 * float(values.max() - values.min())
         limits = (float(values.min()) - margin, float(values.max()) + margin)
+        without = {c: s for c, s in scores.items() if is_reference(c.method) and name not in dict(c.params)}
         flat = [
             Series(c.method, np.array(limits), *(np.full(2, value) for value in (s.mean(), s.min(), s.max())))
-            for c, s in scores.items()
-            if c == Candidate(CONTROL)
+            for c, s in _best_of_each_method(without).items()
         ]
         yield LineFigure(
             f"response-{name}",
@@ -87,6 +87,14 @@ def _responses(scores: Mapping[Candidate, Values], objective: str) -> Iterator[L
             x_limits=limits,
             spread="none",
         )
+
+
+def _best_of_each_method(scores: Mapping[Candidate, Values]) -> dict[Candidate, Values]:
+    best: dict[str, Candidate] = {}
+    for candidate, values in scores.items():
+        if candidate.method not in best or values.mean() > scores[best[candidate.method]].mean():
+            best[candidate.method] = candidate
+    return {candidate: scores[candidate] for candidate in best.values()}
 
 
 def _response(method: str, best: Mapping[float, Values]) -> Series:

@@ -11,6 +11,7 @@ from analysis.aggregate import CandidateSummary, MethodSummary, Spread, summaris
 from analysis.comparison import optimism
 from analysis.decisions import MethodEvidence, signed
 from analysis.load import StudyResults
+from analysis.references import references_text
 from trainables.records import Candidate
 
 Evidence = Mapping[str, MethodEvidence]
@@ -62,7 +63,7 @@ class TableRow:
         epochs_to_99: Epochs to 99 % of the final accuracy.
         duration: Mean device seconds of a trial.
         interval: 95 % interval of the objective, over splits and items.
-        difference: Of the objective to control, with its 95 % interval.
+        difference: Of the objective to the method's control, with its 95 % interval.
         decision: What the difference says, in a word.
         optimism: By how much the search's best score exceeds the confirmed one.
         best: Whether its objective is the highest of the table.
@@ -110,7 +111,7 @@ def headings(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> dict[st
         "objective": heading(FIGURE_NAMES.get(objective, objective)),
         "published": "Paper",
         "interval": "95 % interval",
-        "difference": "Against control",
+        "difference": f"Against {references_text(results.description.methods)}",
         "decision": "Decision",
         "n_splits": "J",
         "accuracy": "Accuracy",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from analysis.references import is_reference
 from analysis.report import ReportFiles, write_report
 from trainables.records import Candidate, Curves, ItemResults, TrialConfig, TrialRecord, write_records
 
@@ -159,7 +160,7 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
 
 
 def candidates(plan: Plan, method: str) -> list[Candidate]:
-    if method == "control":
+    if is_reference(method):
         return [Candidate.of(method, {})]
     return [Candidate.of(method, {"alpha": alpha}) for alpha in plan.alphas]
 

@@ -19,9 +19,10 @@ from analysis.decisions import REGIONS, Difference, MethodEvidence, item_matrix,
 from analysis.export import to_json
 from analysis.item_curves import item_figures
 from analysis.load import ReportError, load_items, load_study
-from analysis.report import ReportFiles
+from analysis.report import ReportFiles, write_report
 from analysis.resampling import Detection
 from analysis.search_curves import search_figures
+from tests.analysis_tests.conftest import Plan, make_study
 from trainables.records import ItemResults, TrialRecord
 
 Make = Callable[..., Path]
@@ -157,7 +158,7 @@ def test_regions_come_from_the_study_file() -> None:
 )
 def test_sentences(decision: Decision, low: float, further: int | None, words: str) -> None:
     interval = Interval(0.003, low, 0.005, 0.001, 0.01)
-    difference = Difference("auc_weighted", interval, interval, interval, 0.02, 0.002, decision, further)
+    difference = Difference("auc_weighted", "control", interval, interval, interval, 0.02, 0.002, decision, further)
     assert words in sentence(difference, "m", "weighted AUC")
 
 
@@ -171,6 +172,7 @@ def test_results_json_holds_what_its_documentation_says(whole_study: Path, whole
     assert method["figures"]["accuracy"]["mean"] == pytest.approx(own.accuracy.mean())
     difference = method["against_control"]["auc_weighted"]
     assert set(difference) == {
+        "reference",
         "two_way",
         "naive",
         "nadeau_bengio",
@@ -228,3 +230,63 @@ def test_the_budget_never_falls_and_counts_every_trial(whole_study: Path) -> Non
         assert (np.diff(series.mean) >= 0).all()
         own = [r.duration_s for r in results.records if r.config.candidate.method == series.method]
         assert series.x[:-1].max() == pytest.approx(sum(own))
+
+
+BOTH = ("control", "e_mixup", "e_stitchup", "contrastive_control", "contrastive_deep_pca")
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of two objectives; not to be written to."""
+    return make_study(tmp_path_factory.mktemp("mixed"), Plan(methods=BOTH, n_items=300, n_classes=8))
+
+
+def test_each_method_is_compared_with_the_control_of_its_objective(mixed: Path) -> None:
+    reported = read(mixed)
+    found = weigh(reported, REGIONS)
+    alone = weigh({name: reported[name] for name in BOTH[3:]}, REGIONS)
+    for figure, difference in found["contrastive_deep_pca"].differences.items():
+        # One method is a family of one: Holm leaves its p-value, and another objective changes nothing.
+        assert difference.reference == "contrastive_control"
+        assert difference.adjusted_p == difference.two_way.p_value
+        assert difference == alone["contrastive_deep_pca"].differences[figure]
+    assert found["e_mixup"] == weigh({name: reported[name] for name in BOTH[:3]}, REGIONS)["e_mixup"]
+    assert not found["contrastive_control"].differences
+    means = {name: np.mean([record.metrics["accuracy"] for record in reported[name]]) for name in BOTH}
+    difference = found["contrastive_deep_pca"].differences["accuracy"]
+    expected = means["contrastive_deep_pca"] - means["contrastive_control"]
+    assert difference.two_way.estimate == pytest.approx(expected, abs=1e-6)
+    assert "than contrastive_control" in sentence(dataclasses.replace(difference, decision=Decision.BETTER), "a", "b")
+
+
+def test_two_objectives_are_told_apart_wherever_differences_stand(mixed: Path, tmp_path: Path) -> None:
+    files = write_report(mixed, tmp_path)
+    page = files.html.read_text(encoding="utf-8")
+    each = "Contrastive methods against contrastive_control, the others against control."
+    assert page.count(each) >= 3
+    assert "against contrastive_control" in next(text for text in files.findings if text.startswith("contrastive"))
+    assert "Against its own control" in files.latex.read_text(encoding="utf-8")
+    assert "No control." not in page
+    assert "No contrastive_control." not in page
+    found = {method["method"]: method for method in json.loads(files.json.read_text(encoding="utf-8"))["methods"]}
+    assert found["contrastive_deep_pca"]["against_control"]["accuracy"]["reference"] == "contrastive_control"
+    assert found["e_mixup"]["against_control"]["accuracy"]["reference"] == "control"
+    gains = (tmp_path / "figures/class-gains.csv").read_text(encoding="utf-8")
+    assert "contrastive_deep_pca" in gains
+    assert "control" not in gains
+
+
+@pytest.mark.parametrize(
+    ("methods", "whose"),
+    [
+        (("contrastive_deep_pca", "contrastive_control"), None),
+        (("contrastive_deep_pca",), "<strong>No contrastive_control.</strong> Methods are"),
+        (("contrastive_deep_pca", "control"), "<strong>No contrastive_control.</strong> Contrastive methods are"),
+    ],
+)
+def test_a_missing_reference_is_named(study_of: Make, methods: tuple[str, ...], whose: str | None) -> None:
+    page = write_report(study_of(methods=methods)).html.read_text(encoding="utf-8")
+    assert (whose is None) == ("<strong>No c" not in page)
+    assert whose is None or whose in page
+    assert ("Weighted AUC against contrastive_control" in page) == (whose is None)
+    assert "No control." not in page
