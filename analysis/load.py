@@ -145,17 +145,29 @@ def load_study(directory: Path, *, with_items: bool = False) -> StudyResults:
     """
     description = read_description(directory / "study.json")
     records = directory / "records"
-    results = checked(description, read_records(records, with_items=with_items))
+    results = with_unfinished(checked(description, read_records(records, with_items=with_items)), records)
+    return replace(results, importances=_importances(directory / IMPORTANCES))
+
+
+def with_unfinished(results: StudyResults, folder: Path) -> StudyResults:
+    """A study with why its planned trials are missing.
+
+    Args:
+        results: The study and its finished trials.
+        folder: Where its failures and stops lie.
+
+    Raises:
+        RecordError: A file is damaged or of another version.
+    """
     finished = {record.config for record in results.records}
     return replace(
         results,
         failures=tuple(
             failure
-            for failure in read_failures(records)
-            if failure.candidate.method in description.methods and not finished.issuperset(failure.trials)
+            for failure in read_failures(folder)
+            if failure.candidate.method in results.description.methods and not finished.issuperset(failure.trials)
         ),
-        stops=tuple(stop for stop in read_stops(records) if not finished.issuperset(stop.trials)),
-        importances=_importances(directory / IMPORTANCES),
+        stops=tuple(stop for stop in read_stops(folder) if not finished.issuperset(stop.trials)),
     )
 
 

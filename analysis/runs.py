@@ -26,7 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from analysis.load import ReportError, StudyResults, checked, read_description
+from analysis.load import ReportError, StudyResults, checked, read_description, with_unfinished
 from trainables.records import Candidate, Curves, TrialConfig, TrialRecord
 
 for _name in ("mlflow.store.db.utils", "alembic"):
@@ -35,6 +35,7 @@ for _name in ("mlflow.store.db.utils", "alembic"):
 _UNREACHABLE = (MlflowException, requests.RequestException, SQLAlchemyError)
 _KEY_TAG = "ablation.key"
 _STUDY_TAG = "ablation.study"
+_UNFINISHED = "unfinished"
 _LEARNING = {
     "epoch_loss": "train_loss",
     "epoch_accuracy": "curve_accuracy",
@@ -97,15 +98,19 @@ def load_runs(uri: str, study: str) -> ServerStudy:
         experiments = {entry.experiment_id: entry.name for entry in client.search_experiments()}
         key, runs = _runs_of_one(list(_search(client, list(experiments), study)), study, uri, experiments)
         own = next(run for run in runs if run.data.tags[_KEY_TAG] == key)
+        finished = {}
+        for run in runs:
+            if "split" in run.data.params and run.info.status == "FINISHED":
+                record = _record(run)
+                finished[record.config] = (record, run.info.run_id)
+        records = [finished[config][0] for config in sorted(finished)]
         with TemporaryDirectory() as folder:
             description = read_description(Path(_study_json(client, own, folder, uri)))
-    finished = {}
-    for run in runs:
-        if "split" in run.data.params and run.info.status == "FINISHED":
-            record = _record(run)
-            finished[record.config] = (record, run.info.run_id)
-    records = [finished[config][0] for config in sorted(finished)]
-    return ServerStudy(checked(description, records), {config: run for config, (_, run) in finished.items()}, client)
+            results = checked(description, records)
+            if any(artifact.path == _UNFINISHED for artifact in client.list_artifacts(own.info.run_id)):
+                unfinished = client.download_artifacts(own.info.run_id, _UNFINISHED, folder)
+                results = with_unfinished(results, Path(unfinished))
+    return ServerStudy(results, {config: run for config, (_, run) in finished.items()}, client)
 
 
 def _search(client: MlflowClient, experiments: list[str], study: str) -> Iterator[Run]:

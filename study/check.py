@@ -69,6 +69,13 @@ def load_spec(path: str | Path) -> StudySpec:
         raw = yaml.load(path.read_text(), Loader=_UniqueKeyLoader)  # noqa: S506 -- a SafeLoader
     except FileNotFoundError:
         raise SpecError(str(path), ["there is no such file; `study init` writes one"]) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        found = ", ".join(filter(None, (error.context, error.problem)))
+        by_form = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
+        hint = "; a key needs a space after its colon, a level is indented by spaces alone" if by_form else ""
+        raise SpecError(str(path), [f"it cannot be read as YAML: {place}{found}{hint}"]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(str(path), [f"it cannot be read as YAML: {error}"]) from None
     if not isinstance(raw, dict):

@@ -59,10 +59,15 @@ def init(preset: str, output: Path) -> None:
 def check(config: Path) -> None:
     """Check a study file against its table: every problem at once, before anything heavy starts."""
     from study.check import load_spec
+    from study.space import n_candidates
+    from study.spec import phases
 
     spec = load_spec(config)
-    methods = ", ".join(spec.search.methods)
-    click.echo(f"{config}: sound. {spec.splits.n_splits} splits of {spec.data.table}; methods: {methods}.")
+    counts = {method: n_candidates(spec.search, method) for method in spec.search.methods}
+    click.echo(f"{config}: sound. Candidates: {', '.join(f'{method} {n}' for method, n in counts.items())}.")
+    for phase in phases(spec.splits.protocol):
+        n, n_splits = len(counts) if phase == "confirm" else sum(counts.values()), len(spec.split_seeds(phase))
+        click.echo(f"{phase}: {n} candidates x {n_splits} splits = {n * n_splits} trials.")
 
 
 @study.command()
@@ -259,8 +264,9 @@ def _report(spec: StudySpec) -> None:
     from analysis.report import write_report
     from analysis.tables import terminal_table
     from study.importance import write_importances
-    from study.runner import attach_report
+    from study.runner import attach
     from study.terminal import show
+    from study.tracking import TrackingError
 
     write_importances(spec)
     results = load_study(spec.root)
@@ -268,8 +274,10 @@ def _report(spec: StudySpec) -> None:
     show(terminal_table(results))
     for sentence in (*written.findings, *(f"Missing: {sentence}" for sentence in missing_trials(results))):
         click.echo(sentence)
-    if problem := attach_report(spec, written.html.parent):
-        click.echo(problem, err=True)
+    try:
+        attach(spec, {"report": written.html.parent})
+    except TrackingError as error:
+        click.echo(error, err=True)
     click.echo(f"Report: {written.html}")
 
 

@@ -61,17 +61,26 @@ def verify(cell: str, config: Path, split: int | None, tolerance: float) -> None
 @_config
 @_split
 @click.option("--all-items", is_flag=True, help="Train on every labelled item, not on the split's training items.")
+@click.option("--track", is_flag=True, help="Attach the model to the study's MLflow run too.")
 @_output
-def export(cell: str | None, config: Path, split: int | None, all_items: bool, output: Path | None) -> None:
+def export(
+    cell: str | None, config: Path, split: int | None, all_items: bool, track: bool, output: Path | None
+) -> None:
     """Write the best candidate, or that of a CELL, as an MLflow model: safetensors weights and JSON, no pickle."""
     from study.check import load_spec
     from study.export import train_best, write_model
 
-    root = load_spec(config).root
+    spec = load_spec(config)
+    root = spec.root
     trained = train_best(root, cell, split, all_items=all_items)
     written = write_model(trained, output or root / "model")
     click.echo(f"{trained.says}: {written}")
-    click.echo(f'mlflow.pyfunc.load_model({str(written)!r}).predict(embeddings) gives class or "none", and confidence.')
+    place = str(written)
+    if track:
+        from study.runner import attach
+
+        place = f"runs:/{attach(spec, {'model': written})}/model"
+    click.echo(f'mlflow.pyfunc.load_model({place!r}).predict(embeddings) gives class or "none", and confidence.')
 
 
 @click.command()

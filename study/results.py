@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.aggregate import missing_trials, summarise
+from analysis.aggregate import CandidateSummary, missing_trials, summarise, summarise_candidates
 from analysis.export import to_csv
 from analysis.load import load_study
 from analysis.tables import terminal_table
@@ -58,8 +59,23 @@ class StudyResult:
         )
 
 
-def outcome(directory: Path) -> tuple[dict[str, float], bool]:
-    """The mean objective of each method's best candidate, by `METRIC.METHOD`, and whether no trial is missing.
+@dataclass(frozen=True)
+class Outcome:
+    """What a study has come to, as its tracker is told.
+
+    Attributes:
+        metrics: The mean objective of each method's best candidate, by `METRIC.METHOD`.
+        candidates: Every candidate with a finished trial, of every phase.
+        complete: Whether no planned trial is missing.
+    """
+
+    metrics: Mapping[str, float]
+    candidates: tuple[CandidateSummary, ...]
+    complete: bool
+
+
+def outcome(directory: Path) -> Outcome:
+    """What the study in a directory has come to.
 
     Args:
         directory: The study's directory.
@@ -67,4 +83,5 @@ def outcome(directory: Path) -> tuple[dict[str, float], bool]:
     results = load_study(directory)
     metric = results.description.objective
     means = {f"{metric}.{row.method}": row.objective.mean for row in summarise(results) if row.candidate}
-    return means, not missing_trials(results)
+    candidates = (one for phase in results.description.splits for one in summarise_candidates(results, phase))
+    return Outcome(means, tuple(candidates), not missing_trials(results))

@@ -38,7 +38,7 @@ from study.tracking import StudyFacts, Tracker, TrackingError
 from study.tuning import train_packs
 from trainables.pack import Pack
 from trainables.records import Candidate, TrialRecord, read_record_file, read_records
-from trainables.unfinished import Failure, Stop, read_failures, read_stops, write_failure, write_stop
+from trainables.unfinished import FAILED, STOPPED, Failure, Stop, read_failures, read_stops, write_failure, write_stop
 
 
 def connect(spec: StudySpec) -> None:
@@ -142,17 +142,23 @@ def make_tracker(spec: StudySpec, description: Mapping[str, Any]) -> Tracker:
     return Tracker(spec.tracking_uri, experiment, about, spec.root / "mlartifacts")
 
 
-def attach_report(spec: StudySpec, report: Path) -> str | None:
-    """Ends the study's MLflow run with its report and each method's figure.
+def attach(spec: StudySpec, folders: Mapping[str, Path]) -> str:
+    """Ends the study's MLflow run with what the study has come to, why planned trials are missing, and more folders.
+
+    Args:
+        spec: The study.
+        folders: What else to attach, by the name it gets.
 
     Returns:
-        Why it could not be done, or None.
+        The id of the run.
+
+    Raises:
+        TrackingError: The server cannot be reached.
+        study.description.DescriptionError: No study was run in the directory.
     """
-    try:
-        make_tracker(spec, read_description(spec.root)).finish(*outcome(spec.root), report)
-    except TrackingError as error:
-        return str(error)
-    return None
+    tracker = make_tracker(spec, read_description(spec.root))
+    _finish(tracker, spec, folders)
+    return tracker.study_run
 
 
 def sync(spec: StudySpec) -> int:
@@ -171,8 +177,13 @@ def sync(spec: StudySpec) -> int:
     report = spec.root / "report"
     if not (report / "report.html").exists():
         write_report(spec.root)
-    tracker.finish(*outcome(spec.root), report)
+    _finish(tracker, spec, {"report": report})
     return n_written
+
+
+def _finish(tracker: Tracker, spec: StudySpec, folders: Mapping[str, Path]) -> None:
+    unfinished = {f"unfinished/{name}": spec.records / name for name in (FAILED, STOPPED)}
+    tracker.finish(outcome(spec.root), {**folders, **unfinished})
 
 
 class _Run:

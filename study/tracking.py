@@ -24,6 +24,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
+from analysis.aggregate import UNDEFINED, CandidateSummary
+from study.results import Outcome
 from trainables.records import TrialRecord
 
 for _name in ("mlflow.store.db.utils", "alembic"):
@@ -31,6 +33,9 @@ for _name in ("mlflow.store.db.utils", "alembic"):
 
 _UNREACHABLE = (MlflowException, requests.RequestException, SQLAlchemyError)
 _SQLITE = "sqlite:///"
+
+SUMMARISED = ("auc_weighted", "accuracy", "accuracy_known", "accuracy_none", "ece_known", "ood_auroc", "epochs_to_99")
+"""The figures that a candidate's run shows, as mean and maximum deviation over its splits."""
 
 KEY_TAG = "ablation.key"
 STUDY_TAG = "ablation.study"
@@ -89,6 +94,9 @@ class Tracker:
         about: What is said of the study.
         artifacts: Folder of artifacts for a database address, which would else put them where the process stands.
 
+    Attributes:
+        study_run: The id of the study's run.
+
     Raises:
         TrackingError: The server cannot be reached.
     """
@@ -103,8 +111,8 @@ class Tracker:
             self._client = MlflowClient(tracking_uri=uri)
             self._experiment = self._experiment_id()
             self._load_known()
-            self._study_run = self._study_run_id()
-            self._client.log_artifact(self._study_run, str(about.description))
+            self.study_run = self._study_run_id()
+            self._client.log_artifact(self.study_run, str(about.description))
         except _UNREACHABLE as error:
             raise self._unreachable(error) from error
 
@@ -125,25 +133,41 @@ class Tracker:
             raise self._unreachable(error) from error
         return written
 
-    def finish(self, metrics: Mapping[str, float], complete: bool, report: Path | None = None) -> None:
-        """Ends the study's run: summary figures, the report as an artifact.
+    def finish(self, outcome: Outcome, attached: Mapping[str, Path]) -> None:
+        """Ends the study's run: figures of the study and of each candidate over its splits, and artifacts.
 
         Args:
-            metrics: Figures of the study.
-            complete: Whether every planned trial is recorded.
-            report: Folder to attach as `report`, if there is one.
+            outcome: What the study has come to.
+            attached: Folders to attach, by the name they get; those that do not exist are passed over.
 
         Raises:
             TrackingError: The server cannot be reached.
         """
         try:
-            if report is not None:
-                self._client.log_artifacts(self._study_run, str(report), "report")
-            for name, value in metrics.items():
-                self._client.log_metric(self._study_run, name, value)
-            self._client.set_terminated(self._study_run, "FINISHED" if complete else "FAILED")
+            for name, folder in attached.items():
+                if folder.is_dir():
+                    self._client.log_artifacts(self.study_run, str(folder), name)
+            for candidate in outcome.candidates:
+                self._summarise(candidate)
+            for name, value in outcome.metrics.items():
+                self._client.log_metric(self.study_run, name, value)
+            self._client.set_terminated(self.study_run, "FINISHED" if outcome.complete else "FAILED")
         except _UNREACHABLE as error:
             raise self._unreachable(error) from error
+
+    def _summarise(self, candidate: CandidateSummary) -> None:
+        run = self._known.get(f"{self._study_key}/{candidate.phase}/{candidate.candidate.key}")
+        if run is None:  # the server was away when its trials came: `study sync` tells it of both
+            return
+        # The step is the number of splits, the time none: the same splits, told again, change nothing.
+        step = len(candidate.splits)
+        metrics = [Metric("n_splits", step, 0, step)]
+        for name in SUMMARISED:
+            figure = candidate.figures.get(name, UNDEFINED)
+            if figure.n == step:  # defined on every split
+                metrics.append(Metric(name, figure.mean, 0, step))
+                metrics.append(Metric(f"{name}_max_deviation", figure.maximum_deviation, 0, step))
+        self._client.log_batch(run.run_id, metrics)
 
     def _write(self, record: TrialRecord) -> int:
         config = record.config
@@ -180,7 +204,7 @@ class Tracker:
         config = record.config
         key = f"{self._study_key}/{config.phase}/{config.candidate.key}"
         run = self._known.get(key) or self._create(
-            key, f"{config.phase}: {config.candidate}", self._study_run, start_ms, record.provenance
+            key, f"{config.phase}: {config.candidate}", self.study_run, start_ms, record.provenance
         )
         if not run.finished:
             params = {"phase": config.phase, "method": config.candidate.method, **dict(config.candidate.params)}

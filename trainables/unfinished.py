@@ -18,6 +18,9 @@ from trainables.records import Candidate, RecordError, TrialConfig, record_name
 FORMAT = 1
 """Version of the files; one of another version is refused."""
 
+FAILED, STOPPED = "failed", "stopped"
+"""Their folders beside the records."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -94,7 +97,7 @@ def write_failure(records: Path, failure: Failure) -> None:
         records: Folder of the study's records.
         failure: What to write.
     """
-    _write(records / "failed", failure)
+    _write(records / FAILED, failure)
 
 
 def write_stop(records: Path, stop: Stop) -> None:
@@ -104,7 +107,7 @@ def write_stop(records: Path, stop: Stop) -> None:
         records: Folder of the study's records.
         stop: What to write.
     """
-    _write(records / "stopped", stop)
+    _write(records / STOPPED, stop)
 
 
 def read_failures(records: Path) -> list[Failure]:
@@ -113,7 +116,7 @@ def read_failures(records: Path) -> list[Failure]:
     Raises:
         RecordError: A file is damaged or of another version.
     """
-    return sorted((Failure(**fields) for fields in _read(records / "failed")), key=lambda failure: failure.trials[0])
+    return sorted((Failure(**fields) for fields in _read(records / FAILED)), key=lambda failure: failure.trials[0])
 
 
 def read_stops(records: Path) -> list[Stop]:
@@ -123,7 +126,7 @@ def read_stops(records: Path) -> list[Stop]:
         RecordError: A file is damaged or of another version.
     """
     found = []
-    for fields in _read(records / "stopped"):
+    for fields in _read(records / STOPPED):
         fields["evaluations"] = tuple((epoch, value) for epoch, value in fields["evaluations"])
         fields["evaluated_splits"] = tuple(fields["evaluated_splits"])
         found.append(Stop(**fields))
@@ -133,7 +136,7 @@ def read_stops(records: Path) -> list[Stop]:
 def forget_failures(records: Path, failures: Iterable[Failure]) -> None:
     """Removes failures, so that their trials are planned again."""
     for failure in failures:
-        _path(records / "failed", failure).unlink(missing_ok=True)
+        _path(records / FAILED, failure).unlink(missing_ok=True)
 
 
 def _trials(note: Failure | Stop) -> list[TrialConfig]:

