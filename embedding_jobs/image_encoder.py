@@ -17,7 +17,7 @@ from embedding_jobs.encoders import EncoderError, ImageEncoderConfig, Prepared, 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_IMAGES_PER_BATCH = {"cpu": 4, "cuda": 128}
+_IMAGES_PER_BATCH = {"cpu": 2, "cuda": 128}  # on a CPU, maps that stay in its cache
 
 
 class ImageKind:
@@ -98,7 +98,7 @@ class ImageEncoder:
     def __init__(self, config: ImageEncoderConfig, device: str, n_threads: int) -> None:
         import torch
 
-        from embedding_jobs.torch_runtime import Threads, compute_dtype
+        from embedding_jobs.torch_runtime import Threads, compute_dtype, fold_batch_norms
 
         self._threads = Threads(n_threads)
         data = data_config(config)
@@ -111,7 +111,9 @@ class ImageEncoder:
             torch.tensor(data[key], dtype=torch.float32, device=self._device).view(1, 3, 1, 1) * 255
             for key in ("mean", "std")
         )
-        model = network(config).to(device=self._device, dtype=self._dtype, memory_format=torch.channels_last)
+        example = torch.randn((1, *data["input_size"]), generator=torch.Generator().manual_seed(0))
+        model = fold_batch_norms(network(config), example)
+        model = model.to(device=self._device, dtype=self._dtype, memory_format=torch.channels_last)
         self.dimension = int(model.num_features)
         self._n_prefix = int(getattr(model, "num_prefix_tokens", 0))
         self._features = torch.compile(model.forward_features) if config.compile else model.forward_features

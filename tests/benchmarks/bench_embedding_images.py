@@ -66,7 +66,9 @@ def main() -> None:
         return n / (time.perf_counter() - start)
 
     bare(4, 8)
-    rates = {size: bare(size, 2 * size) for size in ((4, 8, 16, 32) if device == "cpu" else (64, 128, 256))}
+    rates = {
+        size: bare(size, max(16, 2 * size)) for size in ((1, 2, 4, 8, 16, 32) if device == "cpu" else (64, 128, 256))
+    }
     best = max(rates, key=lambda size: rates[size])
     print(f"bare loop's batch sizes, images a second: { ({k: round(v, 1) for k, v in rates.items()}) }; best {best}")
 

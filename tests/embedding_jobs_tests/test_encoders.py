@@ -166,6 +166,39 @@ def test_checkpoint_of_safetensors(tmp_path: Path, encode: Encode) -> None:
         encode(replace(config, checkpoint=str(tmp_path / "partial.safetensors")), [png(0)])
 
 
+def test_normalisations_are_folded_where_the_features_stay_the_same() -> None:
+    import torch
+
+    from embedding_jobs.image_encoder import network
+    from embedding_jobs.torch_runtime import fold_batch_norms
+
+    images = torch.rand((2, 3, 64, 64))
+    model = network(IMAGE)
+    for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    with torch.inference_mode():
+        expected = model.forward_features(images)
+        folded = fold_batch_norms(model, images[:1])
+        torch.testing.assert_close(folded.forward_features(images), expected, rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()), "the given one stays"
+
+    class TwoWays(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.norm = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
+            self.norm.running_mean.fill_(1.0)
+
+        def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+            before: torch.Tensor = self.convolution(x)
+            after: torch.Tensor = self.norm(before)
+            return after + before
+
+    two_ways = TwoWays().eval()
+    assert fold_batch_norms(two_ways, images) is two_ways
+
+
 def test_damaged_images_are_reasons_and_not_exceptions() -> None:
     good = png(0)
     prepared = encoder_kind(IMAGE).preprocessor(IMAGE)([good, good[:100], b"nothing", None])
