@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from embedding_jobs.encoders import (
     fingerprint,
 )
 from embedding_jobs.items import ensure_items, refuse_other_source, with_stored_columns
+from embedding_jobs.ray_session import start_ray
 from embedding_jobs.shards import StoreError
 from embedding_jobs.sources import Source, SourceError, check_source, table_columns
 from embedding_jobs.stages import Encode, Job, Prepare, Unit, WrittenUnit, guarded, write
@@ -272,8 +272,7 @@ def _ray(start: Callable[[], None] | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    start_ray()
     try:
         yield
     finally:

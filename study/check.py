@@ -34,6 +34,7 @@ from study.spec import (
     Training,
     phases,
 )
+from study.travel import travel_problems
 from trainables.batch import LANE_SETTINGS
 from trainables.methods import MethodError, get_method, method_names
 from trainables.splits import n_folds, n_train_items
@@ -58,8 +59,13 @@ class SpecError(ValueError):
         super().__init__("\n".join([f"{path} has {count}:", *(f"  - {problem}" for problem in problems)]))
 
 
-def load_spec(path: str | Path) -> StudySpec:
+def load_spec(path: str | Path, *, travels: bool = False) -> StudySpec:
     """Reads and checks a study file, the table's columns and size included.
+
+    Args:
+        path: The file.
+        travels: Whether the study is to run on another machine: its table and models are not looked for on this one,
+            and no path may be relative.
 
     Raises:
         SpecError: With every problem that was found.
@@ -80,15 +86,16 @@ def load_spec(path: str | Path) -> StudySpec:
         raise SpecError(str(path), [f"it cannot be read as YAML: {error}"]) from None
     if not isinstance(raw, dict):
         raise SpecError(str(path), ["it must be a mapping of sections; `study init` writes one"])
-    return check_spec(raw, path)
+    return check_spec(raw, path, travels=travels)
 
 
-def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml") -> StudySpec:
+def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml", *, travels: bool = False) -> StudySpec:
     """Checks the contents of a study file.
 
     Args:
         raw: The file's contents.
         path: Where it stands; its relative paths are relative to that folder.
+        travels: As in `load_spec`.
 
     Raises:
         SpecError: With every problem that was found.
@@ -105,12 +112,19 @@ def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml") -> Study
                 problems += _problems(error, (name,))
                 with suppress(ValidationError):  # what is sound in it is still checked against the rest
                     sections[name] = kind.model_validate(_without(raw[name], error))
+    if travels:
+        problems += travel_problems(raw, sections)
     if "data" in sections:
         sections["data"] = sections["data"].model_copy(update={"table": _resolved(sections["data"].table, path.parent)})
     if "encoders" in sections:
         sections["encoders"] = _resolved_encoders(sections["encoders"], path.parent)
     top = {**{name: value for name, value in raw.items() if name not in _SECTIONS}, **sections}
     if isinstance(top.get("directory"), str):
+        if "://" in top["directory"]:
+            problems.append(
+                f"`directory` must be a path of a file system, got {top['directory']!r}; mount the storage on every "
+                "node and give its path"
+            )
         top["directory"] = _resolved(top["directory"], path.parent)
     spec = None
     try:
@@ -120,7 +134,8 @@ def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml") -> Study
         problems += [
             text for text in _problems(error, ()) if not any(text.startswith(f"`{s}` is missing") for s in failed)
         ]
-    problems += _cross_problems(sections, unsound={problem.split("`")[1].split(".")[0] for problem in problems})
+    unsound = {problem.split("`")[1].split(".")[0] for problem in problems}
+    problems += _cross_problems(sections, unsound, travels=travels)
     if problems or spec is None:
         raise SpecError(str(path), list(dict.fromkeys(problems)))
     return spec
@@ -208,22 +223,25 @@ def _nearest(name: str, known: list[str]) -> str:
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 
-def _cross_problems(sections: Mapping[str, Any], unsound: set[str]) -> Iterator[str]:
+def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, travels: bool) -> Iterator[str]:
     """Problems between sections, of what is well-formed by itself.
 
     Args:
         sections: The sections; of an unsound one, what is sound in it.
         unsound: Names of the sections with a problem of their own.
+        travels: Whether what the file names is on other machines.
     """
     data: Data | None = sections.get("data")
     if data is not None:
         yield from _data_problems(data, sections.get("encoders"))
-    if data is not None and not unsound & {"data", "splits", "training"}:
+    if data is not None and not travels:
+        yield from _table_problems(data)
+    if data is not None and not travels and not unsound & {"data", "splits", "training"}:
         yield from _size_problems(data, sections.get("splits", Splits()), sections.get("training", Training()))
     if not unsound & {"splits", "search", "resources"}:
         resources = sections.get("resources", Resources())
         yield from _protocol_problems(sections.get("splits", Splits()), sections.get("search"), resources)
-    if "encoders" in sections:
+    if "encoders" in sections and not travels:
         yield from _encoder_problems(sections["encoders"])
     if "search" in sections:
         n_hidden = len(sections["training"].hidden if "training" in sections else Training().hidden)
@@ -239,9 +257,7 @@ def _cross_problems(sections: Mapping[str, Any], unsound: set[str]) -> Iterator[
 def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
     if not data.columns:
         yield "`data.text` and `data.image` are both empty; name at least one column to encode"
-    named: dict[str, str | None] = {"id": data.id, "label": data.label, "image": data.image}
-    named |= {f"text.{index}": column for index, column in enumerate(data.text)}
-    columns = [column for column in named.values() if column]
+    columns = [column for column in _named_columns(data).values() if column]
     for twice in sorted({column for column in columns if columns.count(column) > 1}):
         yield f"`data` uses the column `{twice}` twice; each of id, label, text and image needs its own"
     if encoders is not None:
@@ -254,12 +270,21 @@ def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
                 yield f"`encoders.{kind}` is missing, and `data.{kind}` names a column; give its model"
             if data.columns and not used and getattr(encoders, kind) is not None:
                 yield f"`encoders.{kind}` has nothing to encode; name a column in `data.{kind}`, or leave it out"
+
+
+def _named_columns(data: Data) -> dict[str, str | None]:
+    """The table's columns by the key that names them."""
+    named: dict[str, str | None] = {"id": data.id, "label": data.label, "image": data.image}
+    return named | {f"text.{index}": column for index, column in enumerate(data.text)}
+
+
+def _table_problems(data: Data) -> Iterator[str]:
     try:
         present = table_columns(data.table)
     except SourceError as error:
         yield f"`data.table`: {error}"
         return
-    for key, name in named.items():
+    for key, name in _named_columns(data).items():
         if name and name not in present:
             yield (
                 f"`data.{key}` names the column `{name}`, which {data.table} lacks{_nearest(name, present)}; "

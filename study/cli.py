@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from study.cluster_commands import CLUSTER_COMMANDS, status_there
 from study.commands import COMMANDS, report_from_server
 
 if TYPE_CHECKING:
@@ -95,8 +96,13 @@ def run(config: Path, quiet: bool) -> None:
 
 @study.command()
 @_config
-def status(config: Path) -> None:
+@click.option("--address", metavar="URL", help="A cluster's dashboard, for a study that was sent there.")
+@click.option("--name", help="With --address: the study's name, in place of its file.")
+@click.option("--python", default="python", help="With --address: the cluster's interpreter that has this project.")
+def status(config: Path, address: str | None, name: str | None, python: str) -> None:
     """Show what is done, running, failed and missing; also while a run works."""
+    if address is not None:
+        status_there(config, address, name, python)
     spec = _load(config)
     from rich.console import Console
     from rich.table import Table
@@ -177,21 +183,23 @@ def demo(directory: Path, quiet: bool) -> None:
     sys.exit(_run(spec, config, quiet=quiet))
 
 
-for _command_of_results in COMMANDS:
-    study.add_command(_command_of_results)
+for _other in (*COMMANDS, *CLUSTER_COMMANDS):
+    study.add_command(_other)
 
 
 def main() -> None:
     """Runs the command; a user's mistake ends it with one message and exit code 2."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt_once)
+    signal.signal(signal.SIGTERM, _interrupt_once)  # how a cluster ends a job, and a batch system its own
     with _user_errors_as_messages():
         sys.exit(study.main(prog_name="study", standalone_mode=False))
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
     """Ends the command. Ray takes seconds to stop, and interrupting that too would leave its processes behind."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for later in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(later, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -226,6 +234,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from analysis.load import ReportError
     from embedding_jobs.encoders import EncoderError
     from embedding_jobs.shards import StoreError
+    from study.cluster import ClusterError
     from study.description import DescriptionError
     from study.model import ModelError
     from study.status import StudyError
@@ -234,7 +243,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from trainables.records import RecordError
 
     of_data = (EncoderError, StoreError, RecordError, DescriptionError)
-    return (*of_data, StudyError, TrackingError, ReportError, ModelError, TrainingError)
+    return (*of_data, ClusterError, StudyError, TrackingError, ReportError, ModelError, TrainingError)
 
 
 def _load(config: Path) -> StudySpec:

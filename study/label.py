@@ -16,11 +16,11 @@ from embedding_jobs.extract import extract
 from embedding_jobs.manifests import comparable
 from embedding_jobs.sources import Source, iter_items
 from embedding_jobs.store import Embeddings, Store
+from study.cluster import connect
 from study.context import encoder_configs
 from study.model import NONE, Classifier, ModelError
 from study.progress import Progress
 from study.ranking import rank
-from study.runner import connect
 from study.spec import StudySpec
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -6,7 +6,6 @@ next run goes on from the records.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 from analysis.report import write_report
 from embedding_jobs.extract import ExtractionSummary, extract
 from study.background import BackgroundTracker
+from study.cluster import connect, loss_as_error
 from study.context import encoder_configs, load_embeddings, pack_context, provenance
 from study.description import DESCRIPTION, describe, read_description, refuse_other_settings, write_description
 from study.journal import JOURNAL, Journal
@@ -41,21 +41,6 @@ from trainables.records import Candidate, TrialRecord, read_record_file, read_re
 from trainables.unfinished import FAILED, STOPPED, Failure, Stop, read_failures, read_stops, write_failure, write_stop
 
 
-def connect(spec: StudySpec) -> None:
-    """Joins the cluster that the study file or RAY_ADDRESS names, or starts Ray on this machine; once a process."""
-    if ray.is_initialized():
-        return
-    # Without "local", Ray would join whatever cluster it finds noted on this machine, or wait for one that is gone.
-    address = spec.resources.address or os.environ.get("RAY_ADDRESS") or "local"
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        **({"include_dashboard": False} if address == "local" else {}),
-    )
-
-
 def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
     """Encodes the shards that the store lacks; Ray is started once the input is found sound."""
 
@@ -64,15 +49,16 @@ def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
             progress.say("Starting Ray ...")
         connect(spec)
 
-    summary = extract(
-        spec.data.source,
-        encoder_configs(spec),
-        spec.store,
-        rows_per_shard=spec.resources.rows_per_shard,
-        on_error=spec.data.on_error,
-        on_progress=progress.embedding,
-        start_ray=start,
-    )
+    with loss_as_error():
+        summary = extract(
+            spec.data.source,
+            encoder_configs(spec),
+            spec.store,
+            rows_per_shard=spec.resources.rows_per_shard,
+            on_error=spec.data.on_error,
+            on_progress=progress.embedding,
+            start_ray=start,
+        )
     progress.end_embedding()
     for column in summary.columns:
         done = f"{column.n_inputs_encoded:,} distinct inputs encoded in {column.elapsed_s:.0f} s"
@@ -101,7 +87,7 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
     """
     progress = progress or Progress(Console(), quiet=True)
     spec.root.mkdir(parents=True, exist_ok=True)
-    with only_run(spec.root):
+    with only_run(spec.root), loss_as_error():
         write_activity(spec.root, Activity("embedding", time.time()))
         embed(spec, progress)
         embeddings = load_embeddings(spec)

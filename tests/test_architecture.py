@@ -26,10 +26,12 @@ HEAVY = {
     - {f"trainables/{name}.py" for name in ("records", "splits", "unfinished")},
     "ray": {
         "embedding_jobs/extract.py",
+        "embedding_jobs/ray_session.py",
         "embedding_jobs/stages.py",
         "trainables/pack.py",
         "study/runner.py",
         "study/tuning.py",
+        "study/cluster.py",
         "study/launch.py",
     },
     "optuna": {"study/space.py", "study/search.py", "study/journal.py", "study/importance.py"},

@@ -1,0 +1,102 @@
+"""A Ray head as a cluster would have it: its own processes, its own token, a dashboard that takes jobs."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that runs.
+
+    Attributes:
+        url: Its dashboard.
+        address: HOST:PORT, for nodes and drivers.
+        environment: Of a process that may talk to it.
+        process: `ray start`, the leader of a group of all its processes.
+    """
+
+    url: str
+    address: str
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """Ends it at once; of what it started, nothing stays."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@contextmanager
+def running_head(folder: Path, *, n_cpus: int = 2) -> Iterator[Head]:
+    """A head with two CPUs.
+
+    Args:
+        folder: For Ray's files; its path must be short, since sockets lie in it.
+        n_cpus: CPUs that it says it has.
+    """
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "RAY_DISABLE_IMPORT_WARNING": "1"}
+    port, dashboard, client = (free_port() for _ in range(3))
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--num-cpus={n_cpus}"]
+    command += [f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    command += ["--dashboard-agent-listen-port=0", f"--temp-dir={folder}", "--disable-usage-stats"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with (folder / "head.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env={**environment, "PATH": path}, stdout=log, stderr=log, start_new_session=True
+        )
+    host = socket.gethostbyname(socket.gethostname())
+    head = Head(f"http://127.0.0.1:{dashboard}", f"{host}:{port}", environment, process)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, (folder / "head.log").read_text()
+            if answers(head.url):
+                break
+            time.sleep(0.1)
+        yield head
+    finally:
+        head.kill()
+
+
+def answers(url: str) -> bool:
+    """Whether jobs could be sent there."""
+    try:
+        urllib.request.urlopen(f"{url}/api/jobs/", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        return error.code == 401
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """A free port above those that Ray gives to workers."""
+    for port in range(20100 + os.getpid() % 5000, 32000, 7):
+        with socket.socket() as trial:
+            try:
+                trial.bind(("", port))
+            except OSError:
+                continue
+            if port not in _given:
+                _given.add(port)
+                return port
+    raise RuntimeError("no port is free")
+
+
+_given: set[int] = set()

@@ -1,0 +1,224 @@
+"""A study on a cluster: sent there as a job, followed, asked after, stopped; and who may do that."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from study.bundle import BundleError, pack, unpack
+from study.check import SpecError, load_spec
+from tests.study_tests.conftest import settings, write_table
+from tests.study_tests.ray_head import Head, running_head
+
+Study = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """One head for all of these tests."""
+    with tempfile.TemporaryDirectory(prefix="rh", dir="/tmp") as folder, running_head(Path(folder)) as started:
+        yield started
+
+
+@pytest.fixture
+def study(head: Head, tmp_path: Path) -> Study:
+    """Runs the `study` command as somebody who has the cluster's token, or with other variables."""
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "study", *arguments],
+            env={**head.environment, "HF_HUB_OFFLINE": "1", **variables},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=180,
+        )
+
+    return run
+
+
+def write_study(folder: Path, **sections: Any) -> Path:
+    """A study whose places are absolute: its storage is `folder/shared`."""
+    shared = folder / "shared"
+    shared.mkdir(exist_ok=True)
+    write_table(shared / "table.csv")
+    path = folder / "study.yaml"
+    data = {"table": str(shared / "table.csv")}
+    path.write_text(yaml.safe_dump(settings(**{"directory": str(shared / "out"), "data": data, **sections})))
+    return path
+
+
+def records(folder: Path) -> dict[str, int]:
+    """The records of a study by name, and when each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "shared" / "out" / "records").glob("*.parquet")}
+
+
+def test_a_study_is_sent_and_its_report_comes_back(head: Head, study: Study, tmp_path: Path) -> None:
+    write_study(tmp_path)
+    done = study("submit", "--address", head.url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 trials recorded" in done.stdout
+    assert f"Report: {tmp_path}/shared/out/report/report.html" in done.stdout, "the storage is seen from here"
+    assert "job_manager" not in done.stdout
+    assert len(records(tmp_path)) == 3
+    told = study("status", "--address", head.url, "--name", "small")
+    assert re.search(r"^small-[0-9a-f]{8}-1: succeeded", told.stdout)
+    assert "Every planned trial is recorded." in told.stdout
+
+
+def test_a_run_is_found_again_stopped_and_gone_on_with(head: Head, study: Study, tmp_path: Path) -> None:
+    alphas = [0.1 * n for n in range(1, 9)]
+    search = {"methods": {"control": {}, "e_mixup": {"alpha": alphas}}}
+    path = write_study(tmp_path, name="long", training={"epochs": 600, "evaluate_every_epochs": 300}, search=search)
+    first = study("submit", "--detach", "--address", head.url)
+    assert first.returncode == 0, first.stderr
+    job = re.match(r"(long-[0-9a-f]{8}-1) is sent", first.stdout)
+    assert job is not None
+    assert f"study stop --address {head.url} -c study.yaml" in first.stdout
+    second = study("submit", "--detach", "--address", head.url)
+    assert f"{job[1]} runs already" in second.stdout
+    for _ in range(600):
+        if records(tmp_path):
+            break
+        time.sleep(0.1)
+    stopped = study("stop", "--address", head.url)
+    assert f"{job[1]}: stopped" in stopped.stdout
+    before = records(tmp_path)
+    assert 0 < len(before) < 9
+    assert not (tmp_path / "shared" / "out" / "running.json").exists(), "it was told, not killed"
+
+    path.write_text(path.read_text().replace("epochs: 600", "epochs: 600 # again"))
+    again = study("submit", "--address", head.url)
+    assert again.returncode == 0, again.stdout + again.stderr
+    after = records(tmp_path)
+    assert len(after) == 9
+    assert before.items() <= after.items(), "what was finished is not done again"
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"RAY_AUTH_TOKEN_PATH": "/nowhere/token"}, "refuses whoever has not its token"),
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "refuses whoever has not its token"),
+        ({"RAY_AUTH_MODE": "disabled"}, "refuses whoever has not its token"),
+    ],
+)
+def test_without_the_token_nothing_is_sent(
+    head: Head, study: Study, tmp_path: Path, variables: dict[str, str], says: str
+) -> None:
+    write_study(tmp_path)
+    done = study("submit", "--address", head.url, **variables)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "shared" / "out").exists()
+
+
+def test_an_interrupt_lets_the_run_go_on(head: Head, tmp_path: Path) -> None:
+    write_study(tmp_path, name="left", training={"epochs": 60000})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "study", "submit", "--address", head.url],
+        env={**head.environment, "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "Ray" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "goes on without you" in stderr
+    stopped = subprocess.run(
+        [sys.executable, "-m", "study", "stop", "--address", head.url, "--name", "left"],
+        env=head.environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "stopped" in stopped.stdout, stopped.stderr
+
+
+def test_nobody_there_is_said_at_once(study: Study, tmp_path: Path) -> None:
+    write_study(tmp_path)
+    started_s = time.monotonic()
+    done = study("submit", "--address", "http://127.0.0.1:9")
+    assert (done.returncode, "No Ray dashboard answers" in done.stderr) == (2, True)
+    gone = study("run", RAY_ADDRESS="127.0.0.1:9")
+    assert (gone.returncode, "No Ray cluster answers at 127.0.0.1:9" in gone.stderr) == (2, True)
+    assert time.monotonic() - started_s < 40
+
+
+def test_places_of_this_machine_do_not_travel(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    model = {"text": {"model": "./model"}}
+    path.write_text(
+        yaml.safe_dump(
+            settings(encoders=model, resources={"address": "10.0.0.1:6379"}, tracking={"uri": "sqlite:///mlflow.db"})
+        )
+    )
+    with pytest.raises(SpecError) as caught:
+        load_spec(path, travels=True)
+    named = {problem.split("`")[1] for problem in caught.value.problems}
+    assert named == {"directory", "data.table", "encoders.text.model", "resources.address", "tracking.uri"}
+
+
+def test_what_is_only_on_the_cluster_is_not_looked_for(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    data = {"table": "/mnt/study/table.csv"}
+    path.write_text(yaml.safe_dump(settings(directory="/mnt/study/out", data=data)))
+    assert load_spec(path, travels=True).data.table == "/mnt/study/table.csv"
+
+
+def test_a_report_survives_its_journey(tmp_path: Path) -> None:
+    (tmp_path / "report" / "figures").mkdir(parents=True)
+    (tmp_path / "report" / "report.html").write_text("<p>ä</p>" * 1000)
+    (tmp_path / "report" / "figures" / "a.svg").write_bytes(os.urandom(10_000))
+    text = "a line before\n" + pack(tmp_path / "report") + "a line after\n"
+    files = unpack(text, tmp_path / "here")
+    assert {path.relative_to(tmp_path / "here").as_posix() for path in files} == {"report.html", "figures/a.svg"}
+    assert (tmp_path / "here" / "report.html").read_text() == "<p>ä</p>" * 1000
+
+
+@pytest.mark.parametrize("name", ["../out.html", "/tmp/out.html", "a/../../out.html", "..\\out.html"])
+def test_a_report_cannot_leave_its_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "good.html").write_text("good")
+    (tmp_path / "report" / "out.html").write_text("bad")
+    monkeypatch.setattr("zipfile.ZipFile.write", _named("out.html", name))
+    text = pack(tmp_path / "report")
+    with pytest.raises(BundleError, match="must lie in its folder"):
+        unpack(text, tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+    assert not (tmp_path / "out.html").exists()
+
+
+def _named(old: str, new: str) -> Callable[..., None]:
+    def write(self: Any, path: Path, name: str) -> None:
+        self.writestr(new if name == old else name, path.read_bytes())
+
+    return write
+
+
+def test_a_damaged_report_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").write_text("x" * 1000)
+    text = pack(tmp_path / "report")
+    for wrong in (text[:-30], text.replace("A", "B", 1), "no report"):
+        with pytest.raises(BundleError):
+            unpack(wrong, tmp_path / "here")
+    shutil.rmtree(tmp_path / "report")
