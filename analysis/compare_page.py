@@ -57,6 +57,7 @@ def render(comparison: Comparison) -> str:
         .render(
             comparison=comparison,
             styles=styles,
+            colors=list(styles.values()),
             rows=[[_cell(side, method) for side in comparison.sides] for method in comparison.methods],
             contrasts=[(contrast, *_texts(contrast)) for contrast in comparison.contrasts],
             figure_names={name: heading(text) for name, text in FIGURE_NAMES.items()},

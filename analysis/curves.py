@@ -25,11 +25,11 @@ class Series:
     """A curve of one method over its splits; the arrays are (points,).
 
     Attributes:
-        method: Name of the method.
+        method: Name of the method, or of what else the curve is of.
         x: Positions.
         mean: Mean over the splits.
-        low: Minimum over the splits.
-        high: Maximum over the splits.
+        low: Minimum over the splits, or the lower end of an interval.
+        high: Maximum over the splits, or the upper end of an interval.
         points: Single splits to show as dots, (dots, 2) of x and y.
     """
 
@@ -54,11 +54,15 @@ class LineFigure:
         series: One curve a method; without any there is nothing to show.
         x_limits: Range of the x axis.
         y_limits: Range of the y axis; None to fit the curves.
-        spread: How minimum and maximum over the splits are drawn: `dotted` lines, a `band`, or `none`.
+        spread: How low and high are drawn: `dotted` lines, a `band`, `bars` at points that stand beside each other, or
+            `none`.
         x_scale: `linear` or `log`.
         reference: A line to read against: `none`, `zero`, the `diagonal`.
         steps: Whether a curve holds its value up to the next point.
         marks: A point to mark on each method's curve, by method.
+        ticks: What the positions are called, where they are no numbers; positions further apart than 1 are not joined.
+        region: Half width of a region to shade around 0; None to shade none.
+        columns: What mean, low and high are called in the CSV file.
     """
 
     name: str
@@ -74,11 +78,17 @@ class LineFigure:
     reference: str = "none"
     steps: bool = False
     marks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    ticks: Mapping[float, str] = field(default_factory=dict)
+    region: float | None = None
+    columns: tuple[str, str, str] = ("mean", "minimum", "maximum")
 
     @property
     def alternative_text(self) -> str:
         """The figure in words, for those who do not see it."""
-        ends = "; ".join(f"{series.method} {_in_words(series)}" for series in self.series)
+        if self.ticks:
+            ends = "; ".join(f"{series.method}: {_points_in_words(series, self)}" for series in self.series)
+        else:
+            ends = "; ".join(f"{series.method} {_in_words(series)}" for series in self.series)
         return f"{self.title}. {self.y_label} against {self.x_label}. {ends}."
 
 
@@ -207,3 +217,13 @@ def _in_words(series: Series) -> str:
     ends = f"from {mean[0]:.3f} at {x[0]:.3g} to {mean[-1]:.3f} at {x[-1]:.3g}"
     inner = 0 < top < len(mean) - 1 and not math.isclose(mean[top], max(mean[0], mean[-1]))
     return f"{ends}, highest {mean[top]:.3f} at {x[top]:.3g}" if inner else ends
+
+
+def _points_in_words(series: Series, figure: LineFigure) -> str:
+    sign = "+" if figure.reference == "zero" else ""
+    points = zip(series.x, series.mean, series.low, series.high, strict=True)
+    words = []
+    for x, mean, low, high in points:
+        ends = f" ({low:{sign}.4f} to {high:{sign}.4f})" if math.isfinite(low) else ""
+        words.append(f"{figure.ticks[float(x)]} {mean:{sign}.4f}{ends}".replace("\n", " "))
+    return ", ".join(words)

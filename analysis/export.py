@@ -19,6 +19,12 @@ changes its meaning or goes; keys may be added.
 | | `nadeau_bengio`, each with the keys above, |
 | | `adjusted_p` after Holm, `region` of equivalence, `decision`, `further_splits` |
 | `importances.METHOD.NAME` | share of a hyperparameter in what makes candidates good (PED-ANOVA); absent if unknown |
+| `layers` | what is gained by augmenting a layer; null where fewer than two were: |
+| `.phase` | the phase of the trials |
+| `.gains[]` | `figure`, `basis`, `objective`, `augmentation`, `stop_gradient`, `layer`, and an interval's keys |
+| `.claims[]` | `claim`, `text`, `measured`, `figure`, `basis`, `verdict`, and an interval's keys |
+| `.exploratory[]` | the best hidden target against the input: its coordinates, `n_tests`, `adjusted_p`, `decision` |
+| `.auto[]` | `chosen` layers by split, `best_layer`, and the intervals `gain`, `best_gain`, `regret` |
 | `candidates[]` | `method`, `hyperparameters`, `phase`, `splits`, `missing_splits`, `figures`, `duration_s` |
 """
 
@@ -34,6 +40,8 @@ from typing import Any
 
 from analysis.aggregate import MethodSummary, Spread, missing_trials, summarise, summarise_candidates
 from analysis.comparison import optimism
+from analysis.layer_section import Layers
+from analysis.layer_section import to_json as layers_json
 from analysis.load import StudyResults
 from analysis.tables import Evidence, headings, table_rows
 
@@ -100,7 +108,7 @@ def to_csv(results: StudyResults) -> str:
     return stream.getvalue()
 
 
-def to_json(results: StudyResults, evidence: Evidence) -> str:
+def to_json(results: StudyResults, evidence: Evidence, layers: Layers | None = None) -> str:
     """The results as JSON; its keys are documented at the head of this module."""
     description = results.description
     found = {
@@ -117,6 +125,7 @@ def to_json(results: StudyResults, evidence: Evidence) -> str:
         "missing": missing_trials(results),
         "importances": results.importances,
         "methods": [_method(summary, results, evidence) for summary in summarise(results)],
+        "layers": None if layers is None else layers_json(layers),
         "candidates": [
             {
                 "method": summary.candidate.method,

@@ -23,6 +23,8 @@ _LEGEND_INCHES = 0.22
 _TITLE_INCHES = 0.25
 _ROW_INCHES = 0.46
 """Height of one row of a forest plot."""
+_BESIDE = 0.12
+"""Distance between bars of one position, in units of the x axis."""
 
 
 def draw(
@@ -79,13 +81,14 @@ def to_csv(figure: LineFigure | ForestFigure) -> str:
         ends = [f"{kind}_{end}" for kind in ("two_way", "naive", "nadeau_bengio") for end in ("low", "high")]
         writer.writerow(["method", "difference", *ends, "decision"])
         for row in figure.rows:
-            values = (row.estimate, *row.two_way, *row.naive, *row.nadeau_bengio)
-            writer.writerow([row.method, *(f"{value:.7g}" for value in values), row.decision])
+            numbers = (row.estimate, *row.two_way, *row.naive, *row.nadeau_bengio)
+            writer.writerow([row.method, *(f"{value:.7g}" for value in numbers), row.decision])
         return stream.getvalue()
-    writer.writerow(["method", figure.x_label, "mean", "minimum", "maximum"])
+    writer.writerow(["method", figure.x_label, *figure.columns])
     for series in figure.series:
-        for point in zip(series.x, series.mean, series.low, series.high, strict=True):
-            writer.writerow([series.method, *(f"{value:.7g}" for value in point)])
+        for x, *values in zip(series.x, series.mean, series.low, series.high, strict=True):
+            position = figure.ticks[float(x)].replace("\n", " ") if figure.ticks else f"{x:.7g}"
+            writer.writerow([series.method, position, *(f"{value:.7g}" for value in values)])
     return stream.getvalue()
 
 
@@ -121,6 +124,8 @@ def _draw_lines(figure: LineFigure, styles: Mapping[str, LineStyle], threshold: 
     quiet: dict[str, Any] = {"color": MUTED, "linewidth": 1.0, "zorder": 1}
     if figure.x_label == "threshold":
         axes.axvline(threshold, dashes=(2, 2), gid="cursor", **quiet)
+    if figure.region is not None:
+        axes.axhspan(-figure.region, figure.region, color=MUTED, alpha=0.14, linewidth=0, zorder=0)
     if figure.reference == "zero":
         axes.axhline(0.0, **quiet)
     elif figure.reference == "diagonal":
@@ -128,6 +133,9 @@ def _draw_lines(figure: LineFigure, styles: Mapping[str, LineStyle], threshold: 
     axes.set_xscale(figure.x_scale)
     if figure.x_scale == "log":
         axes.xaxis.set_major_formatter("{x:g}")
+    if figure.ticks:
+        axes.set_xticks(list(figure.ticks), list(figure.ticks.values()))
+        axes.grid(visible=False, axis="x")
     axes.set_xlim(*figure.x_limits)
     if figure.y_limits is not None:
         axes.set_ylim(*figure.y_limits)
@@ -148,6 +156,9 @@ def _draw_lines(figure: LineFigure, styles: Mapping[str, LineStyle], threshold: 
 
 def _draw_series(axes: Any, figure: LineFigure, series: Series, style: LineStyle, place: int) -> None:
     line = {"color": style.color, "zorder": 3, "drawstyle": "steps-post" if figure.steps else "default"}
+    if figure.spread == "bars":
+        _draw_bars(axes, figure, series, style, place)
+        return
     if figure.spread == "dotted":
         # One line with a gap: minimum and maximum are one thing to show or hide.
         gap = [math.nan]
@@ -165,6 +176,20 @@ def _draw_series(axes: Any, figure: LineFigure, series: Series, style: LineStyle
         ring = {"marker": "o", "markersize": 6.5, "markeredgewidth": 1.6, "markerfacecolor": "none"}
         at, height = figure.marks[series.method]
         axes.plot([at], [height], linestyle="none", gid=f"mark-{place}", color=style.color, zorder=4, **ring)
+
+
+def _draw_bars(axes: Any, figure: LineFigure, series: Series, style: LineStyle, place: int) -> None:
+    # Beside those of the same position, so that no bar hides another; the joining line shows what belongs together.
+    there = [[at for at, other in enumerate(figure.series) if position in other.x] for position in series.x]
+    x = series.x + [_BESIDE * (own.index(place) - (len(own) - 1) / 2) for own in there]
+    (gaps,) = np.nonzero(np.diff(series.x) > 1)
+    line_x, line_y = np.insert(x, gaps + 1, math.nan), np.insert(series.mean, gaps + 1, math.nan)
+    dashes = (0, style.dashes) if style.dashes else "solid"
+    quiet = {"color": style.color, "linewidth": 1.1, "zorder": 3}
+    axes.vlines(x, series.low, series.high, alpha=0.7, gid=f"range-{place}", **quiet)
+    axes.plot(line_x, line_y, linestyle=dashes, label=series.method, gid=f"series-{place}", **quiet)
+    dots = {"marker": style.marker, "markersize": 4.6, "markeredgewidth": 0}
+    axes.plot(x, series.mean, linestyle="none", color=style.color, gid=f"mark-{place}", zorder=4, **dots)
 
 
 def _draw_forest(figure: ForestFigure, styles: Mapping[str, LineStyle]) -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -196,11 +196,14 @@ def load_items(directory: Path, wanted: Collection[TrialConfig]) -> list[TrialRe
         directory: The study's directory.
         wanted: The coordinates of the trials.
     """
-    found = []
+    return sorted(each_with_items(directory, wanted), key=lambda record: record.config)
+
+
+def each_with_items(directory: Path, wanted: Collection[TrialConfig]) -> Iterator[TrialRecord]:
+    """The same one file after the other, in no order, for what sums them up."""
     for path in record_files(directory / "records"):
         if any(record.config in wanted for record in read_record_file(path)):
-            found += [record for record in read_record_file(path, with_items=True) if record.config in wanted]
-    return sorted(found, key=lambda record: record.config)
+            yield from (record for record in read_record_file(path, with_items=True) if record.config in wanted)
 
 
 def read_description(path: Path) -> StudyDescription:

@@ -6,7 +6,7 @@ import base64
 import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from analysis import figures, texts
 from analysis.aggregate import missing_trials, summarise, summarise_candidates
 from analysis.curves import LineFigure, crossings, over_splits
 from analysis.item_curves import ForestFigure
+from analysis.layer_section import LAYER_FIGURE_NAMES, Layers, auto_rows, drawings, gain_rows, remark, rule, verdicts
 from analysis.load import StudyResults
 from analysis.references import each_with_its_own, missing_references, references_text
 from analysis.styles import LineStyle, method_styles
@@ -44,12 +45,14 @@ class PageFigure:
         svg: The drawing, as part of the page.
         files: The figure with title and legend as SVG, PDF and CSV, by kind.
         x_positions: Where x = 0 and x = 1 lie in the drawing.
+        legend: Names and styles of its series, where they are not the page's methods.
     """
 
     figure: LineFigure | ForestFigure
     svg: str
     files: Mapping[str, bytes]
     x_positions: tuple[float, float]
+    legend: tuple[tuple[str, LineStyle], ...] = ()
 
     @property
     def links(self) -> dict[str, str]:
@@ -94,6 +97,15 @@ def draw_figure(figure: LineFigure | ForestFigure, styles: Mapping[str, LineStyl
     )
 
 
+def draw_layers(layers: Layers) -> list[PageFigure]:
+    """Draws the figures of the layers, whose series are no methods."""
+    found = []
+    for figure, styles in drawings(layers):
+        item = draw_figure(figure, styles, threshold=math.nan)
+        found.append(replace(item, legend=tuple((series.method, styles[series.method]) for series in figure.series)))
+    return found
+
+
 def environment() -> jinja2.Environment:
     """Where the pages' templates are; all text is escaped."""
     return jinja2.Environment(
@@ -110,6 +122,8 @@ def render(
     reported: Mapping[str, Sequence[TrialRecord]],
     evidence: Evidence,
     drawn: Sequence[PageFigure],
+    layers: Layers | None = None,
+    of_layers: Sequence[PageFigure] = (),
 ) -> str:
     """The page.
 
@@ -118,11 +132,14 @@ def render(
         reported: The trials behind each method's reported figures, by method.
         evidence: What their items say of each method.
         drawn: The figures.
+        layers: What the study says of the layers that it augments.
+        of_layers: The figures of that.
     """
     description = results.description
     summaries = summarise(results)
     best = {summary.candidate for summary in summaries}
     against = references_text(description.methods)
+    styles = method_styles(description.methods)
     columns = headings(results, evidence)
     candidate_columns = {
         name: heading
@@ -164,12 +181,29 @@ def render(
                 for title, names in _GROUPS.items()
             ],
             reader=_reader(reported, description.threshold),
-            styles=method_styles(description.methods),
+            layers=None if layers is None else _layers(layers, of_layers),
+            styles=styles,
+            colors=[*styles.values(), *(style for item in of_layers for _, style in item.legend)],
             embeddings=[texts.embedding(column, options) for column, options in description.data.embeddings.items()],
             settings=list(texts.flatten(description.settings)),
             provenance=texts.provenance(results),
         )
     )
+
+
+def _layers(layers: Layers, drawn: Sequence[PageFigure]) -> dict[str, Any]:
+    """The section of the layers, for the template."""
+    headings, rows = gain_rows(layers)
+    return {
+        "remark": remark(layers),
+        "rule": rule(layers),
+        "verdicts": verdicts(layers),
+        "drawn": drawn,
+        "auto": auto_rows(layers),
+        "main": LAYER_FIGURE_NAMES.get(layers.main, layers.main),
+        "headings": headings,
+        "rows": rows,
+    }
 
 
 def _reader(reported: Mapping[str, Sequence[TrialRecord]], threshold: float) -> dict[str, Any] | None:

@@ -14,6 +14,8 @@ from analysis.decisions import regions, weigh
 from analysis.export import to_csv, to_json, to_latex
 from analysis.files import write_whole
 from analysis.item_curves import ForestFigure, forest_figures, item_figures
+from analysis.layer_section import Layers, study_layers
+from analysis.layer_section import to_csv as layers_csv
 from analysis.load import ReportError, StudyResults, load_items, load_study
 from analysis.search_curves import search_figures
 from analysis.tables import FIGURE_NAMES, Evidence, TerminalTable, terminal_table
@@ -35,6 +37,7 @@ class ReportFiles:
         csv: The table, unrounded.
         figures: Every figure as SVG, PDF and CSV of its numbers.
         json: The results for other programs; `analysis.export` documents it.
+        layers: Every gain of an augmented layer, unrounded; None where the study augments none.
         findings: One plain sentence for each method that was compared with control.
     """
 
@@ -43,6 +46,7 @@ class ReportFiles:
     csv: Path
     figures: tuple[Path, ...]
     json: Path
+    layers: Path | None
     findings: tuple[str, ...]
 
 
@@ -63,13 +67,15 @@ def write_report(directory: Path, output: Path | None = None) -> ReportFiles:
     wanted = {record.config for records in chosen.values() for record in records}
     whole = {record.config: record for record in load_items(directory, wanted)}
     reported = {method: [whole[record.config] for record in records] for method, records in chosen.items()}
-    evidence = weigh(reported, regions(results.description.settings))
+    within = regions(results.description.settings)
+    evidence = weigh(reported, within)
+    layers = study_layers(directory, results, within)
     figures: list[LineFigure | ForestFigure] = [
         *forest_figures(evidence, FIGURE_NAMES),
         *line_figures(reported, results.description.threshold),
         *item_figures(reported),
     ]
-    return _write_all(results, reported, evidence, figures, directory / "report" if output is None else output)
+    return _write_all(results, reported, evidence, figures, layers, directory / "report" if output is None else output)
 
 
 def write_server_report(study: ServerStudy, output: Path) -> ReportFiles:
@@ -85,7 +91,7 @@ def write_server_report(study: ServerStudy, output: Path) -> ReportFiles:
     results = study.results
     chosen = _chosen(results, "The server")
     reported = {method: study.with_learning_curves(records) for method, records in chosen.items()}
-    return _write_all(results, reported, {}, line_figures(reported, results.description.threshold), output)
+    return _write_all(results, reported, {}, line_figures(reported, results.description.threshold), None, output)
 
 
 def _chosen(results: StudyResults, place: str) -> dict[str, list[TrialRecord]]:
@@ -104,21 +110,25 @@ def _write_all(
     reported: Mapping[str, Sequence[TrialRecord]],
     evidence: Evidence,
     figures: Sequence[LineFigure | ForestFigure],
+    layers: Layers | None,
     output: Path,
 ) -> ReportFiles:
     objective = results.description.objective
     shown = [*figures, *search_figures(results, FIGURE_NAMES.get(objective, objective))]
     drawn = [page.draw(figure, results) for figure in shown]
+    of_layers = page.draw_layers(layers) if layers is not None else []
     figure_paths = [
         write_whole(output / "figures" / f"{item.figure.name}.{kind}", content)
-        for item in drawn
+        for item in (*drawn, *of_layers)
         for kind, content in item.files.items()
     ]
+    whole = page.render(results, reported, evidence, drawn, layers, of_layers)
     return ReportFiles(
-        html=write_whole(output / "report.html", page.render(results, reported, evidence, drawn).encode()),
+        html=write_whole(output / "report.html", whole.encode()),
         latex=write_whole(output / "table.tex", to_latex(results, evidence).encode()),
         csv=write_whole(output / "table.csv", to_csv(results).encode()),
         figures=tuple(figure_paths),
-        json=write_whole(output / "results.json", to_json(results, evidence).encode()),
+        json=write_whole(output / "results.json", to_json(results, evidence, layers).encode()),
+        layers=None if layers is None else write_whole(output / "layers.csv", layers_csv(layers).encode()),
         findings=tuple(finding.text for finding in texts.findings(results, evidence)),
     )

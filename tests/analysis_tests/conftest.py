@@ -20,6 +20,11 @@ THRESHOLDS = np.arange(0.05, 0.951, 0.05)
 ROC_GRID = np.unique(np.concatenate([[0.0], np.logspace(-4, 0, 81), np.linspace(0, 1, 51)]))
 STRENGTHS = {"control": 1.1, "e_mixup": 1.3, "e_stitchup": 1.4, "soft_e_mixup": 1.45, "soft_e_stitchup": 1.55}
 EPOCHS = np.arange(4, 49, 4)
+DEPTH = 3
+DEEP_METHODS = (
+    "control", "uniform_dropout", "deep_dropout", "deep_pca",
+    "contrastive_control", "contrastive_uniform_dropout", "contrastive_deep_dropout", "contrastive_deep_pca",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Plan:
 
     methods: Sequence[str] = tuple(STRENGTHS)
     alphas: Sequence[float] = (0.2, 0.4)
+    layers: Sequence[int] = (0, 1, 2, 3, -1)
     protocol: str = "paper"
     preset: str | None = "paper"
     splits: Mapping[str, Sequence[int]] = field(default_factory=lambda: {"paper": [0, 1, 2]})
@@ -99,10 +105,13 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
     train = permutation[: plan.n_items // 10]
     items = np.sort(permutation[plan.n_items // 10 :])
     known_classes = np.unique(labels[train]) if plan.n_rare else np.arange(plan.n_classes)
-    seed = sum(config.candidate.method.encode()) + int(1000 * sum(value for _, value in config.candidate.params))
+    params = dict(config.candidate.params)
+    if params.get("layer") == -1:
+        params["layer"] = 2.0 if config.split else 3.0  # a trial that chose a layer is the trial of that layer
+    seed = sum(config.candidate.method.encode()) + int(1000 * sum(params.values()))
     own = np.random.default_rng([config.split, seed])
-    alpha = dict(config.candidate.params).get("alpha", 0.3)
-    strength = STRENGTHS.get(config.candidate.method, 1.2) - 4 * (alpha - 0.3) ** 2
+    strength = STRENGTHS.get(config.candidate.augmentation, 1.2) - 4 * (params.get("alpha", 0.3) - 0.3) ** 2
+    strength += (0.08 if config.candidate.objective == "contrastive" else -0.05) * params.get("layer", 0)
     logits = 0.8 * noise[items] + 0.6 * own.normal(size=(len(items), plan.n_classes)) - 2
     logits[np.arange(len(items)), labels[items]] += 2 * strength
     scores = 1 / (1 + np.exp(-logits[:, known_classes]))
@@ -134,6 +143,7 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
             "n_validation": len(items),
             "n_known_classes": len(known_classes),
             "n_none": int((~known).sum()),
+            **of_layers(config, params, float(influence.mean()), accuracy),
         },
         curves=Curves(
             *(
@@ -159,9 +169,21 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
     )  # fmt: skip
 
 
+def of_layers(config: TrialConfig, params: Mapping[str, float], auc: float, accuracy: float) -> dict[str, float]:
+    """What the trials of a Deep Augmentation study record besides."""
+    found = {f"cka_{place}": 0.9 - 0.1 * place - 0.01 * config.split for place in range(DEPTH + 1)}
+    if config.candidate.objective == "contrastive":
+        found |= {"probe_auc_weighted": auc - 0.05, "probe_accuracy": accuracy - 0.05}
+    return found | ({"layer_targeted": params["layer"]} if "layer" in params else {})
+
+
 def candidates(plan: Plan, method: str) -> list[Candidate]:
-    if is_reference(method):
+    if is_reference(method) or method.endswith("uniform_dropout"):
         return [Candidate.of(method, {})]
+    if "deep_" in method:
+        # A stop-gradient below the input is none, and is not trained.
+        grid = [(layer, stop) for stop in (0, 1) for layer in plan.layers if layer or not stop]
+        return [Candidate.of(method, {"layer": layer, "stop_gradient": stop}) for layer, stop in grid]
     return [Candidate.of(method, {"alpha": alpha}) for alpha in plan.alphas]
 
 
@@ -214,6 +236,18 @@ def whole_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole_report(whole_study: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     """The report of the finished study; not to be written to."""
     return write_report(whole_study, tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="session")
+def deep_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of layers, contrastive and supervised; not to be written to."""
+    return make_study(tmp_path_factory.mktemp("deep"), Plan(methods=DEEP_METHODS, preset="deep_augmentation"))
+
+
+@pytest.fixture(scope="session")
+def deep_report(deep_study: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    """The report of the study of layers; not to be written to."""
+    return write_report(deep_study, tmp_path_factory.mktemp("deep-report"))
 
 
 @pytest.fixture

@@ -73,9 +73,12 @@ addEventListener("load", () => {
   document.getElementById("theme").click(); seen.paper.push(paper());
 
   seen.figures = [...document.querySelectorAll("figure")].map((figure) => {
-    const svg = figure.querySelector("svg");
+    const svg = figure.querySelector(":scope > svg");
     return { label: svg.getAttribute("aria-label"), paths: svg.querySelectorAll("[id*='-series-'] path").length,
-             links: figure.querySelectorAll("a[download]").length, width: svg.getBoundingClientRect().width };
+             links: figure.querySelectorAll("a[download]").length, width: svg.getBoundingClientRect().width,
+             id: figure.id, legend: [...figure.querySelectorAll(".series li")].map((line) => line.textContent.trim()),
+             points: svg.querySelectorAll("[id*='-mark-'] use").length, top: figure.getBoundingClientRect().top,
+             heights: [...svg.querySelectorAll("[id*='-ytick_'] text")].map((text) => text.textContent) };
   });
   const out = document.createElement("script");
   out.type = "application/json"; out.id = "seen"; out.textContent = JSON.stringify(seen);
@@ -184,6 +187,34 @@ def test_a_phone_is_not_run_off(whole_report: ReportFiles, tmp_path: Path) -> No
     assert found["width"][0] <= found["width"][1] == 375
     assert found["errors"] == []
     assert found["high"]["text"] == "0.90"
+    assert all(200 < figure["width"] <= 375 for figure in found["figures"])
+
+
+def test_gains_by_layer_stand_beside_each_other_on_one_scale(deep_report: ReportFiles, tmp_path: Path) -> None:
+    found = visit(deep_report.html, tmp_path)
+    assert found["errors"] == []
+    assert found["width"][0] <= found["width"][1]
+    figures = {figure["id"]: figure for figure in found["figures"]}
+    for name in ("auc_weighted", "accuracy"):
+        pair = [figures[f"figure-layers-{name}-{objective}"] for objective in ("contrastive", "supervised")]
+        assert pair[0]["top"] == pair[1]["top"]
+        assert pair[0]["heights"] == pair[1]["heights"] != []
+        for figure in pair:
+            assert figure["legend"] == [
+                "dropout", "dropout, stop-gradient", "PCA", "PCA, stop-gradient", "uniform dropout",
+            ]  # fmt: skip
+            # Four families at four layers and at `auto`, and one point of uniform dropout.
+            assert figure["points"] == 4 * 5 + 1
+    for figure in (figure for name, figure in figures.items() if "layers-" in name):
+        assert len(figure["label"]) > 40
+        assert figure["links"] == 3
+        assert figure["width"] > 300
+
+
+def test_layers_on_a_phone(deep_report: ReportFiles, tmp_path: Path) -> None:
+    found = on_a_phone(deep_report.html, tmp_path)
+    assert found["errors"] == []
+    assert found["width"][0] <= found["width"][1] == 375
     assert all(200 < figure["width"] <= 375 for figure in found["figures"])
 
 

@@ -17,8 +17,9 @@ from analysis.aggregate import reported_records, summarise
 from analysis.comparison import Decision, Interval, two_way_interval
 from analysis.decisions import REGIONS, Difference, MethodEvidence, item_matrix, regions, sentence, weigh
 from analysis.export import to_json
-from analysis.item_curves import item_figures
+from analysis.item_curves import forest_figures, item_figures
 from analysis.load import ReportError, load_items, load_study
+from analysis.page import render
 from analysis.report import ReportFiles, write_report
 from analysis.resampling import Detection
 from analysis.search_curves import search_figures
@@ -165,7 +166,7 @@ def test_sentences(decision: Decision, low: float, further: int | None, words: s
 def test_results_json_holds_what_its_documentation_says(whole_study: Path, whole_report: ReportFiles) -> None:
     found: dict[str, Any] = json.loads(whole_report.json.read_text(encoding="utf-8"))
     assert found["format"] == 1
-    assert set(found) == {"format", "study", "missing", "importances", "methods", "candidates"}
+    assert set(found) == {"format", "study", "missing", "importances", "methods", "layers", "candidates"}
     table = load_study(whole_study).table()
     method = found["methods"][1]
     own = table[(table.method == "e_mixup") & (table.alpha == method["hyperparameters"]["alpha"])]
@@ -264,7 +265,7 @@ def test_two_objectives_are_told_apart_wherever_differences_stand(mixed: Path, t
     page = files.html.read_text(encoding="utf-8")
     each = "Contrastive methods against contrastive_control, the others against control."
     assert page.count(each) >= 3
-    assert "against contrastive_control" in next(text for text in files.findings if text.startswith("contrastive"))
+    assert " contrastive_control: " in next(text for text in files.findings if text.startswith("contrastive"))
     assert "Against its own control" in files.latex.read_text(encoding="utf-8")
     assert "No control." not in page
     assert "No contrastive_control." not in page
@@ -285,8 +286,11 @@ def test_two_objectives_are_told_apart_wherever_differences_stand(mixed: Path, t
     ],
 )
 def test_a_missing_reference_is_named(study_of: Make, methods: tuple[str, ...], whose: str | None) -> None:
-    page = write_report(study_of(methods=methods)).html.read_text(encoding="utf-8")
+    directory = study_of(methods=methods)
+    results = load_study(directory)
+    page = render(results, reported_records(results, summarise(results)), {}, [])
     assert (whose is None) == ("<strong>No c" not in page)
     assert whose is None or whose in page
-    assert ("Weighted AUC against contrastive_control" in page) == (whose is None)
     assert "No control." not in page
+    forests = forest_figures(weigh(read(directory), REGIONS), {})
+    assert [figure.title for figure in forests[:1]] == (["Auc_weighted against contrastive_control"] * (whose is None))
