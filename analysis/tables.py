@@ -12,7 +12,7 @@ from analysis.comparison import optimism
 from analysis.decisions import MethodEvidence, signed
 from analysis.load import StudyResults
 from analysis.references import references_text
-from trainables.records import Candidate
+from trainables.records import Candidate, value_text
 
 Evidence = Mapping[str, MethodEvidence]
 NO_EVIDENCE: Evidence = {}
@@ -181,7 +181,7 @@ def candidate_row(summary: CandidateSummary, objective: str) -> TableRow:
 
 def values_text(candidate: Candidate) -> str:
     """The hyperparameters of a candidate, or a dash."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in candidate.params) or UNDEFINED_TEXT
+    return ", ".join(f"{name} {value_text(name, value)}" for name, value in candidate.params) or UNDEFINED_TEXT
 
 
 def number(value: float, digits: int) -> str:

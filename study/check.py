@@ -6,7 +6,6 @@ Imports nothing heavy: no torch, ray, optuna or mlflow.
 from __future__ import annotations
 
 import copy
-import difflib
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -19,14 +18,13 @@ from pydantic import BaseModel, ValidationError
 
 from embedding_jobs.encoders import ENTRY_POINT_GROUP
 from embedding_jobs.sources import SourceError, count_rows, table_columns
+from study.check_search import nearest, search_problems
 from study.spec import (
     PACKAGE_SCHEME,
     Data,
     Encoders,
     LearningRate,
-    Range,
     Resources,
-    Sampler,
     Search,
     Section,
     Splits,
@@ -35,8 +33,6 @@ from study.spec import (
     phases,
 )
 from study.travel import travel_problems
-from trainables.batch import LANE_SETTINGS
-from trainables.methods import MethodError, get_method, method_names
 from trainables.splits import n_folds, n_train_items
 
 _SECTIONS: dict[str, type[Section]] = {
@@ -193,7 +189,7 @@ def _problems(error: ValidationError, prefix: tuple[str, ...]) -> Iterator[str]:
         key = ".".join(location)
         if item["type"] == "extra_forbidden":
             known = _known_keys(location[:-1])
-            yield f"`{key}` is not a key{_nearest(location[-1], known)}; the keys there are {', '.join(known)}"
+            yield f"`{key}` is not a key{nearest(location[-1], known)}; the keys there are {', '.join(known)}"
         elif item["type"] == "missing":
             yield f"`{key}` is missing; give it a value"
         elif "methods" in location and len(location) == 4:
@@ -218,11 +214,6 @@ def _known_keys(location: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""
-
-
 def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, travels: bool) -> Iterator[str]:
     """Problems between sections, of what is well-formed by itself.
 
@@ -245,7 +236,7 @@ def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, travels: 
         yield from _encoder_problems(sections["encoders"])
     if "search" in sections:
         n_hidden = len(sections["training"].hidden if "training" in sections else Training().hidden)
-        yield from _search_problems(sections["search"], n_hidden)
+        yield from search_problems(sections["search"], n_hidden)
     if "tracking" in sections and "@" in (sections["tracking"].uri or "").rpartition("/")[0]:
         remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         yield f"`tracking.uri` must not hold a user or password, since it is printed; {remedy}"
@@ -287,7 +278,7 @@ def _table_problems(data: Data) -> Iterator[str]:
     for key, name in _named_columns(data).items():
         if name and name not in present:
             yield (
-                f"`data.{key}` names the column `{name}`, which {data.table} lacks{_nearest(name, present)}; "
+                f"`data.{key}` names the column `{name}`, which {data.table} lacks{nearest(name, present)}; "
                 f"its columns are {', '.join(present)}"
             )
 
@@ -347,43 +338,3 @@ def _encoder_problems(encoders: Encoders) -> Iterator[str]:
         yield f"`encoders.text.model` names the folder {encoders.text.model}, which does not exist"
     if encoders.image and encoders.image.checkpoint and not Path(encoders.image.checkpoint).is_file():
         yield f"`encoders.image.checkpoint` names {encoders.image.checkpoint}, which does not exist"
-
-
-def _search_problems(search: Search, n_hidden: int) -> Iterator[str]:
-    for name, params in search.methods.items():
-        try:
-            method = get_method(name)
-        except MethodError as error:
-            yield f"`search.methods.{name}`{_nearest(name, method_names())}: {error}"
-            continue
-        for key, values in params.items():
-            place = f"`search.methods.{name}.{key}`"
-            known = {**method.hyperparameters, **LANE_SETTINGS}
-            if key not in known:
-                listed = ", ".join(method.hyperparameters) or "none"
-                yield (
-                    f"{place} is not a hyperparameter of {name}{_nearest(key, list(known))}; it has {listed}, and "
-                    f"may be given its own {', '.join(LANE_SETTINGS)}"
-                )
-                continue
-            if isinstance(values, Range):
-                yield from _range_problems(place, values, search.sampler)
-                listed_values: tuple[float, ...] = (values.low, values.high)
-            else:
-                listed_values = values if isinstance(values, tuple) else (values,)
-            if not listed_values:
-                yield f"{place} is an empty list; give at least one value"
-            for value in listed_values:
-                if problem := known[key].problem(value):
-                    yield f"{place} {problem}, got {value:g}"
-                elif key == "layer" and value > n_hidden:
-                    yield f"{place} must not exceed the classifier's {n_hidden} hidden layers, got {value:g}"
-
-
-def _range_problems(place: str, values: Range, sampler: Sampler) -> Iterator[str]:
-    if sampler == "grid":
-        yield f"{place} is a range, which a grid cannot enumerate; list its values, or set `search.sampler` to tpe"
-    if values.low >= values.high:
-        yield f"{place}.low must be below high ({values.high:g}), got {values.low:g}"
-    if values.log and values.low <= 0:
-        yield f"{place}.low must be above 0 on a log scale, got {values.low:g}"

@@ -26,7 +26,7 @@ EXIT_INCOMPLETE = 1
 EXIT_USER = 2
 EXIT_INTERRUPTED = 130
 
-PRESETS = ("paper", "nested", "demo")
+PRESETS = ("paper", "nested", "deep_augmentation", "demo")
 
 _config = click.option(
     "-c", "--config", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="The study file."
@@ -239,7 +239,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from study.model import ModelError
     from study.status import StudyError
     from study.tracking import TrackingError
-    from trainables.engine import TrainingError
+    from trainables.lanes import TrainingError
     from trainables.records import RecordError
 
     of_data = (EncoderError, StoreError, RecordError, DescriptionError)

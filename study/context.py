@@ -22,8 +22,8 @@ from embedding_jobs.encoders import (
 from embedding_jobs.store import Embeddings, Store
 from study.spec import StudySpec, digest
 from study.status import StudyError
-from trainables.engine import Settings
 from trainables.pack import PackContext
+from trainables.stack import Pretraining, Settings
 
 
 def encoder_configs(spec: StudySpec) -> dict[str, EncoderConfig]:
@@ -72,6 +72,7 @@ def pack_context(
             epochs=training.epochs,
             batch_size=training.batch_size,
             hidden=training.hidden,
+            residual=training.residual,
             dropout=training.dropout,
             weight_decay=training.weight_decay,
             learning_rate_low=training.learning_rate.low,
@@ -83,6 +84,7 @@ def pack_context(
             early_stopping_fraction=training.early_stopping.fraction if training.early_stopping else 0,
             early_stopping_patience=training.early_stopping.patience if training.early_stopping else 1,
             threshold=spec.objective.threshold,
+            pretraining=Pretraining(**training.pretraining.model_dump()),
         ),
         records=str(spec.records),
         unknown_classes=_label_indices(spec.splits.unknown_classes, description["data"]["class_names"]),

@@ -14,6 +14,7 @@ from analysis.files import write_whole
 from embedding_jobs.store import Embeddings, Store
 from study.space import n_candidates
 from study.spec import StudySpec, Training, digest, phases
+from trainables.records import CONTRASTIVE, Candidate
 from trainables.splits import n_folds, n_searched_folds
 
 DESCRIPTION = "study.json"
@@ -130,6 +131,7 @@ def _choices(spec: StudySpec) -> dict[str, str]:
         else "every item once an epoch",
         "Early stopping": _early_stopping(training),
         "Unknown classes": _unknown_classes(spec),
+        **_contrastive(spec),
         "Evaluation": f"every {training.evaluate_every_epochs} epochs and at the end",
         **({"Search": _search(spec)} if spec.splits.protocol == "nested" else {}),
     }
@@ -153,6 +155,27 @@ def _search(spec: StudySpec) -> str:
             "further splits"
         )
     return text
+
+
+def _contrastive(spec: StudySpec) -> dict[str, str]:
+    """What contrastive methods do, where there are any; and what `auto` means."""
+    training, methods, found = spec.training, spec.search.methods, {}
+    if training.residual:
+        found["Hidden layers"] = "residual: the input is added to the output where the two are equally wide"
+    if any(Candidate(method).objective == CONTRASTIVE for method in methods):
+        rule = training.pretraining
+        found["Contrastive training"] = (
+            f"{rule.epochs} epochs of NT-Xent on the split's training items without their labels, first view plain, "
+            f"second augmented, projection head {rule.projection}-{rule.projection}; then, on the frozen hidden "
+            f"layers, {training.epochs} epochs of a classifier of {list(rule.classifier_hidden)} hidden units and of "
+            "a linear probe"
+        )
+    layers = [params.get("layer") for params in methods.values()]
+    if any(given == "auto" or (isinstance(given, tuple) and "auto" in given) for given in layers):
+        found["Layer auto"] = (
+            "in each trial that whose linear CKA with the next layer is highest after a training without augmentation"
+        )
+    return found
 
 
 def _early_stopping(training: Training) -> str:

@@ -2,7 +2,8 @@
 
 ```
 weights.safetensors     weight.0, bias.0, ... of each layer; shift and scale of the inputs
-classifier.json         format, threshold, classes, inputs (which encoder makes them), trained (what made the weights)
+classifier.json         format, threshold, classes, inputs (which encoder makes them), trained (what made the weights),
+                        residual (numbers of the layers whose input is added to their output; format 1 has none)
 ```
 
 `study export` puts them into an MLflow model, which loads this module; it needs neither torch nor the study.
@@ -24,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 if TYPE_CHECKING:
     from trainables.solo import TrainedLane
 
-FORMAT = 1
+FORMAT = 2
 NONE = "none"
 """What is predicted where no class exceeds the threshold."""
 
@@ -68,6 +69,7 @@ class Classifier:
         threshold: Confidence above which a class is predicted, else "none".
         inputs: What the inputs are, in their order.
         trained: What made the weights: candidate, items, digests.
+        residual: Numbers, from 0, of the hidden layers whose input is added to their output, after the ReLU.
     """
 
     weights: tuple[Floats, ...]
@@ -78,6 +80,7 @@ class Classifier:
     threshold: float
     inputs: tuple[InputColumn, ...]
     trained: Mapping[str, Any]
+    residual: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -90,7 +93,8 @@ class Classifier:
     ) -> Classifier:
         """The classifier that a lane has become."""
         classes = tuple(class_names[label] for label in lane.known)
-        return cls(lane.weights, lane.biases, lane.shift, lane.scale, classes, threshold, inputs, trained)
+        residual = tuple(number for number, adds in enumerate(lane.residual) if adds)
+        return cls(lane.weights, lane.biases, lane.shift, lane.scale, classes, threshold, inputs, trained, residual)
 
     @property
     def n_features(self) -> int:
@@ -113,8 +117,9 @@ class Classifier:
         found = np.empty((len(x), len(self.classes)), dtype=np.float32)
         for start in range(0, len(x), _ROWS_AT_ONCE):
             h: Floats = (x[start : start + _ROWS_AT_ONCE] - self.shift) / self.scale
-            for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-                h = np.maximum(h @ weight + bias, np.float32(0))
+            for number, (weight, bias) in enumerate(zip(self.weights[:-1], self.biases[:-1], strict=True)):
+                out = np.maximum(h @ weight + bias, np.float32(0))
+                h = h + out if number in self.residual else out
             logits = h @ self.weights[-1] + self.biases[-1]
             found[start : start + _ROWS_AT_ONCE] = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
         return found
@@ -152,6 +157,7 @@ class Classifier:
             "classes": self.classes,
             "inputs": [asdict(one) for one in self.inputs],
             "trained": self.trained,
+            "residual": self.residual,
         }
         text = json.dumps(description, indent=1, ensure_ascii=False)
         (folder / _DESCRIPTION).write_text(text, encoding="utf-8")
@@ -167,8 +173,10 @@ def load(folder: Path) -> Classifier:
     place = next((path.parent for path in sorted(folder.glob(f"data/*/{_DESCRIPTION}"))), folder)
     try:
         description = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
-        if description.get("format") != FORMAT:
-            raise ModelError(f"{place} must hold a classifier of format {FORMAT}, got {description.get('format')}.")
+        if description.get("format") not in (1, FORMAT):
+            raise ModelError(
+                f"{place} must hold a classifier of format {FORMAT} or before, got {description.get('format')}."
+            )
         tensors = load_file(place / _WEIGHTS)
         n_layers = sum(name.startswith("weight.") for name in tensors)
         return Classifier(
@@ -180,6 +188,7 @@ def load(folder: Path) -> Classifier:
             threshold=float(description["threshold"]),
             inputs=tuple(InputColumn(**one) for one in description["inputs"]),
             trained=description["trained"],
+            residual=tuple(description.get("residual", ())),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ModelError):

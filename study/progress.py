@@ -18,7 +18,7 @@ from rich.text import Text
 
 from embedding_jobs.extract import ExtractionProgress
 from study.packs import PackQueue
-from trainables.records import Candidate, TrialConfig, TrialRecord
+from trainables.records import Candidate, TrialConfig, TrialRecord, value_text
 from trainables.unfinished import Failure, Stop
 
 _PLAIN_LINE_EVERY_S = 10
@@ -175,7 +175,7 @@ class Progress:
             if seen:
                 mean, candidate, scores = max(seen, key=lambda entry: entry[0])
                 best = f"{mean:.4f} ± {max(abs(score - mean) for score in scores):.4f}"
-                shown = ", ".join(f"{name} {value:.3g}" for name, value in candidate.params)
+                shown = ", ".join(f"{name} {value_text(name, value)}" for name, value in candidate.params)
             table.add_row(
                 method, f"{len(seen)}/{len(proposed[method])}", str(sum(len(entry[2]) for entry in seen)), best, shown
             )

@@ -6,6 +6,7 @@ next run goes on from the records.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -37,7 +38,7 @@ from study.stopping import Stopping
 from study.tracking import StudyFacts, Tracker, TrackingError
 from study.tuning import train_packs
 from trainables.pack import Pack
-from trainables.records import Candidate, TrialRecord, read_record_file, read_records
+from trainables.records import CONTRASTIVE, SUPERVISED, Candidate, TrialRecord, read_record_file, read_records
 from trainables.unfinished import FAILED, STOPPED, Failure, Stop, read_failures, read_stops, write_failure, write_stop
 
 
@@ -199,7 +200,8 @@ class _Run:
         self._stopping = None
         if phase == "search":
             rules, stops = spec.search.pruning, read_stops(spec.records)
-            self._stopping = Stopping(rules, metric, spec.training.epochs, splits, stops)
+            n_epochs = {objective: spec.training.n_epochs(objective) for objective in (SUPERVISED, CONTRASTIVE)}
+            self._stopping = Stopping(rules, metric, n_epochs, splits, stops)
             self._stopping.learn(record for record in self._recorded if record.config.phase == phase)
             self.stops = list(self._stopping.stops.values())
         n_stopped = sum(len(stop.splits) for stop in self._stopping.stops.values()) if self._stopping else 0
@@ -243,8 +245,8 @@ class _Run:
 
     def evaluated(self, pack: Pack, result: dict[str, Any], evaluations: dict[int, float]) -> bool:
         """Asks the queue whether the pack's candidate is worth going on with."""
-        if self._stopping is None:
-            return False
+        if self._stopping is None or math.isnan(result[self._stopping.metric]):
+            return False  # nothing to judge by: a lane has left, or hidden layers are still being pretrained
         evaluations[result["epoch"]] = result[self._stopping.metric]
         stopped = self._queue.judge(pack, evaluations)
         self._note_stops()

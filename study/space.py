@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from study.spec import Range, Search, Values
+from study.spec import Range, Search, Value
 from trainables.batch import LANE_SETTINGS
-from trainables.methods import get_method
-from trainables.records import Candidate
+from trainables.methods import canonical, get_method
+from trainables.records import AUTO, Candidate
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+
+
+Numbers = float | tuple[float, ...] | Range
+"""Values of a hyperparameter with a number for every word."""
 
 
 def n_candidates(search: Search, method: str) -> int:
@@ -23,14 +26,15 @@ def n_candidates(search: Search, method: str) -> int:
         search: The study file's search.
         method: Name of one of its methods.
     """
-    values = _values(search, method).values()
     if search.sampler == "grid":
-        return math.prod(len(listed) if isinstance(listed, tuple) else 1 for listed in values)
-    return search.n_candidates if any(map(_is_chosen, values)) else 1
+        return len(grid(search, method))
+    return search.n_candidates if any(map(_is_chosen, _values(search, method).values())) else 1
 
 
 def grid(search: Search, method: str) -> list[Candidate]:
     """Every combination of a method's listed values, in the study file's order; one for a method without any.
+
+    Of combinations that train the same there is one.
 
     Args:
         search: The study file's search, without ranges.
@@ -38,7 +42,8 @@ def grid(search: Search, method: str) -> list[Candidate]:
     """
     values = _values(search, method)
     lists = [listed if isinstance(listed, tuple) else (listed,) for listed in values.values()]
-    return [Candidate.of(method, dict(zip(values, point, strict=True))) for point in itertools.product(*lists)]  # type: ignore[arg-type]
+    points = (dict(zip(values, point, strict=True)) for point in itertools.product(*lists))
+    return list(dict.fromkeys(_candidate(method, point) for point in points))  # type: ignore[arg-type]
 
 
 def distributions(search: Search, method: str) -> dict[str, BaseDistribution]:
@@ -74,18 +79,32 @@ def sampled(search: Search, method: str, chosen: Mapping[str, float]) -> Candida
     for name, values in _values(search, method).items():
         if name not in chosen and not isinstance(values, Range):
             single[name] = values[0] if isinstance(values, tuple) else values
-    return Candidate.of(method, {**single, **chosen})
+    return _candidate(method, {**single, **chosen})
 
 
-def _is_chosen(values: Values) -> bool:
+def _candidate(method: str, params: Mapping[str, float]) -> Candidate:
+    return Candidate.of(method, canonical(get_method(method), params))
+
+
+def _is_chosen(values: Numbers) -> bool:
     return isinstance(values, Range) or (isinstance(values, tuple) and len(values) > 1)
 
 
-def _values(search: Search, method: str) -> dict[str, Values]:
+def _values(search: Search, method: str) -> dict[str, Numbers]:
     """What the study file gives for each hyperparameter, the method's default where it gives nothing.
 
     Training settings of a method's own, `LANE_SETTINGS`, are among them only if they are given.
     """
-    given = search.methods[method]
+    given = {
+        name: values
+        if isinstance(values, Range)
+        else (tuple(map(_number, values)) if isinstance(values, tuple) else _number(values))
+        for name, values in search.methods[method].items()
+    }
     defaults = {name: known.default for name, known in get_method(method).hyperparameters.items()}
     return {**defaults, **given}
+
+
+def _number(value: Value) -> float:
+    """A checked value of a study file as candidates have it; its only word is `auto`."""
+    return AUTO if isinstance(value, str) else value

@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from embedding_jobs.sources import Source
+from trainables.records import CONTRASTIVE
 
 Metric = Literal["auc_weighted", "accuracy", "accuracy_known", "accuracy_none"]
 Protocol = Literal["paper", "nested"]
@@ -20,6 +21,9 @@ Sampler = Literal["grid", "tpe", "random", "qmc", "gp"]
 
 PACKAGE_SCHEME = "package://"
 """Prefix of a model directory inside an installed Python package: the same in every study file and machine."""
+
+
+_LATER = {"residual", "pretraining"}
 
 
 class Section(BaseModel):
@@ -121,12 +125,26 @@ class HoldOut(Section):
     patience: int = Field(3, ge=1)
 
 
+class Pretraining(Section):
+    """What contrastive methods do before a classifier is put on the frozen hidden layers."""
+
+    epochs: int = Field(96, ge=1)
+    projection: int = Field(128, ge=1)
+    classifier_hidden: tuple[int, ...] = (250, 250)
+
+    @field_validator("classifier_hidden")
+    @classmethod
+    def _widths(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return _checked_widths(value)
+
+
 class Training(Section):
     """The classifier and its schedule."""
 
     epochs: int = Field(576, ge=1)
     batch_size: int = Field(128, ge=2)
     hidden: tuple[int, ...] = (250, 250)
+    residual: bool = False
     dropout: float = Field(0.3, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     learning_rate: LearningRate = LearningRate()
@@ -134,6 +152,7 @@ class Training(Section):
     standardize: bool = False
     class_balanced: bool = False
     early_stopping: HoldOut | None = None
+    pretraining: Pretraining = Pretraining()
 
     @field_validator("batch_size")
     @classmethod
@@ -145,9 +164,11 @@ class Training(Section):
     @field_validator("hidden")
     @classmethod
     def _widths(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if any(width < 1 for width in value):
-            raise ValueError("must be widths of at least 1")
-        return value
+        return _checked_widths(value)
+
+    def n_epochs(self, objective: str) -> int:
+        """Epochs of a whole trial, as its learning curves count them."""
+        return self.epochs + (self.pretraining.epochs if objective == CONTRASTIVE else 0)
 
 
 class Range(Section):
@@ -158,7 +179,9 @@ class Range(Section):
     log: bool = False
 
 
-Values = float | tuple[float, ...] | Range
+Value = Annotated[float | str, Field(union_mode="left_to_right")]
+"""A number, or a word that the hyperparameter has for one. YAML takes 1e-3 for a text: numbers are tried first."""
+Values = Value | tuple[Value, ...] | Range
 
 
 class Asha(Section):
@@ -287,16 +310,24 @@ class StudySpec(Section):
 
     def deciding_settings(self) -> dict[str, Any]:
         """The settings that a trial's result depends on, flat: two studies with equal ones can share records."""
+        # What came later than the first studies decides only where it is not as they had it, so that they can go on.
+        later = self.training.model_dump(mode="json", include=_LATER, exclude_defaults=True)
         return dict(
             _flat(
                 {
                     "data": {"label": self.data.label, "columns": list(self.data.columns)},
                     "splits": self.splits.model_dump(mode="json", exclude={"n_splits", "n_search_splits", "seed"}),
-                    "training": self.training.model_dump(mode="json"),
+                    "training": self.training.model_dump(mode="json", exclude=_LATER) | later,
                     "objective": {"threshold": self.objective.threshold},
                 }
             )
         )
+
+
+def _checked_widths(value: tuple[int, ...]) -> tuple[int, ...]:
+    if any(width < 1 for width in value):
+        raise ValueError("must be widths of at least 1")
+    return value
 
 
 def phases(protocol: Protocol) -> tuple[str, ...]:

@@ -64,13 +64,18 @@ class Stopping:
     Args:
         settings: The study file's rules.
         metric: The study's objective; ASHA goes by it where the engine evaluates it on the way, else by accuracy.
-        n_epochs: Epochs of a whole training.
+        n_epochs: Epochs of a whole training, by objective.
         splits: Split seeds of the phase.
         stops: Candidates given up before; those of a rule that is off now are not.
     """
 
     def __init__(
-        self, settings: Pruning, metric: str, n_epochs: int, splits: Sequence[int], stops: Iterable[Stop] = ()
+        self,
+        settings: Pruning,
+        metric: str,
+        n_epochs: Mapping[str, int],
+        splits: Sequence[int],
+        stops: Iterable[Stop] = (),
     ) -> None:
         self.settings = settings
         self.metric = metric if metric in EVALUATED else "accuracy"
@@ -97,7 +102,8 @@ class Stopping:
             missing: The candidate's splits without a record, the pack's among them.
         """
         asha, epoch = self.settings.asha, max(evaluations)
-        if asha is None or epoch == self._n_epochs:
+        n_epochs = self._n_epochs[pack.candidate.objective]
+        if asha is None or epoch == n_epochs:
             return None
         rungs = [rung(at, asha.grace_epochs, asha.reduction_factor) for at in sorted(evaluations)]
         if rungs[-1] < 0 or rungs[-1] in rungs[:-1]:  # judged once a rung, at the first evaluation there
@@ -112,8 +118,8 @@ class Stopping:
                 splits=tuple(missing),
                 rule="asha",
                 value=evaluations[epoch],
-                n_epochs_saved=len(missing) * self._n_epochs - len(pack.splits) * epoch,
-                n_epochs_planned=len(self._splits) * self._n_epochs,
+                n_epochs_saved=len(missing) * n_epochs - len(pack.splits) * epoch,
+                n_epochs_planned=len(self._splits) * n_epochs,
                 evaluated_splits=pack.splits,
                 evaluations=tuple(sorted(evaluations.items())),
             )
@@ -144,8 +150,8 @@ class Stopping:
                 splits=missing,
                 rule="racing",
                 value=sum(scores.values()) / len(scores),
-                n_epochs_saved=len(missing) * self._n_epochs,
-                n_epochs_planned=len(self._splits) * self._n_epochs,
+                n_epochs_saved=len(missing) * self._n_epochs[candidate.objective],
+                n_epochs_planned=len(self._splits) * self._n_epochs[candidate.objective],
             )
         )
 

@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.aggregate import UNDEFINED, CandidateSummary
 from study.results import Outcome
-from trainables.records import TrialRecord
+from trainables.records import Curves, TrialRecord
 
 for _name in ("mlflow.store.db.utils", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -186,11 +186,15 @@ class Tracker:
             "split": config.split,
             **dict(config.candidate.params),
         }
-        metrics = [Metric(name, value, end_ms, 0) for name, value in record.metrics.items() if value == value]
+        learning = _learning_curves(record.curves)
+        metrics = [
+            Metric(name, value, end_ms, 0)
+            for name, value in record.metrics.items()
+            if value == value and name not in learning  # the end of a curve of that name says it
+        ]
         metrics.append(Metric("duration_s", record.duration_s, end_ms, 0))
-        for curve, name in _LEARNING.items():
-            values = getattr(record.curves, curve).tolist()
-            steps = [int(epoch) for epoch in record.curves.epoch]
+        steps = [int(epoch) for epoch in record.curves.epoch]
+        for name, values in learning.items():
             metrics += [Metric(name, v, end_ms, step) for step, v in zip(steps, values, strict=True) if v == v]
         self._log(run.run_id, metrics, params)
         self._finish(run, end_ms)
@@ -274,6 +278,12 @@ class Tracker:
             f"MLflow at {self._uri} does not answer ({str(error).splitlines()[0][:200]}). "
             "Nothing is lost: once it is back, `study sync` writes what it lacks."
         )
+
+
+def _learning_curves(curves: Curves) -> dict[str, list[float]]:
+    """What is tracked at each of the epochs of `curves.epoch`, by MLflow's name."""
+    found = {name: getattr(curves, curve).tolist() for curve, name in _LEARNING.items()}
+    return found | {f"cka_{layer}": values.tolist() for layer, values in enumerate(curves.epoch_cka.T)}
 
 
 def _make_database(uri: str) -> None:

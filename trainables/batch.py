@@ -5,7 +5,7 @@ Importing this module does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +23,7 @@ class Hyperparameter:
         high: Upper bound, included.
         low_included: Whether `low` itself is legal.
         whole: Whether only whole numbers are legal.
+        auto: Whether a study file may say `auto`, which is kept as `records.AUTO`: each trial then finds its own.
     """
 
     default: float
@@ -30,6 +31,7 @@ class Hyperparameter:
     high: float
     low_included: bool = True
     whole: bool = False
+    auto: bool = False
 
     def problem(self, value: float) -> str | None:
         """The rule that a value breaks, as "must be ...", or None if it is legal."""
@@ -37,7 +39,7 @@ class Hyperparameter:
         if above and value <= self.high and (not self.whole or value == int(value)):
             return None
         bounds = f"{'at least' if self.low_included else 'above'} {self.low:g} and at most {self.high:g}"
-        return f"must be {'a whole number, ' if self.whole else ''}{bounds}"
+        return f"must be {'auto or ' if self.auto else ''}{'a whole number, ' if self.whole else ''}{bounds}"
 
 
 LANE_SETTINGS = {
@@ -89,9 +91,17 @@ class Draws(Protocol):
         """Standard normal numbers: (lanes, rows, columns)."""
         ...
 
+    def of(self, lanes: Sequence[int]) -> Draws:
+        """The streams of some lanes, given their places; the others' are not drawn from."""
+        ...
+
 
 class Method(Protocol):
     """An augmentation of embeddings and their targets.
+
+    A method may also have `label_free`, true if it neither reads nor changes targets: it can then augment a view in
+    contrastive training too; and `canonical(params)`, which maps hyperparameters to those that stand for all that train
+    the same.
 
     Attributes:
         name: Its name in study files, records and reports.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,6 +51,12 @@ class LaneDraws:
         for row, generator in zip(drawn, self._torch, strict=True):
             row.normal_(generator=generator)
         return drawn
+
+    def of(self, lanes: Sequence[int]) -> LaneDraws:
+        """The streams of some lanes, given their places; the others' are not drawn from."""
+        some = copy.copy(self)
+        some.keep(lanes)
+        return some
 
     def keep(self, lanes: Sequence[int]) -> None:
         """Goes on with the streams of some of the lanes, given their places until now."""

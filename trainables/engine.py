@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,77 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from trainables.classifier import Trunk
+from trainables.lanes import Evaluation, LaneFailure, LaneResult, Progress, TrainingError, cka_metrics, diverged, ready
 from trainables.metrics import ROC_GRID, THRESHOLDS, accuracies, accuracy_curves, correct_at, figures, weighted_auc
 from trainables.records import Curves, ItemResults
-from trainables.splits import Indices, Split, stream
-from trainables.stack import Lane, Settings, Stack
-
-__all__ = ["Evaluation", "Lane", "LaneFailure", "LaneResult", "Settings", "Training", "TrainingError"]
-
-Floats = npt.NDArray[np.float64]
-
-
-class TrainingError(RuntimeError):
-    """A pack that cannot be trained as it was given."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One point of the learning curves; every array is (lanes of the pack,), NaN for lanes that have left.
-
-    Attributes:
-        epoch: Epochs trained.
-        loss: Mean training loss since the evaluation before.
-        accuracy: Over all validation items, at the settings' threshold.
-        accuracy_known: Over items of known classes.
-        accuracy_none: Over "none" items; NaN where there are none.
-    """
-
-    epoch: int
-    loss: Floats
-    accuracy: Floats
-    accuracy_known: Floats
-    accuracy_none: Floats
-
-
-@dataclass(frozen=True)
-class LaneResult:
-    """What one lane gives.
-
-    Attributes:
-        metrics: Figures by name, and counts.
-        curves: Learning, threshold and ROC curves.
-        items: Per-item results on the validation items.
-        device_s: The lane's share of the training and prediction time.
-    """
-
-    metrics: dict[str, float]
-    curves: Curves
-    items: ItemResults
-    device_s: float
-
-
-@dataclass(frozen=True)
-class LaneFailure:
-    """Why a lane gives no result."""
-
-    reason: str
-
-
-@dataclass
-class _Progress:
-    """What is kept of a lane while it trains."""
-
-    lane: Lane
-    held_out: Indices
-    rows: list[dict[str, float]] = field(default_factory=list)
-    best_loss: float = math.inf
-    best_weights: list[Tensor] = field(default_factory=list)
-    n_worse: int = 0
+from trainables.stack import Lane, Settings
+from trainables.supervised import SupervisedStack
 
 
 class Training:
-    """A pack in training.
+    """A pack in supervised training, as `LaneTraining`.
 
     Args:
         embeddings: float32 (items, features), on the device to train on.
@@ -96,6 +34,9 @@ class Training:
         settings: Shared by all lanes.
         steps_per_epoch: Steps of an epoch; None for as many whole batches as the smallest lane's training items give. A
             study gives it, so that it depends on no other lane.
+        trunk: What embeddings pass through before they reach the classifiers, with a lane for each of `lanes`, which
+            are then of one method; None for nothing.
+        stage: Begins the purpose of every random stream.
 
     Raises:
         TrainingError: There is no lane, or a batch is larger than a lane's training items.
@@ -108,27 +49,21 @@ class Training:
         lanes: Sequence[Lane],
         settings: Settings,
         steps_per_epoch: int | None = None,
+        trunk: Trunk | None = None,
+        stage: str = "",
     ) -> None:
-        if not lanes:
-            raise TrainingError("A pack must have at least one lane, got none.")
         self._settings = settings
         self._labels = labels
-        self._progress = [_hold_out(lane, settings.early_stopping_fraction) for lane in lanes]
-        smallest = min(len(progress.lane.split.train) for progress in self._progress)
-        if settings.batch_size > smallest:
-            raise TrainingError(
-                f"The batch ({settings.batch_size}) must not exceed the training items ({smallest}). Lower it."
-            )
+        self._progress, steps = ready(lanes, settings, steps_per_epoch)
         self._outcome: dict[int, LaneResult | LaneFailure | None] = {}
         self.epoch = 0
         groups: dict[str, list[int]] = {}
         for index, lane in enumerate(lanes):
             groups.setdefault(lane.method.name, []).append(index)
-        steps = steps_per_epoch or smallest // settings.batch_size
-        self._stacks = [
-            (members, Stack(embeddings, labels, [self._progress[index].lane for index in members], steps, settings))
-            for members in groups.values()
-        ]
+        self._stacks: list[tuple[list[int], SupervisedStack]] = []
+        for members in groups.values():
+            own = [self._progress[index].lane for index in members]
+            self._stacks.append((members, SupervisedStack(embeddings, labels, own, steps, settings, trunk, stage)))
 
     @property
     def finished(self) -> bool:
@@ -136,7 +71,7 @@ class Training:
         return not self._stacks
 
     @property
-    def stacks(self) -> list[Stack]:
+    def stacks(self) -> list[SupervisedStack]:
         """The stacks in training; one that has ended keeps the weights of the lanes that ended last."""
         return [stack for _, stack in self._stacks]
 
@@ -186,16 +121,13 @@ class Training:
             raise TrainingError("The pack is still in training; call `advance` until it is finished.")
         return [self._outcome[index] for index in range(len(self._progress))]
 
-    def _evaluate(self, members: list[int], stack: Stack) -> None:
+    def _evaluate(self, members: list[int], stack: SupervisedStack) -> None:
         """Adds a point to every lane's curves; lanes that fail or end leave the stack."""
         leaving = []
         for place, (index, loss) in enumerate(zip(members, stack.mean_loss(), strict=True)):
-            if not math.isfinite(loss):
-                lane = stack.lanes[place]
-                self._outcome[index] = LaneFailure(
-                    f"the loss of {lane.method.name} {dict(lane.params)} on split {lane.seed} is {loss} by epoch "
-                    f"{self.epoch}; lower the learning rate, or standardise the inputs"
-                )
+            failure = diverged(stack.lanes[place], loss, self.epoch)
+            if failure is not None:
+                self._outcome[index] = failure
                 leaving.append(place)
             else:
                 self._progress[index].rows.append({"loss": loss})
@@ -206,6 +138,9 @@ class Training:
         for place in ends:
             if self._progress[members[place]].best_weights:
                 stack.restore(place, self._progress[members[place]].best_weights)
+        if not stack.is_on_a_trunk:  # what is frozen, its own training has followed
+            for index, cka in zip(members, stack.cka(), strict=True):
+                self._progress[index].cka.append(cka.cpu().numpy().astype(np.float32))
         logits = stack.predict([lane.split.validation for lane in stack.lanes])
         for place, index in enumerate(members):
             lane, rows = stack.lanes[place], self._progress[index].rows
@@ -217,10 +152,10 @@ class Training:
             rows[-1] |= {"accuracy": float(point.all), "accuracy_known": float(point.known)}
             rows[-1] |= {"accuracy_none": float(point.none)}
             if place in ends:
-                self._outcome[index] = self._result(stack, place, logits[place], target, rows)
+                self._outcome[index] = self._result(stack, place, logits[place], target, self._progress[index])
         _drop(members, stack, ends)
 
-    def _ending(self, members: list[int], stack: Stack) -> list[int]:
+    def _ending(self, members: list[int], stack: SupervisedStack) -> list[int]:
         """Places of the lanes that end now: all at the last epoch, before it those stopped early."""
         last = self.epoch == self._settings.epochs
         if self._settings.early_stopping_fraction == 0:
@@ -240,9 +175,9 @@ class Training:
 
     @torch.inference_mode()
     def _result(
-        self, stack: Stack, place: int, logits: Tensor, target: Tensor, rows: Sequence[dict[str, float]]
+        self, stack: SupervisedStack, place: int, logits: Tensor, target: Tensor, progress: Progress
     ) -> LaneResult:
-        lane = stack.lanes[place]
+        lane, rows = progress.lane, progress.rows
         confidence, predicted = _top(logits)
         correct = correct_at(confidence, predicted, target, self._settings.threshold)
         against = accuracy_curves(confidence, predicted, target)
@@ -264,6 +199,7 @@ class Training:
             "n_validation": float(len(validation)),
             "n_known_classes": float(len(stack.known[place])),
             "n_none": float((target == -1).sum()),
+            **(cka_metrics(progress.cka[-1]) if progress.cka else {}),
         }
         learning = {name: np.array([row[name] for row in rows], np.float32) for name in ("epoch", *_LEARNING)}
         return LaneResult(
@@ -280,6 +216,7 @@ class Training:
                 threshold_accuracy_none=_float32(against.none),
                 roc_fpr=ROC_GRID,
                 roc_tpr=_float32(auc.roc_tpr),
+                epoch_cka=np.array(progress.cka or np.empty((0, 0)), np.float32),
             ),
             items=ItemResults(
                 item=validation.astype(np.int32),
@@ -297,17 +234,6 @@ class Training:
 _LEARNING = ("loss", "accuracy", "accuracy_known", "accuracy_none")
 
 
-def _hold_out(lane: Lane, fraction: float) -> _Progress:
-    """A lane without the training items that early stopping holds out, and those items."""
-    train = lane.split.train
-    n_held_out = round(len(train) * fraction)
-    if n_held_out == 0:
-        return _Progress(lane, train[:0])
-    shuffled = stream(lane.seed, "early_stopping").permutation(train)
-    split = Split(np.sort(shuffled[n_held_out:]), lane.split.validation)
-    return _Progress(replace(lane, split=split), np.sort(shuffled[:n_held_out]))
-
-
 def _held_out_loss(logits: Tensor, target: Tensor) -> float:
     """Mean binary cross-entropy; an item whose class is not trained on should get no class at all."""
     y = torch.zeros((len(target), logits.shape[1] + 1), device=logits.device)
@@ -315,7 +241,7 @@ def _held_out_loss(logits: Tensor, target: Tensor) -> float:
     return float(binary_cross_entropy_with_logits(logits, y))
 
 
-def _drop(members: list[int], stack: Stack, places: Sequence[int]) -> None:
+def _drop(members: list[int], stack: SupervisedStack, places: Sequence[int]) -> None:
     """Takes lanes out of a stack, and out of the list of its members."""
     if not places:
         return

@@ -45,26 +45,66 @@ class ManifoldMixup:
         return replace(batch, x=mix_at(0, batch.x), y=y, at_layer=mix_at)
 
 
-_LAYER = Hyperparameter(default=1, low=0, high=8, whole=True)
+_LAYER = Hyperparameter(default=1, low=0, high=8, whole=True, auto=True)
+_RATE = Hyperparameter(default=0.3, low=0, high=0.99)
 _STOP = Hyperparameter(default=0, low=0, high=1, whole=True)
 
+Change = Callable[["Tensor", Mapping[str, "Tensor"], Draws], "Tensor"]
+"""What is done to activations (lanes, rows, width), under the hyperparameters of these lanes, (lanes, 1, 1) each."""
 
-def _at_layer(batch: Batch, params: Mapping[str, Tensor], change: Callable[[Tensor], Tensor]) -> Batch:
+
+def _at_layer(batch: Batch, params: Mapping[str, Tensor], draws: Draws, change: Change) -> Batch:
     """A batch changed at each lane's targeted layer, with a stop-gradient below it where a lane asks for one."""
+    layers = params["layer"].flatten().tolist()
 
     def at(layer: int, h: Tensor) -> Tensor:
-        targeted = params["layer"] == layer  # (lanes, 1, 1)
-        below = h.detach().where(params["stop_gradient"] > 0, h)
-        return change(below).where(targeted, h) if targeted.any() else h
+        # Of the lanes that target this layer alone: the others must not draw, or they would depend on their company.
+        lanes = [lane for lane, targeted in enumerate(layers) if targeted == layer]
+        if not lanes:
+            return h
+        own = {name: values[lanes] for name, values in params.items()}
+        below = h if len(lanes) == len(layers) else h[lanes]
+        changed = change(below.detach().where(own["stop_gradient"] > 0, below), own, draws.of(lanes))
+        if len(lanes) == len(layers):
+            return changed
+        import torch
+
+        return h.index_copy(0, torch.tensor(lanes, device=h.device), changed)
 
     return replace(batch, x=at(0, batch.x), at_layer=at)
+
+
+def _canonical(params: Mapping[str, float]) -> dict[str, float]:
+    """The hyperparameters of a targeted method: below the input there is no gradient to stop."""
+    return {**params, "stop_gradient": 0.0} if params["layer"] == 0 else dict(params)
+
+
+@dataclass(frozen=True)
+class UniformDropout:
+    """Dropout at the input and at the output of every hidden layer alike; the target is kept.
+
+    The baseline to Deep Augmentation, which targets one layer. It comes on top of the study's own dropout.
+
+    References:
+        Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting" (2014),
+        https://jmlr.org/papers/v15/srivastava14a.html
+    """
+
+    name: str = "uniform_dropout"
+    hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=lambda: {"rate": _RATE})
+    label_free: bool = True
+
+    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
+        """The batch with dropout at every layer."""
+        return replace(batch, x=_drop(batch.x, params, draws), at_layer=lambda _, h: _drop(h, params, draws))
 
 
 @dataclass(frozen=True)
 class DeepDropout:
     """Deep Augmentation by dropout at one targeted layer (0 is the input); the target is kept.
 
-    In supervised training a stop-gradient leaves the layers below at their initial weights.
+    In supervised training a stop-gradient leaves the layers below at their initial weights. The layer `auto` is that
+    of `trainables.scout`.
 
     References:
         Brüel-Gabrielsson et al., "Deep Augmentation: Self-Supervised Learning with Transformations in Activation Space"
@@ -75,22 +115,27 @@ class DeepDropout:
     hyperparameters: Mapping[str, Hyperparameter] = field(
         default_factory=lambda: {
             "layer": _LAYER,
-            "rate": Hyperparameter(default=0.3, low=0, high=0.99),
+            "rate": _RATE,
             "stop_gradient": _STOP,
         }
     )
+    label_free: bool = True
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The batch with dropout at the targeted layer."""
-        kept = 1 - params["rate"]
-        return _at_layer(batch, params, lambda h: h * draws.bernoulli(kept, h.shape[1], h.shape[2]) / kept)
+        return _at_layer(batch, params, draws, _drop)
+
+    def canonical(self, params: Mapping[str, float]) -> dict[str, float]:
+        """The hyperparameters that stand for all that train the same."""
+        return _canonical(params)
 
 
 @dataclass(frozen=True)
 class DeepPca:
     """Deep Augmentation by projection on the batch's leading components at one targeted layer; the target is kept.
 
-    The components are those of the batch in hand, and count as constants to the gradient.
+    The components are those of the batch in hand, and count as constants to the gradient. The layer `auto` is that of
+    `trainables.scout`.
 
     References:
         Brüel-Gabrielsson et al., "Deep Augmentation: Self-Supervised Learning with Transformations in Activation Space"
@@ -105,10 +150,21 @@ class DeepPca:
             "stop_gradient": _STOP,
         }
     )
+    label_free: bool = True
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The batch projected at the targeted layer."""
-        return _at_layer(batch, params, lambda h: project(h, params["components"]))
+        return _at_layer(batch, params, draws, lambda h, own, _: project(h, own["components"]))
+
+    def canonical(self, params: Mapping[str, float]) -> dict[str, float]:
+        """The hyperparameters that stand for all that train the same."""
+        return _canonical(params)
+
+
+def _drop(h: Tensor, params: Mapping[str, Tensor], draws: Draws) -> Tensor:
+    """Activations (lanes, rows, width) with a share `rate` set to 0 and the others scaled up."""
+    kept = 1 - params["rate"]
+    return h * draws.bernoulli(kept, h.shape[1], h.shape[2]) / kept
 
 
 def project(h: Tensor, components: Tensor) -> Tensor:

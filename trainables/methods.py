@@ -4,7 +4,8 @@ A method turns a batch of embeddings and one-hot targets into the batch that is 
 a pack at once; their hyperparameters arrive as one value a lane, and what they draw comes from one random stream a
 lane, so that a lane never depends on its company.
 
-Third parties add a method through the entry-point group `embedding_ablation_study.methods`.
+Third parties add a method through the entry-point group `embedding_ablation_study.methods`. One that is label-free can
+also be had as `contrastive_` and its name.
 Importing this module does not import torch: the study file is checked against it.
 """
 
@@ -16,7 +17,8 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from trainables.batch import Batch, Draws, Hyperparameter, Method
-from trainables.hidden_layers import DeepDropout, DeepPca, ManifoldMixup
+from trainables.hidden_layers import DeepDropout, DeepPca, ManifoldMixup, UniformDropout
+from trainables.records import CONTRASTIVE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +58,7 @@ class Control:
 
     name: str = "control"
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=dict)
+    label_free: bool = True
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The batch itself."""
@@ -149,6 +152,7 @@ class GaussianNoise:
     hyperparameters: Mapping[str, Hyperparameter] = field(
         default_factory=lambda: {"sigma": Hyperparameter(default=0.3, low=0, high=10)}
     )
+    label_free: bool = True
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The batch with noisy embeddings."""
@@ -169,6 +173,7 @@ class FeatureCorruption:
     hyperparameters: Mapping[str, Hyperparameter] = field(
         default_factory=lambda: {"rate": Hyperparameter(default=0.2, low=0, high=1)}
     )
+    label_free: bool = True
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The batch with corrupted embeddings."""
@@ -177,7 +182,41 @@ class FeatureCorruption:
         return replace(batch, x=other.where(draws.bernoulli(params["rate"], rows, features), batch.x))
 
 
-METHODS: dict[str, Method] = {
+_TEMPERATURE = Hyperparameter(default=0.1, low=0, high=10, low_included=False)
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """A label-free method as the augmentation of one of two views: see `trainables.contrastive`.
+
+    It has the method's hyperparameters and `temperature`.
+
+    Attributes:
+        augmentation: The method.
+    """
+
+    augmentation: Method
+
+    @property
+    def name(self) -> str:
+        """`contrastive_` and the method's name."""
+        return f"{CONTRASTIVE}_{self.augmentation.name}"
+
+    @property
+    def hyperparameters(self) -> Mapping[str, Hyperparameter]:
+        """The method's own, and the temperature of the loss."""
+        return {**self.augmentation.hyperparameters, "temperature": _TEMPERATURE}
+
+    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
+        """The augmented view."""
+        return self.augmentation.transform(batch, params, draws)
+
+    def canonical(self, params: Mapping[str, float]) -> Mapping[str, float]:
+        """The hyperparameters that stand for all that train the same."""
+        return canonical(self.augmentation, params)
+
+
+_SUPERVISED: dict[str, Method] = {
     method.name: method
     for method in (
         Control(),
@@ -190,9 +229,14 @@ METHODS: dict[str, Method] = {
         GaussianNoise(),
         FeatureCorruption(),
         ManifoldMixup(),
+        UniformDropout(),
         DeepDropout(),
         DeepPca(),
     )
+}
+METHODS: dict[str, Method] = _SUPERVISED | {
+    method.name: method
+    for method in (Contrastive(plain) for plain in _SUPERVISED.values() if getattr(plain, "label_free", False))
 }
 """The built-in methods by name."""
 
@@ -213,4 +257,24 @@ def get_method(name: str) -> Method:
     for point in entry_points(group=ENTRY_POINTS, name=name):
         method: Method = point.load()
         return method
+    plain = name.removeprefix(f"{CONTRASTIVE}_")
+    if plain != name:
+        method = get_method(plain)
+        if getattr(method, "label_free", False):
+            return Contrastive(method)
+        raise MethodError(
+            f"`{name}` is not a method: contrastive training has no targets, and `{plain}` needs them; name one of "
+            f"{', '.join(known for known in METHODS if known.startswith(CONTRASTIVE))}."
+        )
     raise MethodError(f"`{name}` is not a method; the methods are {', '.join(method_names())}.")
+
+
+def canonical(method: Method, params: Mapping[str, float]) -> Mapping[str, float]:
+    """The hyperparameters that stand for all of a method that train the same; by default the given ones.
+
+    Args:
+        method: The method.
+        params: A value for each of its hyperparameters.
+    """
+    own = getattr(method, "canonical", None)
+    return params if own is None else own(params)

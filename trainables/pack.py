@@ -15,10 +15,12 @@ import torch
 from ray import tune
 from torch import Tensor
 
-from trainables.engine import Lane, LaneFailure, Settings, Training
+from trainables.lanes import LaneFailure, LaneTraining
 from trainables.methods import get_method
 from trainables.records import Candidate, TrialConfig, TrialRecord, write_records
+from trainables.scout import start_training
 from trainables.splits import make_split, n_train_items, searched_items, withhold
+from trainables.stack import Lane, Settings
 
 EVALUATED = ("accuracy", "accuracy_known", "accuracy_none")
 """What an evaluation on the way reports, each the mean over the lanes."""
@@ -138,7 +140,7 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         return records, failures
 
 
-def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: Tensor) -> Training:
+def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: Tensor) -> LaneTraining:
     """A pack of a study, ready to train, each trial of it a lane.
 
     Args:
@@ -159,4 +161,4 @@ def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: 
     n_train = n_train_items(n_items, context.train_fraction, pack.phase)
     n_trained_on = int(n_train * (1 - context.settings.early_stopping_fraction))
     steps = max(1, n_trained_on // context.settings.batch_size)
-    return Training(embeddings, labels, lanes, context.settings, steps)
+    return start_training(embeddings, labels, lanes, context.settings, steps)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-FORMAT = 1
-"""Version of the record file's schema; a file of another version is refused."""
+FORMAT = 2
+"""Version of the record file's schema; a file of a later version is refused. The first had no `epoch_cka`."""
 
 PHASES = ("paper", "search", "confirm")
 """`paper`: random splits; `search`: inside training folds; `confirm`: whole folds."""
 
 SUPERVISED, CONTRASTIVE = "supervised", "contrastive"
 """What is minimised while the hidden layers train; the contrastive methods' names begin with theirs."""
+
+AUTO = -1.0
+"""A targeted `layer` that each trial chooses for itself; written `auto`."""
 
 _METADATA_KEY = b"embedding_ablation_study"
 
@@ -54,7 +57,7 @@ class Candidate:
         return cls(method, tuple(sorted((name, float(value)) for name, value in params.items())))
 
     def __str__(self) -> str:
-        values = ", ".join(f"{name}={value:.4g}" for name, value in self.params)
+        values = ", ".join(f"{name}={value_text(name, value)}" for name, value in self.params)
         return f"{self.method}({values})" if values else self.method
 
     @property
@@ -71,6 +74,11 @@ class Candidate:
     def augmentation(self) -> str:
         """The method's name without its objective."""
         return self.method.removeprefix(f"{CONTRASTIVE}_")
+
+
+def value_text(name: str, value: float) -> str:
+    """A hyperparameter's value to be read: four digits, or `auto`."""
+    return "auto" if name == "layer" and value == AUTO else f"{value:.4g}"
 
 
 @dataclass(frozen=True, order=True)
@@ -98,7 +106,7 @@ class TrialConfig:
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves of one trial; every field is float32 (points,).
+    """The curves of one trial; every field but the last is float32 (points,).
 
     Attributes:
         epoch: Epochs at which the trial was evaluated.
@@ -112,6 +120,8 @@ class Curves:
         threshold_accuracy_none: The same over "none" items; NaN where there are none.
         roc_fpr: Grid of false-positive rates.
         roc_tpr: Weighted mean over classes and "none" of the true-positive rate there.
+        epoch_cka: float32 (points of `epoch`, hidden layers + 1), linear CKA of each layer with the next, from the
+            input (0) to the output; NaN where the hidden layers no longer train. (0, 0) in a file of format 1.
     """
 
     epoch: npt.NDArray[np.float32]
@@ -125,6 +135,7 @@ class Curves:
     threshold_accuracy_none: npt.NDArray[np.float32]
     roc_fpr: npt.NDArray[np.float32]
     roc_tpr: npt.NDArray[np.float32]
+    epoch_cka: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
 @dataclass(frozen=True)
@@ -174,7 +185,8 @@ class TrialRecord:
     provenance: Mapping[str, str]
 
 
-_CURVES = tuple(field.name for field in fields(Curves))
+_CKA = "epoch_cka"
+_CURVES = tuple(field.name for field in fields(Curves) if field.name != _CKA)
 _ITEM_TYPES = {
     "item": pa.int32(),
     "label": pa.int32(),
@@ -195,8 +207,11 @@ _SCHEMA = pa.schema(
         ("duration_s", pa.float64()),
         *((name, pa.list_(pa.float32())) for name in _CURVES),
         *((f"item_{name}", pa.list_(kind)) for name, kind in _ITEM_TYPES.items()),
+        (_CKA, pa.list_(pa.list_(pa.float32()))),
     ]
 )
+_SCHEMAS = {1: _SCHEMA.remove(_SCHEMA.get_field_index(_CKA)), FORMAT: _SCHEMA}
+"""The schema of each format that can be read."""
 
 
 def record_name(trials: Sequence[TrialConfig]) -> str:
@@ -291,16 +306,17 @@ def read_record_file(path: Path, *, with_items: bool = False) -> list[TrialRecor
     Raises:
         RecordError: The file is damaged or of another version.
     """
-    wanted = [name for name in _SCHEMA.names if with_items or not name.startswith("item_")]
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             metadata = json.loads((schema.metadata or {}).get(_METADATA_KEY, b"{}"))
-            if metadata.get("format") != FORMAT or not schema.equals(_SCHEMA):
+            expected = _SCHEMAS.get(metadata.get("format"))
+            if expected is None or not schema.equals(expected):
                 raise RecordError(
-                    f"{path} is not a record file of format {FORMAT} (found {metadata.get('format')}). "
+                    f"{path} is not a record file of format {FORMAT} or before (found {metadata.get('format')}). "
                     "Remove it and run the study again, or use the version that wrote it."
                 )
+            wanted = [name for name in expected.names if with_items or not name.startswith("item_")]
             rows = file.read(columns=wanted)
     except (pa.ArrowInvalid, OSError, json.JSONDecodeError) as error:
         raise RecordError(f"{path} cannot be read: {error}. Remove it and run the study again.") from error
@@ -320,6 +336,7 @@ def _row(record: TrialRecord) -> dict[str, Any]:
         "duration_s": record.duration_s,
         **{name: getattr(record.curves, name) for name in _CURVES},
         **{f"item_{name}": getattr(record.items, name) for name in _ITEM_TYPES},
+        _CKA: list(record.curves.epoch_cka),
     }
 
 
@@ -330,10 +347,12 @@ def _record(rows: pa.Table, index: int, provenance: Mapping[str, str], with_item
     def value(name: str) -> Any:
         return rows.column(name)[index].as_py()
 
+    cka = value(_CKA) if _CKA in rows.column_names else None
+    compared = {"epoch_cka": np.array(cka, np.float32)} if cka else {}
     return TrialRecord(
         config=TrialConfig(value("phase"), Candidate.of(value("method"), dict(value("params"))), value("split")),
         metrics=dict(value("metrics")),
-        curves=Curves(**{name: array(name) for name in _CURVES}),
+        curves=Curves(**{name: array(name) for name in _CURVES}, **compared),
         items=ItemResults(**{name: array(f"item_{name}") for name in _ITEM_TYPES}) if with_items else None,
         started_at_s=value("started_at_s"),
         duration_s=value("duration_s"),

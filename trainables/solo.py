@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainables.engine import LaneFailure, LaneResult, Training, TrainingError
+from trainables.lanes import LaneFailure, LaneResult, LaneTraining, TrainingError
 from trainables.methods import get_method
 from trainables.pack import Pack, PackContext, pack_training
 from trainables.records import Candidate, TrialConfig
+from trainables.scout import start_training
 from trainables.splits import Split
 from trainables.stack import Lane
 
@@ -29,6 +30,7 @@ class TrainedLane:
         result: Its figures, curves and per-item results.
         weights: Of each layer (inputs, outputs).
         biases: Of each layer (outputs,).
+        residual: Whether each layer's input is added to its output, after the ReLU.
         shift: What is subtracted from the inputs (features,).
         scale: What they are then divided by (features,).
         known: Label index of each output (classes,).
@@ -38,6 +40,7 @@ class TrainedLane:
     result: LaneResult
     weights: tuple[Floats, ...]
     biases: tuple[Floats, ...]
+    residual: tuple[bool, ...]
     shift: Floats
     scale: Floats
     known: npt.NDArray[np.int64]
@@ -74,7 +77,7 @@ def train_on_all(context: PackContext, candidate: Candidate, seed: int) -> Train
     items = np.arange(len(context.labels))
     train = items[~np.isin(context.labels, context.unknown_classes)]
     lane = Lane(get_method(candidate.method), dict(candidate.params), seed, Split(train, items))
-    return _finish(Training(embeddings, labels, [lane], context.settings), context)
+    return _finish(start_training(embeddings, labels, [lane], context.settings), context)
 
 
 def _on_device(context: PackContext) -> tuple[Tensor, Tensor]:
@@ -88,21 +91,23 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _finish(training: Training, context: PackContext) -> TrainedLane:
-    (stack,) = training.stacks
+def _finish(training: LaneTraining, context: PackContext) -> TrainedLane:
+    stacks = training.stacks
     while not training.finished:
         training.advance()
+        stacks = training.stacks or stacks
     (result,) = training.results()
     if not isinstance(result, LaneResult):
         reason = result.reason if isinstance(result, LaneFailure) else "it was stopped"
         raise TrainingError(f"The trial gives no result: {reason}.")
-    parameters = [_numpy(parameter) for parameter in stack.weights(0)]
-    n_layers = len(parameters) // 2
+    (stack,) = stacks
+    layers = stack.layers(0)
     shift, scale = stack.standardization(0)
     return TrainedLane(
         result=result,
-        weights=tuple(parameters[:n_layers]),
-        biases=tuple(bias.reshape(-1) for bias in parameters[n_layers:]),
+        weights=tuple(_numpy(layer.weight) for layer in layers),
+        biases=tuple(_numpy(layer.bias) for layer in layers),
+        residual=tuple(layer.residual for layer in layers),
         shift=_numpy(shift),
         scale=_numpy(scale),
         known=_numpy(stack.known[0]),

@@ -1,24 +1,43 @@
-"""A stack: lanes of one method, trained as one model whose every tensor has a leading lane axis."""
+"""A stack: lanes of one method, trained as one model whose every tensor has a leading lane axis.
+
+What is minimised, a stack's kind says: `trainables.supervised` or `trainables.contrastive`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
-from trainables.batch import Batch, Method
+from trainables.batch import Method
 from trainables.classifier import LaneMLP
 from trainables.draws import LaneDraws
 from trainables.optimizer import LaneAdamW
+from trainables.similarity import neighbour_cka
 from trainables.splits import Indices, Split, stream
 
-_PREDICTION_BYTES = 64 * 2**20
-"""Memory of the gathered embeddings and hidden activations of one chunk of predictions."""
+CKA_ITEMS = 512
+"""Training items, at most, that layers are compared on."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How a contrastive method trains the hidden layers before a classifier is put on them.
+
+    Attributes:
+        epochs: Passes over the training items.
+        projection: Width of the projection head's hidden layer and of its output.
+        classifier_hidden: Width of each hidden layer of the classifier on the frozen hidden layers.
+    """
+
+    epochs: int = 96
+    projection: int = 128
+    classifier_hidden: tuple[int, ...] = (250, 250)
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,7 @@ class Settings:
         epochs: Passes over the training items.
         batch_size: Items a step, even; the last, incomplete batch of an epoch is left out, so that steps are alike.
         hidden: Width of each hidden layer.
+        residual: Whether a hidden layer's input is added to its output where the two are equally wide.
         dropout: Share of hidden activations dropped, in [0, 1).
         weight_decay: AdamW's decoupled weight decay.
         learning_rate_low: Learning rate at the start and end of a cycle.
@@ -40,11 +60,13 @@ class Settings:
         early_stopping_fraction: Share of the training items held out to stop a lane and choose its weights; 0 for none.
         early_stopping_patience: Evaluations without a lower held-out loss after which a lane stops.
         threshold: Confidence below which "none" is predicted, in [0, 1].
+        pretraining: What contrastive methods do first.
     """
 
     epochs: int = 576
     batch_size: int = 128
     hidden: tuple[int, ...] = (250, 250)
+    residual: bool = False
     dropout: float = 0.3
     weight_decay: float = 1e-4
     learning_rate_low: float = 3e-4
@@ -56,6 +78,7 @@ class Settings:
     early_stopping_fraction: float = 0.0
     early_stopping_patience: int = 3
     threshold: float = 0.6
+    pretraining: Pretraining = field(default_factory=Pretraining)
 
 
 @dataclass(frozen=True)
@@ -89,54 +112,50 @@ def triangular(step: int, low: float, high: float, half_cycle: int) -> float:
     return low + (high - low) * (1 - abs(1 - position))
 
 
-class Stack:
+class Stack(ABC):
     """Lanes of one method in training.
 
     Args:
         embeddings: float32 (items, features), on the device to train on.
-        labels: int64 class of each item (items,), on the same device.
         lanes: The lanes; their training items may differ in number.
         steps_per_epoch: Steps of an epoch, the same for every lane. A lane with fewer items than that takes them again.
         settings: Shared by all lanes.
+        model: What is trained, the lanes' own weights in it; moved to the device.
+        stage: Begins the purpose of every random stream, so that the stages of a trial draw independently.
 
     Attributes:
         lanes: The lanes still in training.
-        known: Label indices of each lane's known classes, sorted.
+        model: As above.
         device_s: Each lane's share of the time spent so far.
         n_steps: Steps taken.
     """
 
     def __init__(
-        self, embeddings: Tensor, labels: Tensor, lanes: Sequence[Lane], steps_per_epoch: int, settings: Settings
+        self,
+        embeddings: Tensor,
+        lanes: Sequence[Lane],
+        steps_per_epoch: int,
+        settings: Settings,
+        model: LaneMLP,
+        stage: str = "",
     ) -> None:
-        self.embeddings, self.labels, self.settings = embeddings, labels, settings
+        self.embeddings, self.settings = embeddings, settings
         self.lanes = list(lanes)
-        self.method = lanes[0].method
+        self.method: Method = lanes[0].method
         self.steps_per_epoch = steps_per_epoch
         self.n_steps = 0
         self.device_s = [0.0] * len(lanes)
         self._device = embeddings.device
         self._train = [torch.from_numpy(lane.split.train).to(self._device) for lane in lanes]
-        self.known = [labels[items].unique() for items in self._train]
-        self._widths = [len(known) for known in self.known]
-        # Class of the lane for each label; -1 where it has no training item.
-        self._local = torch.full((len(lanes), int(labels.max()) + 1), -1, device=self._device)
-        for row, known in zip(self._local, self.known, strict=True):
-            row[known] = torch.arange(len(known), device=self._device)
-        counts = torch.tensor(self._widths, device=self._device).view(-1, 1, 1)
-        self._is_class = (torch.arange(max(self._widths), device=self._device) < counts).float()
         self._params = {
             name: torch.tensor([lane.params[name] for lane in lanes], device=self._device).view(-1, 1, 1)
             for name in self.method.hyperparameters
         }
-        keep = [1 - lane.setting("dropout", settings) for lane in lanes]
-        self._keep_rate = torch.tensor(keep, device=self._device).view(-1, 1, 1)
         self._shift, self._scale, self._deviation = self._moments()
         seeds = [lane.seed for lane in lanes]
-        self._order = [stream(seed, "order") for seed in seeds]
-        self._dropout = LaneDraws(seeds, "dropout", self._device)
-        self._augment = LaneDraws(seeds, "augment", self._device)
-        self.model = LaneMLP(embeddings.shape[1], settings.hidden, self._widths, seeds).to(self._device)
+        self._order = [stream(seed, f"{stage}order") for seed in seeds]
+        self._augment = LaneDraws(seeds, f"{stage}augment", self._device)
+        self.model = model.to(self._device)
         self._rates = [
             (lane.setting("learning_rate_low", settings), lane.setting("learning_rate_high", settings))
             for lane in lanes
@@ -145,6 +164,10 @@ class Stack:
         self._optimizer = LaneAdamW(list(self.model.parameters()), decay, self._rates)
         self._loss = torch.zeros(len(lanes), dtype=torch.float64, device=self._device)
         self._loss_steps = 0
+
+    @abstractmethod
+    def _lane_loss(self, items: Tensor) -> Tensor:
+        """The loss of each lane (lanes,) on a batch of item indices (lanes, rows)."""
 
     def train(self, epochs: int) -> None:
         """Trains some epochs."""
@@ -162,26 +185,30 @@ class Stack:
         return losses
 
     @torch.inference_mode()
-    def predict(self, items: Sequence[Indices]) -> list[Tensor]:
-        """Logits of each lane on items of its own: (items, known classes of the lane).
+    def cka(self) -> list[Tensor]:
+        """Each lane's linear CKA of neighbouring layers, input, hidden layers and output: (hidden layers + 1,) each.
 
-        Args:
-            items: Item indices of each lane.
+        It is of the lane's first training items, unaugmented and without dropout. What a contrastive model puts
+        between its last hidden layer and its output is passed over.
         """
         started_s = time.perf_counter()
-        logits = [
-            torch.empty((len(own), width), device=self._device) for own, width in zip(items, self._widths, strict=True)
+        n_rows = [min(CKA_ITEMS, len(items)) for items in self._train]
+        padded = [
+            items[torch.arange(max(n_rows), device=self._device).clamp(max=len(items) - 1)] for items in self._train
         ]
-        for start, chunk in self._chunks(items):
-            for lane, width in enumerate(self._widths):
-                target = logits[lane][start : start + chunk.shape[1]]
-                target.copy_(chunk[lane, : len(target), :width])
-        self._add_time(started_s)
-        return logits
+        x = self._inputs(torch.stack(padded))
+        states = [x]
 
-    def target(self, lane: int, items: Indices) -> Tensor:
-        """Class of each item for a lane, -1 for "none": (items,)."""
-        return self._local[lane, self.labels[torch.from_numpy(items).to(self._device)]]
+        def remember(layer: int, h: Tensor) -> Tensor:
+            states.append(h)
+            return h
+
+        output = self.model(x, at_layer=remember)
+        states = [*states[: len(self.settings.hidden) + 1], output]
+        # One lane at a time: the rows that pad it are no items of its own.
+        found = [neighbour_cka([h[lane, :own] for h in states]) for lane, own in enumerate(n_rows)]
+        self._add_time(started_s)
+        return found
 
     def weights(self, lane: int) -> list[Tensor]:
         """A copy of a lane's parameters."""
@@ -199,13 +226,12 @@ class Stack:
 
     def keep(self, lanes: Sequence[int]) -> None:
         """Goes on with some of the lanes, given their places until now; the others' tensors are let go."""
-        for name in ("lanes", "known", "device_s", "_train", "_widths", "_order", "_rates"):
+        for name in ("lanes", "device_s", "_train", "_order", "_rates"):
             setattr(self, name, [getattr(self, name)[lane] for lane in lanes])
         index = torch.tensor(lanes, dtype=torch.int64, device=self._device)
-        for name in ("_local", "_is_class", "_keep_rate", "_shift", "_scale", "_deviation", "_loss"):
+        for name in ("_shift", "_scale", "_deviation", "_loss"):
             setattr(self, name, getattr(self, name)[index])
         self._params = {name: values[index] for name, values in self._params.items()}
-        self._dropout.keep(lanes)
         self._augment.keep(lanes)
         self.model.keep(index)
         self._optimizer.keep(list(self.model.parameters()), lanes)
@@ -221,32 +247,27 @@ class Stack:
         return mean, scale, deviation / scale
 
     def _inputs(self, items: Tensor) -> Tensor:
-        """Embeddings (lanes, rows, features) of item indices (lanes, rows)."""
+        """What the model is given (lanes, rows, features) of item indices (lanes, rows)."""
         x = self.embeddings.index_select(0, items.flatten()).view(*items.shape, -1)
         return (x - self._shift) / self._scale if self.settings.standardize else x
 
     def _epoch_items(self) -> Tensor:
         """The items of an epoch in training order: (lanes, steps x batch size)."""
         n_used = self.steps_per_epoch * self.settings.batch_size
-        rows = []
-        for rng, items, labels in zip(self._order, self._train, self._local, strict=True):
-            if self.settings.class_balanced:
-                order = _balanced(rng, labels[self.labels[items]].cpu().numpy(), n_used, self.settings.batch_size)
-            else:
-                rounds = -(-n_used // len(items))
-                order = np.concatenate([rng.permutation(len(items)) for _ in range(rounds)])[:n_used]
-            rows.append(items[torch.from_numpy(order).to(self._device)])
+        rows = [
+            items[torch.from_numpy(self._epoch_order(lane, n_used)).to(self._device)]
+            for lane, items in enumerate(self._train)
+        ]
         return torch.stack(rows)
 
+    def _epoch_order(self, lane: int, n_used: int) -> Indices:
+        """Positions of an epoch's items among the lane's training items: (n_used,)."""
+        n_items = len(self._train[lane])
+        rounds = -(-n_used // n_items)
+        return np.concatenate([self._order[lane].permutation(n_items) for _ in range(rounds)])[:n_used]
+
     def _step(self, items: Tensor) -> None:
-        targets = self._local.gather(1, self.labels[items])
-        y = torch.zeros((*items.shape, self._is_class.shape[-1]), device=self._device)
-        y.scatter_(2, targets[..., None], 1.0)
-        plain = Batch(self._inputs(items), y, self._is_class, self._deviation)
-        batch = self.method.transform(plain, self._params, self._augment)
-        keep = self._keep_masks(batch.x.shape[1])
-        logits = self.model(batch.x, keep, batch.at_layer)[:, : batch.y.shape[1]]
-        lane_loss = _mean_loss(logits, batch.y, self._is_class)
+        lane_loss = self._lane_loss(items)
         lane_loss.sum().backward()  # lanes share no parameter: each gets its own gradient
         half_cycle = self.settings.step_size_epochs * self.steps_per_epoch
         self._optimizer.step([triangular(self.n_steps, low, high, half_cycle) for low, high in self._rates])
@@ -254,38 +275,8 @@ class Stack:
         self._loss += lane_loss.detach()
         self._loss_steps += 1
 
-    def _keep_masks(self, rows: int) -> list[Tensor]:
-        kept = self._dropout.bernoulli(self._keep_rate, rows, sum(self.settings.hidden))
-        return list((kept / self._keep_rate).split(self.settings.hidden, dim=2))
-
-    def _chunks(self, items: Sequence[Indices]) -> Iterator[tuple[int, Tensor]]:
-        """Chunks (first row, logits (lanes, rows, classes)); a lane with fewer items repeats its last one."""
-        longest = max(len(own) for own in items)
-        row_bytes = 4 * len(self.lanes) * (self.embeddings.shape[1] + sum(self.settings.hidden))
-        n_rows = max(1, _PREDICTION_BYTES // row_bytes)
-        for start in range(0, longest, n_rows):
-            wanted = np.arange(start, min(start + n_rows, longest))
-            rows = np.stack([own[np.minimum(wanted, len(own) - 1)] for own in items])
-            yield start, self.model(self._inputs(torch.from_numpy(rows).to(self._device)))
-
     def _add_time(self, started_s: float) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         share = (time.perf_counter() - started_s) / len(self.lanes)
         self.device_s = [seconds + share for seconds in self.device_s]
-
-
-def _mean_loss(logits: Tensor, y: Tensor, is_class: Tensor) -> Tensor:
-    """Binary cross-entropy of each lane, mean over rows and its own classes: (lanes,)."""
-    loss = binary_cross_entropy_with_logits(logits, y, reduction="none")
-    weight = is_class / is_class.sum(-1, keepdim=True)
-    return (loss * weight).sum((1, 2)) / y.shape[1]
-
-
-def _balanced(rng: np.random.Generator, classes: Indices, n_used: int, batch_size: int) -> Indices:
-    """Positions drawn so that classes are equally likely; the two items of a pair are different ones."""
-    weight = 1 / np.bincount(classes)[classes]
-    drawn = rng.choice(len(classes), n_used, p=weight / weight.sum()).reshape(-1, 2, batch_size // 2)
-    same = drawn[:, 0] == drawn[:, 1]
-    drawn[:, 1][same] = (drawn[:, 1][same] + 1) % len(classes)
-    return drawn.reshape(-1)

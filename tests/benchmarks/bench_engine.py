@@ -19,11 +19,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from trainables.engine import Lane, Settings, Training
+from trainables.engine import Training
 from trainables.methods import METHODS
 from trainables.metrics import weighted_auc
 from trainables.splits import make_split
-from trainables.stack import Stack
+from trainables.stack import Lane, Settings
+from trainables.supervised import SupervisedStack
 
 N_ITEMS, N_FEATURES, N_CLASSES = 44_446, 768, 143
 SETTINGS = Settings(epochs=8, evaluate_every_epochs=8)
@@ -45,7 +46,7 @@ def lanes_of(name: str, n: int) -> list[Lane]:
 
 def training_s(x: torch.Tensor, labels: torch.Tensor, lanes: list[Lane]) -> float:
     """Seconds of the training steps alone, after a warm epoch."""
-    stack = Stack(x, labels, lanes, steps_per_epoch=34, settings=SETTINGS)
+    stack = SupervisedStack(x, labels, lanes, steps_per_epoch=34, settings=SETTINGS)
     stack.train(1)
     started = time.perf_counter()
     stack.train(SETTINGS.epochs)

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from study.check import SpecError, check_spec, load_spec
+from study.space import n_candidates
 from tests.study_tests.conftest import MakeStudy
 
-PRESETS = ["paper", "nested", "demo"]
+PRESETS = ["paper", "nested", "demo", "deep_augmentation"]
 
 
 def problems(path: Path) -> list[str]:
@@ -77,7 +78,23 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
             {"methods": {"control": {"dropout": 1.5}}},
             r"dropout` must be at least 0 and at most 0.99, got 1.5",
         ),
-        ("search", {"methods": {"deep_dropout": {"layer": 0.5}}}, r"layer` must be a whole number, at least 0"),
+        ("search", {"methods": {"e_mixup": {"alpha": "auto"}}}, r"alpha` must be a number, a list of numbers or \{low"),
+        ("search", {"methods": {"deep_dropout": {"layer": 0.5}}}, r"layer` must be auto or a whole number, at least 0"),
+        ("search", {"methods": {"deep_dropout": {"layer": -1}}}, r"layer` must be auto or a whole number, at least 0"),
+        ("search", {"methods": {"deep_dropout": {"layer": ["auto", "atuo"]}}}, r"log\}, or auto, got 'atuo'"),
+        (
+            "search",
+            {"methods": {"contrastive_deep_pca": {"layer": 3}}},
+            r"layer` must not exceed the classifier's 1 hid",
+        ),
+        ("search", {"methods": {"contrastive_control": {"temperature": 0}}}, r"temperature` must be above 0"),
+        (
+            "search",
+            {"methods": {"contrastive_e_mixup": {}}},
+            r"contrastive training has no targets, and `e_mixup` needs",
+        ),
+        ("training", {"pretraining": {"epochs": 0}}, r"`training.pretraining.epochs` must be at least 1, got 0"),
+        ("training", {"pretraining": {"classifier_hidden": [0]}}, r"classifier_hidden` must be widths of at least 1"),
         ("search", {"methods": {"deep_dropout": {"layer": 3}}}, r"layer` must not exceed the classifier's 1 hidden"),
         ("objective", {"metric": "auc"}, r"`objective.metric` must be 'auc_weighted'"),
         ("tracking", {"uri": "https://me:secret@host/x"}, r"`tracking.uri` must not hold a user or password"),
@@ -89,6 +106,16 @@ def test_problems_name_key_and_remedy(make_study: MakeStudy, section: str, value
     found = problems(make_study(**{section: values}))
     assert found
     assert all(re.search(expected, problem) for problem in found), found
+
+
+def test_hidden_layers_must_be_there_to_be_trained_or_targeted(make_study: MakeStudy) -> None:
+    methods = {"contrastive_control": {}, "deep_dropout": {"layer": [0, "auto"]}, "deep_pca": {}}
+    assert problems(make_study(training={"hidden": []}, search={"methods": methods})) == [
+        "`training.hidden` must have a layer for contrastive_control to train, got none; give it a width, or leave the "
+        "method out",
+        "`search.methods.deep_dropout.layer` must be 0 where `training.hidden` has no layer, got auto",
+        "`search.methods.deep_pca.layer` must be given where `training.hidden` has no layer; set it to 0",
+    ]
 
 
 def test_pruning_must_have_something_to_spare(make_study: MakeStudy) -> None:
@@ -152,7 +179,13 @@ def test_presets_are_sound(preset: str, tmp_path: Path) -> None:
     frame.to_parquet(table) if table.suffix == ".parquet" else frame.to_csv(table, index=False)
     spec = check_spec(raw, tmp_path / "study.yaml")
     assert spec.preset == preset
-    assert list(spec.search.methods) == ["control", "e_mixup", "e_stitchup", "soft_e_mixup", "soft_e_stitchup"]
+    if preset == "deep_augmentation":
+        supervised = ["control", "gaussian_noise", "uniform_dropout", "deep_dropout", "deep_pca"]
+        assert list(spec.search.methods) == [*supervised, *(f"contrastive_{name}" for name in supervised)]
+        # At the input a stop-gradient changes nothing: 2 x 6 combinations are 11 candidates.
+        assert [n_candidates(spec.search, name) for name in supervised] == [1, 1, 1, 11, 11]
+    else:
+        assert list(spec.search.methods) == ["control", "e_mixup", "e_stitchup", "soft_e_mixup", "soft_e_stitchup"]
 
 
 def test_settings_that_do_not_decide_leave_the_digest(make_study: MakeStudy) -> None:
@@ -163,3 +196,17 @@ def test_settings_that_do_not_decide_leave_the_digest(make_study: MakeStudy) -> 
     assert more.deciding_settings() == before
     other = load_spec(make_study(training={"epochs": 7})).deciding_settings()
     assert {key for key in other if other[key] != before[key]} == {"training.epochs"}
+
+
+def test_later_settings_decide_only_where_they_are_given(make_study: MakeStudy) -> None:
+    """Records of before they were there can be added to."""
+    plain = load_spec(make_study()).deciding_settings()
+    assert not [key for key in plain if "residual" in key or "pretraining" in key]
+    given = load_spec(make_study(training={"residual": True, "pretraining": {"epochs": 7}})).deciding_settings()
+    assert given == {**plain, "training.residual": True, "training.pretraining.epochs": 7}
+
+
+def test_a_text_that_is_a_number_is_one(make_study: MakeStudy) -> None:
+    """YAML takes 1e-3 for a text."""
+    spec = load_spec(make_study(search={"methods": {"control": {"weight_decay": ["1e-3", 0.1]}}}))
+    assert spec.search.methods["control"]["weight_decay"] == (0.001, 0.1)

@@ -4,6 +4,7 @@ import pytest
 
 from study.packs import FixedProposals, PackQueue
 from study.search import proposals
+from study.space import grid, n_candidates
 from study.spec import Search
 from trainables.pack import Pack
 from trainables.records import Candidate, TrialConfig
@@ -47,6 +48,23 @@ def drain(
 
 def make_queue(wanted: Search, known: dict[TrialConfig, float]) -> PackQueue:
     return PackQueue("paper", {name: proposals(wanted, name) for name in wanted.methods}, [0, 1, 2], known)
+
+
+def test_what_trains_the_same_is_one_candidate() -> None:
+    wanted = search("grid", methods={"deep_dropout": {"layer": [0, 2, "auto"], "stop_gradient": [1, 0]}})
+    candidates = grid(wanted, "deep_dropout")
+    assert [str(one) for one in candidates] == [
+        "deep_dropout(layer=0, rate=0.3, stop_gradient=0)",
+        "deep_dropout(layer=2, rate=0.3, stop_gradient=1)",
+        "deep_dropout(layer=2, rate=0.3, stop_gradient=0)",
+        "deep_dropout(layer=auto, rate=0.3, stop_gradient=1)",
+        "deep_dropout(layer=auto, rate=0.3, stop_gradient=0)",
+    ]
+    assert n_candidates(wanted, "deep_dropout") == 5
+    sampling = search("tpe", methods=wanted.methods)
+    queue = make_queue(sampling, {})
+    drain(queue, {})
+    assert {str(one) for one in queue.candidates["deep_dropout"]} <= {str(one) for one in candidates}
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])

@@ -30,6 +30,7 @@ def accuracy(trial: TrialConfig, epoch: int) -> float:
 def record(trial: TrialConfig) -> TrialRecord:
     curves = {name: NO_CURVE for name in Curves.__dataclass_fields__}
     curves["epoch"] = np.array(EVALUATIONS, np.float32)
+    curves["epoch_cka"] = np.empty((0, 0), np.float32)
     curves["epoch_accuracy"] = np.array([accuracy(trial, epoch) for epoch in EVALUATIONS], np.float32)
     return TrialRecord(trial, {"accuracy": accuracy(trial, EPOCHS)}, Curves(**curves), None, 0.0, 1.0, {})
 
@@ -47,7 +48,7 @@ class Fake:
         self.n_epochs = 0
 
     def run(self, at_once: int = 1, stop_after: int = 10**6) -> PackQueue:
-        stopping = Stopping(self.search.pruning, "accuracy", EPOCHS, self.splits, self.stops)
+        stopping = Stopping(self.search.pruning, "accuracy", {"supervised": EPOCHS}, self.splits, self.stops)
         stopping.learn(self.records.values())
         methods = {name: proposals(self.search, name) for name in self.search.methods}
         scores = {trial: found.metrics["accuracy"] for trial, found in self.records.items()}
@@ -139,7 +140,7 @@ def test_asha_decides_as_tunes_does() -> None:
     rng = np.random.default_rng(0)
     candidates = [Candidate.of("e_mixup", {"alpha": alpha}) for alpha in rng.uniform(0.05, 2, 40)]
     pruning = Pruning.model_validate({"asha": {"grace_epochs": 2, "reduction_factor": 3}})
-    stopping = Stopping(pruning, "accuracy", EPOCHS, [0])
+    stopping = Stopping(pruning, "accuracy", {"supervised": EPOCHS}, [0])
     queue = PackQueue("search", {"e_mixup": FixedProposals(candidates, 1)}, [0], {}, stopping=stopping)
     tunes = AsyncHyperBandScheduler(
         time_attr="epoch", metric="accuracy", mode="max", grace_period=2, max_t=EPOCHS, reduction_factor=3

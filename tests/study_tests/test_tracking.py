@@ -71,9 +71,11 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def record(split: int, alpha: float) -> TrialRecord:
     curves = {field.name: np.linspace(0.1, 0.9, 5, dtype=np.float32) for field in dataclasses.fields(Curves)}
     curves["epoch"] = np.arange(1, 6, dtype=np.float32)
+    curves["epoch_cka"] = np.linspace(0, 1, 10, dtype=np.float32).reshape(5, 2)
+    curves["epoch_cka"][3:] = np.nan
     return TrialRecord(
         TrialConfig("paper", Candidate.of("e_mixup", {"alpha": alpha}), split),
-        {"auc_weighted": 0.9 + split / 100, "undefined": float("nan")},
+        {"auc_weighted": 0.9 + split / 100, "undefined": float("nan"), "cka_0": float(curves["epoch_cka"][2, 0])},
         Curves(**curves),
         None,
         1.7e9 + split,

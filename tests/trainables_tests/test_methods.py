@@ -1,5 +1,6 @@
 """Every method's contract, and the exact meaning of the paper's."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.decomposition import PCA
 
 from trainables.batch import Batch
 from trainables.hidden_layers import project
-from trainables.methods import METHODS, MethodError, get_method, soften
+from trainables.methods import METHODS, Contrastive, MethodError, canonical, get_method, soften
 
 LANES, ROWS, FEATURES, CLASSES = 3, 64, 20, 12
 
@@ -17,14 +18,17 @@ LANES, ROWS, FEATURES, CLASSES = 3, 64, 20, 12
 class FixedDraws:
     """Draws whose lambda is given and whose coin flips come from one seed."""
 
-    def __init__(self, lam: float | None = None, seed: int = 0) -> None:
-        self.lam, self.rng = lam, np.random.default_rng(seed)
+    def __init__(self, lam: float | None = None, seed: int = 0, n_lanes: int = LANES) -> None:
+        self.lam, self.rng, self.n_lanes = lam, np.random.default_rng(seed), n_lanes
+
+    def of(self, lanes: Sequence[int]) -> "FixedDraws":
+        return FixedDraws(self.lam, seed=int(self.rng.integers(2**31)), n_lanes=len(lanes))
 
     def bernoulli(self, probability: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        return torch.from_numpy(self.rng.random((LANES, rows, columns))) < probability
+        return torch.from_numpy(self.rng.random((self.n_lanes, rows, columns))) < probability
 
     def uniform(self, rows: int, columns: int) -> torch.Tensor:
-        return torch.from_numpy(self.rng.random((LANES, rows, columns))).float()
+        return torch.from_numpy(self.rng.random((self.n_lanes, rows, columns))).float()
 
     def normal(self, rows: int, columns: int) -> torch.Tensor:
         return torch.from_numpy(self.rng.standard_normal((LANES, rows, columns))).float()
@@ -76,6 +80,8 @@ def test_conformance(name: str) -> None:
     assert (out.y[1, :, 9:] == 0).all(), "classes that pad a lane stay 0"
     assert torch.equal(out.x, again.x), "the same stream must give the same batch"
     assert torch.equal(out.y, again.y)
+    if isinstance(METHODS[name], Contrastive):
+        assert torch.equal(out.y, batch.y), "a label-free method leaves targets alone"
 
 
 NEUTRAL = {
@@ -83,9 +89,11 @@ NEUTRAL = {
     "label_smoothing": {"epsilon": 0.0},
     "gaussian_noise": {"sigma": 0.0},
     "feature_corruption": {"rate": 0.0},
+    "uniform_dropout": {"rate": 0.0},
     "deep_dropout": {"layer": 0, "rate": 0.0},
     "deep_pca": {"layer": 0, "components": 1000.0},
 }
+NEUTRAL |= {f"contrastive_{name}": values for name, values in NEUTRAL.items() if f"contrastive_{name}" in METHODS}
 
 
 @pytest.mark.parametrize("name", [name for name, values in NEUTRAL.items() if values])
@@ -97,8 +105,8 @@ def test_the_limit_is_control(name: str) -> None:
 
 
 def test_every_method_is_covered_by_a_limit() -> None:
-    covered = set(NEUTRAL) | {name for name in METHODS if "alpha" in METHODS[name].hyperparameters} | {"control"}
-    assert covered == set(METHODS)
+    covered = set(NEUTRAL) | {name for name in METHODS if "alpha" in METHODS[name].hyperparameters}
+    assert covered | {"control", "contrastive_control"} == set(METHODS)
 
 
 def test_soft_control_softens_and_mixes_nothing() -> None:
@@ -241,3 +249,33 @@ def test_stitchup_takes_elements_and_keeps_lambda_in_the_target() -> None:
 def test_unknown_method_names_the_known_ones() -> None:
     with pytest.raises(MethodError, match="`mixup` is not a method; the methods are control, e_mixup"):
         get_method("mixup")
+
+
+def test_contrastive_methods_are_the_label_free_ones() -> None:
+    found = {name.removeprefix("contrastive_") for name, method in METHODS.items() if isinstance(method, Contrastive)}
+    assert found == {
+        "control", "gaussian_noise", "feature_corruption", "uniform_dropout", "deep_dropout", "deep_pca",
+    }  # fmt: skip
+    assert set(METHODS["contrastive_deep_pca"].hyperparameters) == {
+        "layer", "components", "stop_gradient", "temperature",
+    }  # fmt: skip
+    with pytest.raises(MethodError, match="no targets, and `e_mixup` needs them; name one of contrastive_control"):
+        get_method("contrastive_e_mixup")
+
+
+@pytest.mark.parametrize("name", ["deep_dropout", "contrastive_deep_pca"])
+def test_a_stop_gradient_at_the_input_is_none(name: str) -> None:
+    params = {key: parameter.default for key, parameter in METHODS[name].hyperparameters.items()}
+    for layer, kept in ((0.0, 0.0), (1.0, 1.0), (-1.0, 1.0)):
+        given = {**params, "layer": layer, "stop_gradient": 1.0}
+        assert canonical(METHODS[name], given) == {**given, "stop_gradient": kept}
+
+
+def test_uniform_dropout_acts_at_every_layer() -> None:
+    batch = make_batch()
+    out = METHODS["uniform_dropout"].transform(batch, defaults("uniform_dropout", rate=0.4), FixedDraws(seed=1))
+    assert out.at_layer is not None
+    h = torch.ones(LANES, ROWS, 50)
+    for kept in (out.x / batch.x, out.at_layer(1, h), out.at_layer(2, h)):
+        assert sorted({round(value, 4) for value in kept.unique().tolist()}) == [0, 1.6667]
+        assert float((kept > 0).float().mean()) == pytest.approx(0.6, abs=0.03)

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import trainables.records
 from trainables.records import (
+    AUTO,
     Candidate,
     Curves,
     ItemResults,
@@ -25,6 +27,8 @@ def record(split: int = 0, method: str = "e_mixup", n: int = 5, **params: float)
     rng = np.random.default_rng(split)
     points = {field.name: rng.random(4).astype(np.float32) for field in fields(Curves)}
     points["epoch_accuracy_none"][1] = np.nan
+    points["epoch_cka"] = rng.random((4, 3)).astype(np.float32)
+    points["epoch_cka"][2:] = np.nan
     items = ItemResults(
         item=np.arange(n, dtype=np.int32),
         label=rng.integers(0, 3, n).astype(np.int32),
@@ -110,8 +114,26 @@ def test_a_damaged_file_is_named(tmp_path: Path, kept: int) -> None:
 
 def test_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(RecordError, match="not a record file of format 1"):
+    with pytest.raises(RecordError, match="not a record file of format 2 or before"):
         read_records(tmp_path)
+
+
+def test_a_file_of_the_first_format_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was written before layers were compared: without their column."""
+    monkeypatch.setattr(trainables.records, "FORMAT", 1)
+    monkeypatch.setattr(trainables.records, "_SCHEMA", trainables.records._SCHEMAS[1])
+    path = write_records(tmp_path, [record()])
+    monkeypatch.undo()
+    assert "epoch_cka" not in pq.read_schema(path).names
+    (old,) = read_records(tmp_path, with_items=True)
+    np.testing.assert_array_equal(old.curves.epoch, record().curves.epoch)
+    assert old.curves.epoch_cka.shape == (0, 0)
+
+
+def test_the_layer_auto_is_written_as_the_study_file_says_it() -> None:
+    candidate = Candidate.of("deep_pca", {"components": 32, "layer": AUTO})
+    assert str(candidate) == "deep_pca(components=32, layer=auto)"
+    assert record_name([TrialConfig("paper", candidate, 0)]).startswith("paper-deep_pca-components=32-layer=auto-")
 
 
 def test_a_trial_recorded_twice_is_an_error(tmp_path: Path) -> None:
