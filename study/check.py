@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from embedding_jobs.encoders import ENTRY_POINT_GROUP
 from embedding_jobs.sources import SourceError, count_rows, table_columns
 from study.check_search import nearest, search_problems
+from study.secrets import secret_problems
 from study.spec import (
     PACKAGE_SCHEME,
     Data,
@@ -130,6 +131,8 @@ def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml", *, trave
         problems += [
             text for text in _problems(error, ()) if not any(text.startswith(f"`{s}` is missing") for s in failed)
         ]
+    if secret := list(secret_problems({"directory": top.get("directory"), **sections})):
+        raise SpecError(str(path), problems + secret)  # whatever else is wrong might be told with the address
     unsound = {problem.split("`")[1].split(".")[0] for problem in problems}
     problems += _cross_problems(sections, unsound, travels=travels)
     if problems or spec is None:
@@ -237,9 +240,6 @@ def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, travels: 
     if "search" in sections:
         n_hidden = len(sections["training"].hidden if "training" in sections else Training().hidden)
         yield from search_problems(sections["search"], n_hidden)
-    if "tracking" in sections and "@" in (sections["tracking"].uri or "").rpartition("/")[0]:
-        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
-        yield f"`tracking.uri` must not hold a user or password, since it is printed; {remedy}"
     rate = sections["training"].learning_rate if "training" in sections else LearningRate()
     if rate.low > rate.high:
         yield f"`training.learning_rate.low` must not exceed `high` ({rate.high:g}), got {rate.low:g}"

@@ -17,6 +17,7 @@ import click
 
 from study.cluster_commands import CLUSTER_COMMANDS, status_there
 from study.commands import COMMANDS, report_from_server
+from study.tracker_command import tracker
 
 if TYPE_CHECKING:
     from study.results import StudyResult
@@ -183,7 +184,7 @@ def demo(directory: Path, quiet: bool) -> None:
     sys.exit(_run(spec, config, quiet=quiet))
 
 
-for _other in (*COMMANDS, *CLUSTER_COMMANDS):
+for _other in (*COMMANDS, *CLUSTER_COMMANDS, tracker):
     study.add_command(_other)
 
 

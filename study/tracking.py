@@ -274,6 +274,11 @@ class Tracker:
         return run.run_id
 
     def _unreachable(self, error: Exception) -> TrackingError:
+        if isinstance(error, MlflowException) and error.get_http_status_code() in (401, 403):
+            return TrackingError(
+                f"MLflow at {self._uri} refuses us: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those "
+                "of a user who may write. Nothing is lost: `study sync` then writes what it lacks."
+            )
         return TrackingError(
             f"MLflow at {self._uri} does not answer ({str(error).splitlines()[0][:200]}). "
             "Nothing is lost: once it is back, `study sync` writes what it lacks."

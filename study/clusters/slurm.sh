@@ -1,0 +1,58 @@
+#!/bin/bash
+# A study on Slurm: Ray on the nodes of one allocation, the study on its first node, all of it gone at the end.
+#
+#   sbatch slurm.sh study.yaml       # again after a time limit: the study goes on from its records
+#
+# The study's directory, its table and $HOME must be on storage that every node sees.
+#SBATCH --job-name=study
+#SBATCH --nodes=3
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --gpus-per-node=1
+#SBATCH --time=12:00:00
+#SBATCH --output=%x-%j.log
+#SBATCH --signal=B:TERM@120
+set -euo pipefail
+
+study_file=${1:?"give the study file: sbatch slurm.sh study.yaml"}
+venv=${STUDY_VENV:-$HOME/venv}       # where this project is installed: the same path on every node
+port=$((20000 + SLURM_JOB_ID % 10000))   # another job of the same user may share a node
+
+# A token of this job's own: without it, every user of these nodes could run code as you through Ray's ports.
+umask 077
+secret=$(mktemp -d "$HOME/.ray-$SLURM_JOB_ID.XXXXXX")
+od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$secret/token"
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$secret/token RAY_TMPDIR=/tmp/ray-$SLURM_JOB_ID
+export PATH=$venv/bin:$PATH
+
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=$(srun --nodes=1 --ntasks=1 -w "${nodes[0]}" hostname --ip-address | awk '{print $1}')
+
+ray=("$venv/bin/ray" start --block --disable-usage-stats --num-cpus="$SLURM_CPUS_PER_TASK")
+steps=()
+finish() {
+    trap - EXIT TERM INT
+    kill "${steps[@]}" 2>/dev/null || true   # `srun` ends Ray on its node
+    wait || true
+    rm -rf "$secret"
+}
+trap finish EXIT
+trap 'exit 143' TERM INT
+
+srun --nodes=1 --ntasks=1 --overlap -w "${nodes[0]}" \
+    "${ray[@]}" --head --node-ip-address="$head" --port="$port" --include-dashboard=false &
+steps+=($!)
+once_it_listens='until (exec 3<>"/dev/tcp/$0/$1") 2>/dev/null; do sleep 1; done; shift; exec "$@"'
+for node in "${nodes[@]:1}"; do
+    srun --nodes=1 --ntasks=1 --overlap -w "$node" \
+        bash -c "$once_it_listens" "$head" "$port" "${ray[@]}" --address="$head:$port" &
+    steps+=($!)
+done
+
+# The driver is a step of its own, on the head's node.
+srun --nodes=1 --ntasks=1 --overlap -w "${nodes[0]}" \
+    bash -c "$once_it_listens" "$head" "$port" \
+    env RAY_ADDRESS="$head:$port" "$venv/bin/study" run --quiet -c "$study_file" &
+driver=$!
+steps+=("$driver")
+wait "$driver"

@@ -1,0 +1,27 @@
+"""Where secrets do not belong: what a study file says is printed, recorded and tracked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+_PRINTED = {
+    "directory": "give its keys by the environment",
+    "data.table": "give its keys by the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "resources.address": "give the cluster's token by RAY_AUTH_TOKEN_PATH",
+    "tracking.uri": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
+}
+
+
+def secret_problems(sections: Mapping[str, Any]) -> Iterator[str]:
+    """Addresses that hold a user or password, which records, logs and reports would repeat; without their values.
+
+    Args:
+        sections: The study file's sections and top-level values, by name.
+    """
+    for place, remedy in _PRINTED.items():
+        section, _, key = place.partition(".")
+        value = getattr(sections.get(section), key, None) if key else sections.get(section)
+        if isinstance(value, str) and "@" in urlsplit(value).netloc:
+            yield f"`{place}` must not hold a user or password, since it is printed and recorded; {remedy}"
