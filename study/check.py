@@ -132,7 +132,7 @@ def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml", *, trave
             text for text in _problems(error, ()) if not any(text.startswith(f"`{s}` is missing") for s in failed)
         ]
     if secret := list(secret_problems({"directory": top.get("directory"), **sections})):
-        raise SpecError(str(path), problems + secret)  # whatever else is wrong might be told with the address
+        raise SpecError(str(path), secret)  # alone: the other problems might repeat the address
     unsound = {problem.split("`")[1].split(".")[0] for problem in problems}
     problems += _cross_problems(sections, unsound, travels=travels)
     if problems or spec is None:
