@@ -69,7 +69,7 @@ def gain_figures(gains: Sequence[Gains], names: Mapping[str, str]) -> list[Drawi
         families += [(name, False) for name in others]
         styles = {family_name(*family): style for family, style in zip(families, family_styles(families), strict=True)}
         drawn = {objective: _series(own, objective, families, positions) for objective in objectives}
-        limits = _limits([series for one in drawn.values() for series in one], own.region)
+        limits = _limits([series for one in drawn.values() for series in one], -own.region, own.region)
         name = names.get(own.figure, own.figure)
         narrow = ", too narrow" if own.figure in PROBE else ""
         for objective in objectives:
@@ -97,23 +97,45 @@ def gain_figures(gains: Sequence[Gains], names: Mapping[str, str]) -> list[Drawi
 
 
 def similarity_figures(unaugmented: Mapping[str, Sequence[TrialRecord]]) -> list[Drawing]:
-    """CKA of neighbouring layers where nothing is augmented: at the end of training, and through it.
+    """CKA of neighbouring layers where nothing is augmented: through training, on the same axes, and at its end.
 
     Args:
         unaugmented: The trials of each objective's control.
     """
-    finals = []
+    learning = {}
     for objective, records in unaugmented.items():
-        values = final_similarity(records)
+        epochs, values = _through_training(records)
         if values.size:
-            finals.append(_over_trials(objective, np.arange(values.shape[1], dtype=np.float64), values))
+            names = pair_names(values.shape[2])
+            learning[objective] = tuple(
+                _over_trials(name, epochs, values[:, :, place]) for place, name in enumerate(names)
+            )
+    limits = _limits([series for drawn in learning.values() for series in drawn])
     found: list[Drawing] = []
+    for objective, series in learning.items():
+        figure = LineFigure(
+            f"layers-cka-{objective}",
+            f"{objective.capitalize()}: how alike neighbouring layers are",
+            "Linear CKA where nothing is augmented. Line: mean over splits; shade: minimum to maximum.",
+            "epoch",
+            "CKA",
+            series,
+            x_limits=(0.0, float(series[0].x[-1])),
+            y_limits=limits,
+        )
+        styles = depth_styles(len(series))
+        found.append((figure, {one.method: style for one, style in zip(series, styles, strict=True)}))
+    finals = [
+        _over_trials(objective, np.arange(values.shape[1], dtype=np.float64), values)
+        for objective, records in unaugmented.items()
+        if (values := final_similarity(records)).size
+    ]
     if finals:
-        n = max(len(series.x) for series in finals)
+        n = max(len(one.x) for one in finals)
         figure = LineFigure(
             "layers-cka",
-            "How alike neighbouring layers are",
-            "Linear CKA where nothing is augmented, at the end of training. Bar: minimum to maximum over splits.",
+            "How alike neighbouring layers are in the end",
+            "Linear CKA where nothing is augmented. Bar: minimum to maximum over splits.",
             "pair of layers",
             "CKA",
             tuple(finals),
@@ -121,23 +143,8 @@ def similarity_figures(unaugmented: Mapping[str, Sequence[TrialRecord]]) -> list
             spread="bars",
             ticks=dict(zip(map(float, range(n)), pair_names(n), strict=True)),
         )
-        names = [series.method for series in finals]
+        names = [one.method for one in finals]
         found.append((figure, dict(zip(names, objective_styles(names), strict=True))))
-    for objective, records in unaugmented.items():
-        epochs, values = _through_training(records)
-        if values.size:
-            names = pair_names(values.shape[2])
-            series = tuple(_over_trials(name, epochs, values[:, :, place]) for place, name in enumerate(names))
-            figure = LineFigure(
-                f"layers-cka-{objective}",
-                f"{objective.capitalize()}: CKA while learning",
-                "Each pair of neighbouring layers. Line: mean over splits; shade: minimum to maximum.",
-                "epoch",
-                "CKA",
-                series,
-                x_limits=(0.0, float(epochs[-1])),
-            )
-            found.append((figure, dict(zip(names, depth_styles(len(names)), strict=True))))
     return found
 
 
@@ -152,7 +159,7 @@ def final_similarity(records: Iterable[TrialRecord]) -> np.ndarray:
 
 def _through_training(records: Sequence[TrialRecord]) -> tuple[np.ndarray, np.ndarray]:
     """Epochs, and CKA at each, (trials, points, pairs), without points where no trial has it."""
-    values = [np.asarray(getattr(record.curves, "epoch_cka", ()), dtype=np.float64) for record in records]
+    values = [np.asarray(record.curves.epoch_cka, dtype=np.float64) for record in records]
     epochs = [record.curves.epoch for record in records]
     same = all(
         own.shape == values[0].shape and np.array_equal(at, epochs[0]) for own, at in zip(values, epochs, strict=True)
@@ -192,9 +199,11 @@ def _over_trials(name: str, x: np.ndarray, values: np.ndarray) -> Series:
         return Series(name, x, np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0))
 
 
-def _limits(series: Sequence[Series], region: float) -> tuple[float, float]:
-    values = np.concatenate([np.concatenate([one.mean, one.low, one.high]) for one in series] + [[-region, region]])
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+def _limits(series: Sequence[Series], *also: float) -> tuple[float, float]:
+    """Limits of an axis that hold every end of some curves, and some values more."""
+    values = np.array([*also, *(value for one in series for value in (*one.mean, *one.low, *one.high))])
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     margin = 0.06 * (high - low)
     return low - margin, high + margin
 

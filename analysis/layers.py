@@ -20,11 +20,12 @@ from analysis.comparison import Interval, naive_interval, two_way_interval
 from analysis.decisions import PER_ITEM
 from analysis.load import ReportError, StudyResults
 from analysis.references import CONTROL
+from trainables.records import AUTO as RECORDED_AUTO
 from trainables.records import CONTRASTIVE, SUPERVISED, Candidate, TrialRecord
 
 Values = npt.NDArray[np.floating]
 
-INPUT, AUTO = 0, -1
+INPUT, AUTO = 0, int(RECORDED_AUTO)
 """The input as a layer, and the layer that each trial chose by itself."""
 
 OBJECTIVES = (CONTRASTIVE, SUPERVISED)

@@ -10,7 +10,7 @@ from analysis.aggregate import summarise_candidates
 from analysis.curves import LineFigure, Series, Values
 from analysis.load import StudyResults
 from analysis.references import is_reference
-from trainables.records import Candidate, TrialRecord
+from trainables.records import AUTO, Candidate, TrialRecord
 
 
 def search_figures(results: StudyResults, objective: str) -> list[LineFigure]:
@@ -63,11 +63,13 @@ def _responses(scores: Mapping[Candidate, Values], objective: str) -> Iterator[L
             best: dict[float, Values] = {}
             for candidate, values in own.items():
                 x = dict(candidate.params)[name]
+                if name == "layer" and x == AUTO:
+                    continue  # No layer of its own, and none that an axis has a place for.
                 if x not in best or values.mean() > best[x].mean():
                     best[x] = values
             if best:
                 series.append(_response(method, dict(sorted(best.items()))))
-        values = np.concatenate([one.x for one in series])
+        values = np.array([x for one in series for x in one.x])
         if len(np.unique(values)) < 2:
             continue
         margin = 0.04 * float(values.max() - values.min())

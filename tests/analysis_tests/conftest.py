@@ -150,7 +150,7 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
                 np.asarray(values, dtype=np.float32)
                 for values in (
                     EPOCHS, 1 - growth, growth * accuracy, growth * accuracy_known, growth * accuracy_none,
-                    THRESHOLDS, *at, ROC_GRID, roc_tpr,
+                    THRESHOLDS, *at, ROC_GRID, roc_tpr, similarity(config),
                 )
             )
         ),
@@ -167,6 +167,14 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
         duration_s=1.5 + 0.1 * config.split,
         provenance=plan.provenance,
     )  # fmt: skip
+
+
+def similarity(config: TrialConfig) -> np.ndarray:
+    """CKA of neighbouring layers at each evaluation; NaN for the last two of a contrastive trial's, once frozen."""
+    found = np.stack([0.9 - 0.1 * place - 0.01 * config.split - 1 / (10 + EPOCHS) for place in range(DEPTH + 1)], 1)
+    if config.candidate.objective == "contrastive":
+        found[-2:] = np.nan
+    return found
 
 
 def of_layers(config: TrialConfig, params: Mapping[str, float], auc: float, accuracy: float) -> dict[str, float]:

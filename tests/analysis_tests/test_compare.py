@@ -12,9 +12,10 @@ from scipy import stats
 
 from analysis.compare import compare, welch_interval
 from analysis.compare_page import comparison_table, write_comparison
-from analysis.comparison import Decision, Interval, two_way_interval
+from analysis.comparison import Decision, Interval, holm, two_way_interval
 from analysis.decisions import item_matrix
 from analysis.load import ReportError, load_study
+from analysis.references import objective_of
 from tests.analysis_tests.conftest import Plan, make_study
 from tests.analysis_tests.test_runs import track
 
@@ -48,6 +49,16 @@ def test_studies_of_the_same_splits_are_paired(tmp_path: Path) -> None:
     assert found.contrasts[1].interval == expected
     assert ("schedule.batch_size", ("128", "–")) in found.differing
     assert comparison_table(found).rows[1][-1] == "paired on 3 splits"
+
+
+def test_objectives_are_families_of_their_own(tmp_path: Path) -> None:
+    names = ("control", "e_mixup", "contrastive_control", "contrastive_uniform_dropout")
+    plan = dataclasses.replace(SMALL, methods=names)
+    found = compare([study(tmp_path, "one", plan), study(tmp_path, "two", dataclasses.replace(plan, n_items=350))])
+    for objective in ("supervised", "contrastive"):
+        own = [c for c in found.contrasts if objective_of(c.method) == objective and c.figure == "accuracy"]
+        assert len(own) == 2
+        assert [c.adjusted_p for c in own] == pytest.approx(holm([c.interval.p_value for c in own]))
 
 
 def test_a_split_more_does_not_unpair_the_others(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from analysis.layer_section import drawings, gain_rows, remark, study_layers, ve
 from analysis.layers import AUTO, Gains, Target, chosen_layers, measure, target_of, targets
 from analysis.load import ReportError, load_study
 from analysis.report import ReportFiles
-from tests.analysis_tests.conftest import DEEP_METHODS
+from tests.analysis_tests.conftest import DEEP_METHODS, EPOCHS
 from trainables.records import Candidate, TrialRecord
 
 Make = Callable[..., Path]
@@ -291,7 +291,14 @@ def test_similarity_of_neighbouring_layers(records: tuple[TrialRecord, ...]) -> 
     assert pair_names(4) == ["input–1", "1–2", "2–3", "3–output"]
     values = final_similarity(of(records, "control"))
     assert values.shape == (3, 4)
-    figure, styles = similarity_figures({"supervised": of(records, "control"), "contrastive": []})[0]
+    drawn = similarity_figures({"contrastive": of(records, "contrastive_control"), "supervised": []})
+    (figure, _) = drawn[0]
+    assert [series.method for series in figure.series] == pair_names(4)
+    # Once the layers are frozen, nothing changes: the last two points are not shown.
+    assert figure.x_limits == (0.0, 40.0)
+    np.testing.assert_allclose(figure.series[2].mean, 0.69 - 1 / (10 + EPOCHS[:-2]), atol=1e-6)
+    np.testing.assert_allclose(figure.series[2].low, 0.68 - 1 / (10 + EPOCHS[:-2]), atol=1e-6)
+    figure, styles = similarity_figures({"supervised": of(records, "control"), "contrastive": []})[-1]
     assert [series.method for series in figure.series] == ["supervised"]
     np.testing.assert_allclose(figure.series[0].mean, [0.89, 0.79, 0.69, 0.59])
     np.testing.assert_allclose(figure.series[0].low, [0.88, 0.78, 0.68, 0.58])
@@ -312,7 +319,15 @@ def test_the_page_tests_the_claims(deep_report: ReportFiles) -> None:
         assert {f"layers-{figure}-{objective}.pdf" for objective in ("contrastive", "supervised")} <= names
     assert "layers-probe_accuracy-contrastive.svg" in names
     assert "layers-probe_accuracy-supervised.svg" not in names
-    assert "layers-cka.csv" in names
+    assert {"layers-cka.csv", "layers-cka-contrastive.svg", "layers-cka-supervised.svg"} <= names
+
+
+def test_auto_is_no_position_among_layers(deep_report: ReportFiles) -> None:
+    path = deep_report.html.parent / "figures/response-layer.csv"
+    found = {float(row["layer"]) for row in csv.DictReader(path.open(encoding="utf-8"))}
+    assert found >= {0, 1, 2, 3}
+    assert min(found) > -0.5
+    assert "layer auto" in deep_report.html.read_text(encoding="utf-8")
 
 
 def test_the_gains_are_files_of_numbers(deep_report: ReportFiles, measured: dict[str, Gains]) -> None:
