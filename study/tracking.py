@@ -195,7 +195,8 @@ class Tracker:
         metrics.append(Metric("duration_s", record.duration_s, end_ms, 0))
         steps = [int(epoch) for epoch in record.curves.epoch]
         for name, values in learning.items():
-            metrics += [Metric(name, v, end_ms, step) for step, v in zip(steps, values, strict=True) if v == v]
+            points = [Metric(name, v, end_ms, step) for step, v in zip(steps, values, strict=True) if v == v]
+            metrics += reversed(points)  # MLflow notes the latest of each: with that first, it is written once
         self._log(run.run_id, metrics, params)
         self._finish(run, end_ms)
         return 1

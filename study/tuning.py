@@ -162,6 +162,9 @@ class _Callback(_Stateless, tune.Callback):  # type: ignore[misc]
         if "record" in result:  # a pack that the scheduler stopped has none
             record = Path(result["record"]) if result["record"] else None
             self._watcher.trained(trial.config["pack"], record, result["failures"])
+        # Tune keeps running means of every field of every trial to its end: most of what a pack costs in memory.
+        trial.metric_analysis.clear()
+        trial.metric_n_steps.clear()
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         traceback = Path(trial.error_file).read_text() if trial.error_file else "Its process was lost."
