@@ -1,7 +1,8 @@
 """What the Deep Augmentation paper claims, tested on the gains of a study, each claim by a rule fixed beforehand.
 
 No rule chooses on the result what it then judges: claims about depth, objectives and choice of layer are contrasts with
-fixed weights over all layers, averaged over dropout and PCA, with and without stop-gradient. What does choose is called
+fixed weights over all layers, averaged over dropout and PCA; in contrastive learning with and without stop-gradient, in
+supervised training without, as `Gains.judged` says why. What does choose is called
 exploratory, and counts its choices (Holm), or says in which direction it errs.
 
 References:
@@ -174,9 +175,9 @@ def rise_with_depth(gains: Gains, objective: str) -> Values | None:
 
 
 def inversion(gains: Gains) -> Values | None:
-    """Contrastive minus supervised gain, averaged over the layers of each family that both have, and over families."""
+    """Contrastive minus supervised gain without stop-gradient, averaged over layers that both have, and families."""
     found = []
-    for family in gains.families(CONTRASTIVE):
+    for family in gains.judged(SUPERVISED):
         own, other = gains.by_layer(CONTRASTIVE, family), gains.by_layer(SUPERVISED, family)
         if shared := [layer for layer in own if layer in other]:
             found.append(_mean([own[layer] - other[layer] for layer in shared]))
@@ -234,14 +235,14 @@ def claims(objectives: Sequence[str]) -> list[Claim]:
         Claim(
             "no_supervised_gain",
             "Augmenting one layer does not help supervised training.",
-            "Mean gain over all layers",
+            "Mean gain over all layers, without stop-gradient,",
             False,
             partial(mean_gain, objective=SUPERVISED),
         ),
         Claim(
             "inversion",
             "The trend inverts: contrastive learning gains, and supervised training less or nothing.",
-            "Contrastive minus supervised gain, mean over layers",
+            "Contrastive minus supervised gain, mean over layers, both without stop-gradient,",
             True,
             inversion,
         ),
@@ -317,14 +318,14 @@ def auto_choices(gains: Gains) -> list[AutoChoice]:
 
 
 def _families(gains: Gains, objective: str) -> list[dict[int, Values]]:
-    found = [gains.by_layer(objective, family) for family in gains.families(objective)]
+    found = [gains.by_layer(objective, family) for family in gains.judged(objective)]
     return [layers for layers in found if layers]
 
 
 def _with_auto(gains: Gains, objective: str) -> list[tuple[dict[int, Values], Values]]:
     """Gain of the fixed layers and of auto, of each family that has both."""
     found = []
-    for family in gains.families(objective):
+    for family in gains.judged(objective):
         layers, auto = gains.by_layer(objective, family), gains.auto(objective, family)
         if auto is not None and layers:
             found.append((layers, auto))

@@ -69,7 +69,16 @@ def gain_figures(gains: Sequence[Gains], names: Mapping[str, str]) -> list[Drawi
         families += [(name, False) for name in others]
         styles = {family_name(*family): style for family, style in zip(families, family_styles(families), strict=True)}
         drawn = {objective: _series(own, objective, families, positions) for objective in objectives}
-        limits = _limits([series for one in drawn.values() for series in one], -own.region, own.region)
+        # What is not judged may run off, so that the rest can be read.
+        judged = {
+            objective: {
+                family_name(*family) for family in (*own.judged(objective), *((name, False) for name in others))
+            }
+            for objective in objectives
+        }
+        shown = [one for objective in objectives for one in drawn[objective] if one.method in judged[objective]]
+        limits = _limits(shown, -own.region, own.region)
+        off = {objective: _off(drawn[objective], limits) for objective in objectives}
         name = names.get(own.figure, own.figure)
         narrow = ", too narrow" if own.figure in PROBE else ""
         for objective in objectives:
@@ -78,7 +87,7 @@ def gain_figures(gains: Sequence[Gains], names: Mapping[str, str]) -> list[Drawi
                     LineFigure(
                         f"layers-{own.figure}-{objective}",
                         f"{objective.capitalize()}: gain in {name} by layer",
-                        f"Bar: 95 % {own.basis}{narrow}. Shade: ±{own.region:g}, practically equal.",
+                        f"Bar: 95 % {own.basis}{narrow}. Shade: ±{own.region:g}, practically equal.{off[objective]}",
                         "augmented layer",
                         f"gain in {name}",
                         drawn[objective],
@@ -206,6 +215,13 @@ def _limits(series: Sequence[Series], *also: float) -> tuple[float, float]:
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     margin = 0.06 * (high - low)
     return low - margin, high + margin
+
+
+def _off(series: Sequence[Series], limits: tuple[float, float]) -> str:
+    """A sentence on curves with points off the axis; empty where there are none."""
+    off = {one.method: one.mean for one in series if (one.mean < limits[0]).any() or (one.mean > limits[1]).any()}
+    words = "; ".join(f"{name}, {mean.min():+.2g} to {mean.max():+.2g}" for name, mean in off.items())
+    return f" Off the axis: {words}.".replace("-", "−").replace("stop−gradient", "stop-gradient") if off else ""
 
 
 def _tick(at: int | str) -> str:

@@ -169,8 +169,9 @@ def rule(layers: Layers) -> str:
     return (
         "Each verdict by its own 95 % interval, paired by split and item, and not adjusted for being several. There "
         f"is a gain where the interval lies above 0 and reaches beyond the region of practical equivalence ({within}); "
-        "there is none where it ends below the region’s upper end; else it is undecided. Layers, dropout and PCA, with "
-        "stop-gradient and without, count alike."
+        "there is none where it ends below the region’s upper end; else it is undecided. Layers, dropout and PCA "
+        "count alike, in contrastive learning also with and without stop-gradient. Supervised training with a "
+        "stop-gradient is shown, and not judged: the layers below it keep their initial weights."
     )
 
 

@@ -84,6 +84,14 @@ class Gains:
         found = (target.family for target in self.values if target.objective == objective and target.layer is not None)
         return list(dict.fromkeys(found))
 
+    def judged(self, objective: str) -> list[tuple[str, bool]]:
+        """The families that claims are about: not those of supervised training with a stop-gradient.
+
+        There the layers below keep their initial weights, and what that costs is not the augmentation's. In contrastive
+        learning they learn from the other view.
+        """
+        return [family for family in self.families(objective) if objective != SUPERVISED or not family[1]]
+
     def by_layer(self, objective: str, family: tuple[str, bool]) -> dict[int, Values]:
         """Gains of a family at each layer that was fixed, from the input on."""
         found = {

@@ -25,7 +25,7 @@ from analysis.layer_claims import (
     verdict,
     weigh_claims,
 )
-from analysis.layer_figures import final_similarity, pair_names, similarity_figures
+from analysis.layer_figures import final_similarity, gain_figures, pair_names, similarity_figures
 from analysis.layer_section import drawings, gain_rows, remark, study_layers, verdicts
 from analysis.layers import AUTO, Gains, Target, chosen_layers, measure, target_of, targets
 from analysis.load import ReportError, load_study
@@ -160,16 +160,19 @@ def by_loops(gains: Gains) -> dict[str, np.ndarray]:
             at: dict[Any, float] = {target: values[split, item] for target, values in gains.values.items()}
             for objective in ("contrastive", "supervised"):
                 found[f"{objective}_uniform"][split, item] = at[Target(objective, "uniform_dropout")]
+            # Supervised training is not judged with a stop-gradient: the layers below it do not train.
+            plain = [family for family in FAMILIES if not family[1]]
             for family in FAMILIES:
                 own = {layer: at[Target("contrastive", *family, layer=layer)] for layer in LAYERS}
                 other = {layer: at[Target("supervised", *family, layer=layer)] for layer in LAYERS}
                 share = 1 / len(FAMILIES)
+                plainly = (family in plain) / len(plain)
                 found["contrastive_gain"][split, item] += share * sum(own.values()) / 4
-                found["no_supervised_gain"][split, item] += share * sum(other.values()) / 4
+                found["no_supervised_gain"][split, item] += plainly * sum(other.values()) / 4
                 found["hidden_over_input"][split, item] += share * ((own[1] + own[2] + own[3]) / 3 - own[0])
                 slope = (-1.5 * own[0] - 0.5 * own[1] + 0.5 * own[2] + 1.5 * own[3]) / 5
                 found["rise_with_depth"][split, item] += share * 3 * slope
-                found["inversion"][split, item] += share * sum(own[layer] - other[layer] for layer in LAYERS) / 4
+                found["inversion"][split, item] += plainly * sum(own[layer] - other[layer] for layer in LAYERS) / 4
                 for objective, fixed in (("contrastive", own), ("supervised", other)):
                     auto = at[Target(objective, *family, layer=AUTO)]
                     means = {
@@ -177,8 +180,9 @@ def by_loops(gains: Gains) -> dict[str, np.ndarray]:
                         for layer in LAYERS
                     }
                     best = max(means, key=lambda layer: means[layer])
-                    found[f"{objective}_auto_over_mean"][split, item] += share * (auto - sum(fixed.values()) / 4)
-                    found[f"{objective}_auto_regret"][split, item] += share * (fixed[best] - auto)
+                    weight = share if objective == "contrastive" else plainly
+                    found[f"{objective}_auto_over_mean"][split, item] += weight * (auto - sum(fixed.values()) / 4)
+                    found[f"{objective}_auto_regret"][split, item] += weight * (fixed[best] - auto)
     return found
 
 
@@ -285,6 +289,19 @@ def test_auto_stands_beside_the_best_fixed_layer(
     # On split 0 the trial chose layer 3, and is that trial.
     np.testing.assert_array_equal(measured["accuracy"].values[target][0], layers[3][0])
     assert best_layer({0: np.full((2, 3), 0.1), 1: np.full((2, 3), 0.1)}) == 0
+
+
+def test_what_an_untrained_layer_costs_runs_off_the_axis() -> None:
+    def effect(target: Target) -> float:
+        return -0.4 if target.objective == "supervised" and target.stop_gradient and target.layer else 0.0
+
+    figures = {figure.name: figure for figure, _ in gain_figures([drawn(4, effect)], {})}
+    one, other = (figures[f"layers-accuracy-{objective}"] for objective in ("contrastive", "supervised"))
+    assert one.y_limits == other.y_limits
+    assert one.y_limits is not None
+    assert one.y_limits[0] > -0.1
+    assert "Off the axis: dropout, stop-gradient, −0.4" in other.note
+    assert "Off" not in one.note
 
 
 def test_similarity_of_neighbouring_layers(records: tuple[TrialRecord, ...]) -> None:
