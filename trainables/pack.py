@@ -82,6 +82,9 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], context: PackContext) -> None:
         """Takes the study's context and starts the first pack."""
         torch.set_num_threads(context.n_threads)
+        # Gradients and moments of a lane that has learnt its items fall below the smallest normal number, where a CPU
+        # is slow: it made 72 epochs of `control` without dropout half as long again (53.6 s against 37.0 s).
+        torch.set_flush_denormal(True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with warnings.catch_warnings():
             # The object store hands out read-only memory. Nothing here writes to it, and torch warns of just that.
