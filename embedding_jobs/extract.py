@@ -37,7 +37,7 @@ from embedding_jobs.stages import Encode, Job, Prepare, Unit, WrittenUnit, guard
 from embedding_jobs.store import Store
 from embedding_jobs.summary import ColumnSummary, ExtractionProgress, ExtractionSummary
 
-__all__ = ["ColumnSummary", "ExtractionProgress", "ExtractionSummary", "extract"]
+__all__ = ["ColumnSummary", "EncoderPool", "ExtractionProgress", "ExtractionSummary", "encoder_pool", "extract"]
 
 N_RETRIES = 3  # of a unit whose process died; Ray Data's own default is without end
 _MAX_THREADS = 8  # of one encoder; more of them share the small matrices of one batch badly
@@ -87,7 +87,7 @@ def extract(
     opened.directory.mkdir(parents=True, exist_ok=True)
     with _lock(opened.directory), _ray(start_ray):
         items = ensure_items(source, facts, opened, rows_per_shard)
-        pool = _pool()
+        pool = encoder_pool()
         runs = [
             ColumnRun(
                 opened,
@@ -123,7 +123,7 @@ def extract(
     )
 
 
-def _encode(runs: Sequence[ColumnRun], pool: _Pool) -> None:
+def _encode(runs: Sequence[ColumnRun], pool: EncoderPool) -> None:
     """Encode what is missing of columns that share an encoder."""
     by_name = {run.name: run for run in runs}
     for run in runs:
@@ -133,8 +133,18 @@ def _encode(runs: Sequence[ColumnRun], pool: _Pool) -> None:
 
 
 @dataclass(frozen=True)
-class _Pool:
-    """Encoders and what each takes of the cluster."""
+class EncoderPool:
+    """The processes of an extraction, and what each takes of the cluster.
+
+    Attributes:
+        n_actors: Encoders.
+        device: "cpu" or "cuda".
+        n_threads: Threads of an encoder on a CPU.
+        actor_cpus: CPUs of an encoder.
+        actor_gpus: GPUs of an encoder.
+        task_cpus: CPUs of a preparing process.
+        n_preparing: Preparing processes.
+    """
 
     n_actors: int
     device: str
@@ -145,21 +155,21 @@ class _Pool:
     n_preparing: int
 
 
-def _pool() -> _Pool:
+def encoder_pool() -> EncoderPool:
     """One encoder a GPU; without any, one for each eight CPUs of a node, with the node's CPUs as its threads."""
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n_gpus = int(sum(node.get("GPU", 0) for node in resources))
     if n_gpus:
         n_cpus = int(sum(node.get("CPU", 0) for node in resources))
-        return _Pool(n_gpus, "cuda", 1, 0.5, 1.0, 1.0, max(1, n_cpus - 2 * n_gpus))
+        return EncoderPool(n_gpus, "cuda", 1, 0.5, 1.0, 1.0, max(1, n_cpus - 2 * n_gpus))
     cpus = [int(node.get("CPU", 0)) for node in resources if node.get("CPU", 0) >= 1] or [1]
     n_threads = min(_MAX_THREADS, *cpus)
     n_actors = sum(n // n_threads for n in cpus)
     # The reservation is below the threads: preparing and writing need little, not a core of their own.
-    return _Pool(n_actors, "cpu", n_threads, 0.5 * n_threads, 0.0, 0.25, max(1, sum(cpus) // 2))
+    return EncoderPool(n_actors, "cpu", n_threads, 0.5 * n_threads, 0.0, 0.25, max(1, sum(cpus) // 2))
 
 
-def _pipeline(units: list[Unit], job: Job, pool: _Pool) -> Iterator[WrittenUnit]:
+def _pipeline(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[WrittenUnit]:
     """Run units through the three stages; yields each when it has been written."""
     if not units:
         return

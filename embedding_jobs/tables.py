@@ -88,6 +88,17 @@ def count_rows(table: str) -> int:
         return sum(len(columns[first[0]]) for _, columns in stream(table, first)) if first else 0
 
 
+def table_bytes(table: str) -> int:
+    """Bytes of the table's files.
+
+    Raises:
+        SourceError: The table is missing or unreadable.
+    """
+    with _reading(table):
+        filesystem, paths, _ = _files(table)
+        return sum(info.size for info in filesystem.get_file_info(paths))
+
+
 def stream(
     table: str, columns: Sequence[str], *, batch_rows: int = 4096
 ) -> Iterator[tuple[int, dict[str, list[Cell]]]]:

@@ -130,3 +130,8 @@ class Threads:
 
         for _ in self._pool.map(call, batches):
             pass
+
+
+def gpu_memories() -> list[int]:
+    """Bytes of each GPU that torch sees."""
+    return [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]

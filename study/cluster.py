@@ -66,13 +66,14 @@ def loss_as_error() -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ConnectionError, ray.exceptions.RayError) as error:
         watch = _Watch.current
-        if watch is None or not watch.lost:
+        interrupted = isinstance(error, KeyboardInterrupt)  # by the watch, unless by the user
+        if watch is None or not (watch.lost if interrupted else watch.is_gone()):
             raise
         raise ClusterError(
-            f"The Ray cluster at {watch.address} is gone: it has not answered for {_GONE_AFTER_S} s. What is finished "
-            "stays; once the cluster is back, the same command goes on from there."
+            f"The Ray cluster at {watch.address} is gone, it does not answer any more. What is finished stays; once "
+            "the cluster is back, the same command goes on from there."
         ) from None
 
 
@@ -88,18 +89,24 @@ class _Watch(threading.Thread):
         super().__init__(name="cluster-watch", daemon=True)
         self.address, self.lost = address, False
 
+    def is_gone(self) -> bool:
+        """Whether nobody answers now."""
+        try:
+            _knock(self.address)
+        except OSError:
+            return True
+        return False
+
     def run(self) -> None:
         answered_s = time.monotonic()
         while ray.is_initialized():
-            try:
-                _knock(self.address)
+            if not self.is_gone():
                 answered_s = time.monotonic()
-            except OSError:
-                if time.monotonic() - answered_s > _GONE_AFTER_S:
-                    self.lost = True
-                    _thread.interrupt_main()
-                    return
-            time.sleep(1)
+            elif time.monotonic() - answered_s > _GONE_AFTER_S:
+                self.lost = True
+                _thread.interrupt_main()
+                return
+            time.sleep(2)
 
 
 def _knock(address: str) -> None:

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from study.launch import Cluster, Job
+    from study.preflight import Check
     from study.spec import StudySpec
 
 _config = click.option(
@@ -28,20 +31,30 @@ _name = click.option("--name", help="The study's name, in place of its file.")
 @_config
 @_address
 @_python
+@click.option("--no-preflight", is_flag=True, help="Send it without asking the nodes first.")
 @click.option("--detach", is_flag=True, help="Come back as soon as the study is sent.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the report.  [default: NAME-report]")
-def submit(config: Path, address: str, python: str, detach: bool, output: Path | None) -> None:
+def submit(config: Path, address: str, python: str, no_preflight: bool, detach: bool, output: Path | None) -> None:
     """Run the study on a cluster: embed, train, report. A second submit follows the run that is there."""
     from study.check import load_spec
-    from study.launch import STOPPED, Cluster
-    from study.spec import digest
+    from study.launch import STOPPED, Cluster, file_digest
 
     spec = load_spec(config, travels=True)
     cluster = Cluster(address, python)
-    job, was_there = cluster.start(spec, config)
+    job = cluster.running(spec)
+    if job is None and not no_preflight:
+        checked = cluster.call(["preflight", "--no-pilot"], config, echo=click.echo)
+        _exit_unless_ran(checked, address, 0, 2)
+        if checked.exit_code:
+            click.echo(
+                "The study was not sent. Mend what failed, or send it all the same with --no-preflight.", err=True
+            )
+            sys.exit(checked.exit_code)
+    was_there = job is not None
+    job = job or cluster.start(spec, config)
     if was_there:
         click.echo(f"{job.id} runs already; following it.")
-        if job.file_digest != digest({"text": config.read_text()}):
+        if job.file_digest != file_digest(config):
             click.echo(f"It was sent with another {config}: wait for it or stop it, then submit again.", err=True)
     later = f"--address {shlex.quote(address)} -c {shlex.quote(str(config))}"
     ways = {"follow it": "submit", "see where it stands": "status", "stop it": "stop"}
@@ -54,7 +67,12 @@ def submit(config: Path, address: str, python: str, detach: bool, output: Path |
     except KeyboardInterrupt:
         click.echo(f"\n{job.id} goes on without you.\n{told}", err=True)
         sys.exit(STOPPED)
-    _exit_unless_reported(job, address)
+    if job.state == "STOPPED":
+        click.echo(f"{job.id} was stopped. What is recorded stays; submit it again to go on.", err=True)
+        sys.exit(STOPPED)
+    _exit_unless_ran(job, address, 0, 1, 2)
+    if job.exit_code == 2:
+        sys.exit(2)  # the log has said why
     click.echo(f"Report: {_report_here(cluster, spec, job, output or Path(f'{spec.name}-report'))}")
     sys.exit(job.exit_code)
 
@@ -86,7 +104,9 @@ def status_there(config: Path, address: str, name: str | None, python: str) -> N
         raise ClusterError(f"{address} knows no run of {name or config}; send it with `study submit`.")
     job = runs[-1]
     click.echo(f"{job.id}: {job.state.lower()}, sent {time.strftime('%Y-%m-%d %H:%M', time.localtime(job.started_s))}")
-    sys.exit(cluster.call(["status"], None, job.folder, echo=click.echo).exit_code)
+    told = cluster.call(["status"], None, job.folder, echo=click.echo)
+    _exit_unless_ran(told, address, 0, 2)
+    sys.exit(told.exit_code)
 
 
 def _runs(cluster: Cluster, config: Path, name: str | None) -> list[Job]:
@@ -100,15 +120,16 @@ def _runs(cluster: Cluster, config: Path, name: str | None) -> list[Job]:
     return [job for job in cluster.runs_of(spec.name) if job.id.startswith(f"{job_stem(spec)}-")]
 
 
-def _exit_unless_reported(job: Job, address: str) -> None:
-    from study.launch import STOPPED
-
-    if job.state == "STOPPED":
-        click.echo(f"{job.id} was stopped. What is recorded stays; submit it again to go on.", err=True)
-        sys.exit(STOPPED)
-    if job.exit_code not in (0, 1):
-        click.echo(f"{job.id} failed: {job.message or 'its node was lost'} ({address})", err=True)
-        sys.exit(2)
+def _exit_unless_ran(job: Job, address: str, *expected: int) -> None:
+    """Ends with a sentence where a job's command did not come to an end of its own."""
+    if job.exit_code in expected:
+        return
+    if job.exit_code is None:
+        click.echo(f"{job.id} {job.state.lower()}: {job.message or 'its node was lost'} ({address})", err=True)
+    else:
+        remedy = "Install this project for the head's `python`, or name the interpreter that has it with --python."
+        click.echo(f"{job.id} did not run there, exit code {job.exit_code}. {remedy}", err=True)
+    sys.exit(2)
 
 
 def _report_here(cluster: Cluster, spec: StudySpec, job: Job, folder: Path) -> Path:
@@ -119,4 +140,68 @@ def _report_here(cluster: Cluster, spec: StudySpec, job: Job, folder: Path) -> P
     return cluster.fetch_report(spec, folder)
 
 
-CLUSTER_COMMANDS = (stop, submit)
+@click.command()
+@_config
+@click.option("--address", metavar="URL", help="A cluster's dashboard; else the Ray that `study run` would use.")
+@_python
+@click.option("--no-pilot", is_flag=True, help="Count only; measure nothing.")
+@click.option("--price-per-hour", type=click.FloatRange(min=0), help="Of one node.")
+def preflight(config: Path, address: str | None, python: str, no_pilot: bool, price_per_hour: float | None) -> None:
+    """Check every node for what the study needs, then say what it will take; exit code 2 if a check failed."""
+    if address is None:
+        sys.exit(_preflight_here(config, no_pilot=no_pilot, price_per_hour=price_per_hour))
+    from study.check import load_spec
+    from study.launch import Cluster
+
+    load_spec(config, travels=True)
+    flags = ["--no-pilot"] if no_pilot else []
+    flags += ["--price-per-hour", str(price_per_hour)] if price_per_hour is not None else []
+    job = Cluster(address, python).call(["preflight", *flags], config, echo=click.echo)
+    _exit_unless_ran(job, address, 0, 2)
+    sys.exit(job.exit_code)
+
+
+def _preflight_here(config: Path, *, no_pilot: bool, price_per_hour: float | None) -> int:
+    from study.check import load_spec
+
+    spec = load_spec(config)
+    from rich.text import Text
+
+    from study import plan
+    from study.cluster import connect, loss_as_error
+    from study.nodes import nodes
+    from study.progress import chatter_to
+
+    with chatter_to(Path("/dev/null")) as console, loss_as_error():
+        console.print("Asking every node ...")
+        connect(spec)
+        found = nodes()
+        checks, work = plan.inspect(spec, found)
+        console.print(check_table(checks))
+        failed = [check for check in checks if not check.ok]
+        for check in failed:
+            console.print(Text(f"{check.node}, {check.what}: {check.says}. Remedy: {check.remedy}."), soft_wrap=True)
+        if work is not None and not failed:
+            costs = None
+            if not no_pilot:
+                console.print("Trying one unit of rows and two packs ...")
+                costs = plan.measure(spec, work)
+            for line in plan.in_words(spec, work, costs, found, price_per_hour):
+                console.print(Text(line), soft_wrap=True)
+    return 2 if failed else 0
+
+
+def check_table(checks: list[Check]) -> Table:
+    """One row a node: what is as it must be, and what is not."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("node", "ok", "failed"):
+        table.add_column(heading)
+    for node in dict.fromkeys(check.node for check in checks):
+        words = {ok: ", ".join(c.what for c in checks if c.node == node and c.ok == ok) for ok in (True, False)}
+        table.add_row(node, words[True], words[False])
+    return table
+
+
+CLUSTER_COMMANDS = (preflight, stop, submit)

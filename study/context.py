@@ -63,9 +63,32 @@ def pack_context(
     Raises:
         StudyError: The study names an unknown class that no item has.
     """
+    matrix, names = embeddings.matrix, description["data"]["class_names"]
+    return _context(spec, matrix, labels, names, provenance(spec, description))
+
+
+def pilot_context(spec: StudySpec, labels: Sequence[str], n_features: int) -> PackContext:
+    """The context of packs that are trained to see what they cost; its embeddings are still to be made up.
+
+    Args:
+        spec: The study.
+        labels: Each item's label (items,).
+        n_features: Length of the embeddings.
+    """
+    names, indices = np.unique(np.array(labels), return_inverse=True)
+    return _context(spec, np.empty((0, n_features), np.float32), indices, [str(name) for name in names], {})
+
+
+def _context(
+    spec: StudySpec,
+    matrix: npt.NDArray[np.float32],
+    labels: npt.NDArray[Any],
+    class_names: Sequence[str],
+    made_by: Mapping[str, str],
+) -> PackContext:
     training = spec.training
     return PackContext(
-        embeddings=embeddings.matrix,
+        embeddings=matrix,
         labels=labels.astype(np.int64),
         train_fraction=spec.splits.train_fraction,
         settings=Settings(
@@ -87,10 +110,10 @@ def pack_context(
             pretraining=Pretraining(**training.pretraining.model_dump()),
         ),
         records=str(spec.records),
-        unknown_classes=_label_indices(spec.splits.unknown_classes, description["data"]["class_names"]),
+        unknown_classes=_label_indices(spec.splits.unknown_classes, class_names),
         unknown_class_fraction=spec.splits.unknown_class_fraction,
         n_threads=max(1, int(spec.resources.cpus_per_pack)),
-        provenance=provenance(spec, description),
+        provenance=made_by,
     )
 
 

@@ -91,30 +91,26 @@ class Cluster:
         except (ConnectionError, RuntimeError) as error:
             raise ClusterError(f"{self.address} must be the dashboard of a Ray cluster: {error}") from None
 
-    def start(self, spec: StudySpec, config: Path) -> tuple[Job, bool]:
-        """Starts a study, unless a job of it runs already.
+    def running(self, spec: StudySpec) -> Job | None:
+        """The run of a study that is not over; None where there is none."""
+        return next((job for job in self._runs(spec) if not job.ended), None)
+
+    def start(self, spec: StudySpec, config: Path) -> Job:
+        """Starts a run of a study; of two submits at once, both get the first one's.
 
         Args:
-            spec: The study.
+            spec: The study, of which none is running.
             config: Its file.
-
-        Returns:
-            Its job, and whether that was there before.
         """
-        stem = job_stem(spec)
-        runs = [job for job in self._jobs() if job.id.startswith(f"{stem}-")]
-        for job in runs:
-            if not job.ended:
-                return job, True
-        attempt = max((int(job.id.rpartition("-")[2]) for job in runs), default=0) + 1
-        about = {"study": spec.name, "file": digest({"text": config.read_text()})}
+        attempt = max((int(job.id.rpartition("-")[2]) for job in self._runs(spec)), default=0) + 1
+        job_id = f"{job_stem(spec)}-{attempt}"
+        about = {"study": spec.name, "file": file_digest(config)}
         try:
-            job_id = self._submit(["run"], config, about, f"{stem}-{attempt}")
-        except RuntimeError as error:  # somebody was faster
+            self._submit(["run"], config, about, job_id)
+        except RuntimeError as error:
             if "already exists" not in str(error):
                 raise
-            return self.job(f"{stem}-{attempt}"), True
-        return self.job(job_id), False
+        return self.job(job_id)
 
     def call(self, arguments: list[str], config: Path | None, folder: str = "", *, echo: Callable[[str], None]) -> Job:
         """Runs a short `study` command on the cluster; an interrupt ends it there, too.
@@ -217,8 +213,8 @@ class Cluster:
                 )
             )
 
-    def _jobs(self) -> list[Job]:
-        return [job for job, _ in self._jobs_about()]
+    def _runs(self, spec: StudySpec) -> list[Job]:
+        return [job for job, _ in self._jobs_about() if job.id.startswith(f"{job_stem(spec)}-")]
 
     def _jobs_about(self) -> list[tuple[Job, Mapping[str, str]]]:
         found = [(_job(one), one.metadata or {}) for one in self._client.list_jobs() if one.submission_id]
@@ -229,6 +225,11 @@ def job_stem(spec: StudySpec) -> str:
     """What the ids of a study's jobs begin with: the same for every submit of the same study."""
     deciding = {**spec.deciding_settings(), "table": spec.data.table, "directory": spec.directory}
     return f"{spec.name}-{digest(deciding)[:8]}"
+
+
+def file_digest(config: Path) -> str:
+    """A short hash of a study file as it stands."""
+    return digest({"text": config.read_text()})
 
 
 def is_loopback(host: str) -> bool:

@@ -292,6 +292,20 @@ def _learning_curves(curves: Curves) -> dict[str, list[float]]:
     return found | {f"cka_{layer}": values.tolist() for layer, values in enumerate(curves.epoch_cka.T)}
 
 
+def check_server(uri: str) -> None:
+    """Asks a tracking server for anything; of a database there is nothing to ask before a study is written.
+
+    Raises:
+        TrackingError: It cannot be reached, or refuses us.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except _UNREACHABLE as error:
+        raise TrackingError(str(error).strip().splitlines()[0]) from error
+
+
 def _make_database(uri: str) -> None:
     """Makes a SQLite database whole or not at all: one whose making was interrupted could not be opened again."""
     path = Path(uri.removeprefix(_SQLITE))

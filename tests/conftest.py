@@ -17,6 +17,9 @@ def ray_session() -> Iterator[None]:
     """A local Ray of two CPUs, started by the first test that asks and stopped at the end."""
     import ray
 
+    from embedding_jobs.ray_session import use_token
+
+    use_token(create=True)
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

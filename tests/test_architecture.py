@@ -33,6 +33,8 @@ HEAVY = {
         "study/tuning.py",
         "study/cluster.py",
         "study/launch.py",
+        "study/nodes.py",
+        "study/plan.py",
     },
     "optuna": {"study/space.py", "study/search.py", "study/journal.py", "study/importance.py"},
     "mlflow": {"study/tracking.py", "study/export.py", "analysis/runs.py"},

@@ -31,6 +31,13 @@ class Head:
     environment: dict[str, str]
     process: subprocess.Popen[bytes]
 
+    def ask(self, path: str) -> str:
+        """What the dashboard answers to somebody with the token."""
+        token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return str(answer.read().decode())
+
     def kill(self) -> None:
         """Ends it at once; of what it started, nothing stays."""
         if self.process.poll() is None:

@@ -66,7 +66,7 @@ def records(folder: Path) -> dict[str, int]:
 
 def test_a_study_is_sent_and_its_report_comes_back(head: Head, study: Study, tmp_path: Path) -> None:
     write_study(tmp_path)
-    done = study("submit", "--address", head.url)
+    done = study("submit", "--no-preflight", "--address", head.url)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 trials recorded" in done.stdout
     assert f"Report: {tmp_path}/shared/out/report/report.html" in done.stdout, "the storage is seen from here"
@@ -75,19 +75,35 @@ def test_a_study_is_sent_and_its_report_comes_back(head: Head, study: Study, tmp
     told = study("status", "--address", head.url, "--name", "small")
     assert re.search(r"^small-[0-9a-f]{8}-1: succeeded", told.stdout)
     assert "Every planned trial is recorded." in told.stdout
+    checked = study("preflight", "--no-pilot", "--address", head.url)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "6 trials, 0 of them left, in 0 packs; 2 packs at once" in checked.stdout
+
+
+def test_what_would_fail_is_not_sent(head: Head, study: Study, tmp_path: Path) -> None:
+    write_study(tmp_path)
+    (tmp_path / "shared" / "out").write_text("in the way")
+    done = study("submit", "--address", head.url)
+    assert done.returncode == 2
+    assert re.search(r"storage: .*Not a directory|storage: .*File exists", done.stdout), done.stdout
+    assert f"Remedy: mount the same storage at {tmp_path}/shared/out" in done.stdout
+    assert "The study was not sent" in done.stderr
 
 
 def test_a_run_is_found_again_stopped_and_gone_on_with(head: Head, study: Study, tmp_path: Path) -> None:
     alphas = [0.1 * n for n in range(1, 9)]
     search = {"methods": {"control": {}, "e_mixup": {"alpha": alphas}}}
     path = write_study(tmp_path, name="long", training={"epochs": 600, "evaluate_every_epochs": 300}, search=search)
-    first = study("submit", "--detach", "--address", head.url)
+    first = study("submit", "--no-preflight", "--detach", "--address", head.url, MLFLOW_TRACKING_PASSWORD="planted")
     assert first.returncode == 0, first.stderr
     job = re.match(r"(long-[0-9a-f]{8}-1) is sent", first.stdout)
     assert job is not None
     assert f"study stop --address {head.url} -c study.yaml" in first.stdout
-    second = study("submit", "--detach", "--address", head.url)
+    second = study("submit", "--no-preflight", "--detach", "--address", head.url)
     assert f"{job[1]} runs already" in second.stdout
+    known = head.ask("/api/jobs/")
+    assert job[1] in known
+    assert "planted" not in known, "nothing of this machine's environment travels"
     for _ in range(600):
         if records(tmp_path):
             break
@@ -99,7 +115,7 @@ def test_a_run_is_found_again_stopped_and_gone_on_with(head: Head, study: Study,
     assert not (tmp_path / "shared" / "out" / "running.json").exists(), "it was told, not killed"
 
     path.write_text(path.read_text().replace("epochs: 600", "epochs: 600 # again"))
-    again = study("submit", "--address", head.url)
+    again = study("submit", "--no-preflight", "--address", head.url)
     assert again.returncode == 0, again.stdout + again.stderr
     after = records(tmp_path)
     assert len(after) == 9
@@ -129,7 +145,7 @@ def test_without_the_token_nothing_is_sent(
 def test_an_interrupt_lets_the_run_go_on(head: Head, tmp_path: Path) -> None:
     write_study(tmp_path, name="left", training={"epochs": 60000})
     process = subprocess.Popen(
-        [sys.executable, "-m", "study", "submit", "--address", head.url],
+        [sys.executable, "-m", "study", "submit", "--no-preflight", "--address", head.url],
         env={**head.environment, "HF_HUB_OFFLINE": "1"},
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -222,3 +238,30 @@ def test_a_damaged_report_is_refused(tmp_path: Path) -> None:
         with pytest.raises(BundleError):
             unpack(wrong, tmp_path / "here")
     shutil.rmtree(tmp_path / "report")
+
+
+@pytest.mark.slow
+def test_a_cluster_that_goes_away_is_an_error_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    search = {"methods": {"control": {}, "e_mixup": {"alpha": [0.1 * n for n in range(1, 9)]}}}
+    write_study(tmp_path, training={"epochs": 3000, "evaluate_every_epochs": 1500}, search=search)
+    command = [sys.executable, "-m", "study", "run", "--quiet"]
+    with tempfile.TemporaryDirectory(prefix="rh", dir="/tmp") as folder, running_head(Path(folder)) as lost:
+        environment = {**lost.environment, "HF_HUB_OFFLINE": "1", "RAY_ADDRESS": lost.address}
+        run = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        while not records(tmp_path):
+            assert run.poll() is None
+            time.sleep(0.1)
+        lost.kill()
+        killed_s = time.monotonic()
+        _, stderr = run.communicate(timeout=100)
+        took_s = time.monotonic() - killed_s
+    assert (run.returncode, stderr.splitlines()) == (2, [stderr.strip()])
+    assert f"The Ray cluster at {lost.address} is gone" in stderr
+    assert took_s < 75
+    before = records(tmp_path)
+    assert len(before) < 9
+    assert not list((tmp_path / "shared" / "out" / "records").glob("failed/*")), "no pack is blamed for it"
+    again = subprocess.run(command, env={**environment, "RAY_ADDRESS": ""}, cwd=tmp_path, check=False, timeout=300)
+    assert again.returncode == 0
+    assert before.items() <= records(tmp_path).items()
+    assert len(records(tmp_path)) == 9
