@@ -169,7 +169,7 @@ def _preflight_here(config: Path, *, no_pilot: bool, price_per_hour: float | Non
 
     from study import plan
     from study.cluster import connect, loss_as_error
-    from study.nodes import nodes
+    from study.nodes import nodes, slots_of
     from study.progress import chatter_to
 
     with chatter_to(Path("/dev/null")) as console, loss_as_error():
@@ -183,7 +183,7 @@ def _preflight_here(config: Path, *, no_pilot: bool, price_per_hour: float | Non
             console.print(Text(f"{check.node}, {check.what}: {check.says}. Remedy: {check.remedy}."), soft_wrap=True)
         if work is not None and not failed:
             costs = None
-            if not no_pilot:
+            if not no_pilot and any(slots_of(spec, node) for node in found):
                 console.print("Trying one unit of rows and two packs ...")
                 costs = plan.measure(spec, work)
             for line in plan.in_words(spec, work, costs, found, price_per_hour):

@@ -231,7 +231,10 @@ def in_words(
     )
     yield f"Training: {n_trials:,} trials, {n_left:,} of them left, in {n_packs:,} packs; {n_slots:,} packs at once."
     if not n_slots:
-        yield "No node can take a pack: lower `resources.cpus_per_pack` or `gpus_per_pack`, or add nodes."
+        yield (
+            "No node that is up can take a pack, so nothing was tried: lower `resources.cpus_per_pack` or "
+            "`gpus_per_pack`, or add nodes (an autoscaler adds them with the study; `min_workers` has them up before)."
+        )
     if costs is None or not n_slots:
         return
     unit = "GPU" if costs.pool.device == "cuda" else "core"

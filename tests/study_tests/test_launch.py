@@ -1,5 +1,6 @@
 """A study on a cluster: sent there as a job, followed, asked after, stopped; and who may do that."""
 
+import functools
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import yaml
 
 from study.bundle import BundleError, pack, unpack
 from study.check import SpecError, load_spec
+from study.launch import Cluster
 from tests.study_tests.conftest import settings, write_table
 from tests.study_tests.ray_head import Head, running_head
 
@@ -30,22 +32,31 @@ def head() -> Iterator[Head]:
         yield started
 
 
+def run_as(head: Head, folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs the `study` command in a folder as somebody who has the cluster's token, or with other variables."""
+    return subprocess.run(
+        [sys.executable, "-m", "study", *arguments],
+        env={**head.environment, "HF_HUB_OFFLINE": "1", **variables},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+
+
 @pytest.fixture
 def study(head: Head, tmp_path: Path) -> Study:
-    """Runs the `study` command as somebody who has the cluster's token, or with other variables."""
+    """`run_as` in this test's folder."""
+    return functools.partial(run_as, head, tmp_path)
 
-    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "study", *arguments],
-            env={**head.environment, "HF_HUB_OFFLINE": "1", **variables},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=180,
-        )
 
-    return run
+@pytest.fixture(scope="module")
+def sent(head: Head, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A study that was sent and followed to its end: its folder, and what was said."""
+    folder = tmp_path_factory.mktemp("sent")
+    write_study(folder)
+    return folder, run_as(head, folder, "submit", "--no-preflight", "--address", head.url)
 
 
 def write_study(folder: Path, **sections: Any) -> Path:
@@ -64,20 +75,39 @@ def records(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (folder / "shared" / "out" / "records").glob("*.parquet")}
 
 
-def test_a_study_is_sent_and_its_report_comes_back(head: Head, study: Study, tmp_path: Path) -> None:
-    write_study(tmp_path)
-    done = study("submit", "--no-preflight", "--address", head.url)
+def test_a_study_is_sent_and_followed(head: Head, sent: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = sent
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 trials recorded" in done.stdout
-    assert f"Report: {tmp_path}/shared/out/report/report.html" in done.stdout, "the storage is seen from here"
+    assert f"Report: {folder}/shared/out/report/report.html" in done.stdout, "the storage is seen from here"
     assert "job_manager" not in done.stdout
-    assert len(records(tmp_path)) == 3
-    told = study("status", "--address", head.url, "--name", "small")
+    assert len(records(folder)) == 3
+    told = run_as(head, folder, "status", "--address", head.url, "--name", "small")
     assert re.search(r"^small-[0-9a-f]{8}-1: succeeded", told.stdout)
     assert "Every planned trial is recorded." in told.stdout
-    checked = study("preflight", "--no-pilot", "--address", head.url)
+
+
+def test_the_cluster_is_checked_and_the_rest_counted(
+    head: Head, sent: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    checked = run_as(head, sent[0], "preflight", "--no-pilot", "--address", head.url)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "6 trials, 0 of them left, in 0 packs; 2 packs at once" in checked.stdout
+
+
+def test_a_report_is_fetched_from_storage_that_is_not_seen_here(
+    head: Head,
+    sent: tuple[Path, subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, head.environment[name])
+    page = Cluster(head.url).fetch_report(load_spec(sent[0] / "study.yaml"), tmp_path / "small-report")
+    there = sent[0] / "shared" / "out" / "report"
+    files = {path.relative_to(there) for path in there.rglob("*") if path.is_file()}
+    assert {path.relative_to(page.parent) for path in page.parent.rglob("*") if path.is_file()} == files
+    assert page.read_bytes() == (there / "report.html").read_bytes()
 
 
 def test_what_would_fail_is_not_sent(head: Head, study: Study, tmp_path: Path) -> None:
@@ -90,10 +120,13 @@ def test_what_would_fail_is_not_sent(head: Head, study: Study, tmp_path: Path) -
     assert "The study was not sent" in done.stderr
 
 
-def test_a_run_is_found_again_stopped_and_gone_on_with(head: Head, study: Study, tmp_path: Path) -> None:
+def test_a_run_is_found_again_stopped_and_gone_on_with(
+    head: Head, study: Study, sent: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     alphas = [0.1 * n for n in range(1, 9)]
     search = {"methods": {"control": {}, "e_mixup": {"alpha": alphas}}}
     path = write_study(tmp_path, name="long", training={"epochs": 600, "evaluate_every_epochs": 300}, search=search)
+    shutil.copytree(sent[0] / "shared" / "out" / "embeddings", tmp_path / "shared" / "out" / "embeddings")
     first = study("submit", "--no-preflight", "--detach", "--address", head.url, MLFLOW_TRACKING_PASSWORD="planted")
     assert first.returncode == 0, first.stderr
     job = re.match(r"(long-[0-9a-f]{8}-1) is sent", first.stdout)
@@ -237,7 +270,6 @@ def test_a_damaged_report_is_refused(tmp_path: Path) -> None:
     for wrong in (text[:-30], text.replace("A", "B", 1), "no report"):
         with pytest.raises(BundleError):
             unpack(wrong, tmp_path / "here")
-    shutil.rmtree(tmp_path / "report")
 
 
 @pytest.mark.slow
