@@ -110,10 +110,10 @@ def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml", *, trave
                 with suppress(ValidationError):  # what is sound in it is still checked against the rest
                     sections[name] = kind.model_validate(_without(raw[name], error))
     if travels:
-        problems += travel_problems(raw, sections)
-    if "data" in sections:
+        problems += travel_problems(raw, sections)  # and places stay as they are: this machine's links mean nothing
+    elif "data" in sections:
         sections["data"] = sections["data"].model_copy(update={"table": _resolved(sections["data"].table, path.parent)})
-    if "encoders" in sections:
+    if "encoders" in sections and not travels:
         sections["encoders"] = _resolved_encoders(sections["encoders"], path.parent)
     top = {**{name: value for name, value in raw.items() if name not in _SECTIONS}, **sections}
     if isinstance(top.get("directory"), str):
@@ -122,7 +122,8 @@ def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml", *, trave
                 f"`directory` must be a path of a file system, got {top['directory']!r}; mount the storage on every "
                 "node and give its path"
             )
-        top["directory"] = _resolved(top["directory"], path.parent)
+        if not travels:
+            top["directory"] = _resolved(top["directory"], path.parent)
     spec = None
     try:
         spec = StudySpec.model_validate(top)

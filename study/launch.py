@@ -84,11 +84,11 @@ class Cluster:
 
         logging.getLogger("ray.dashboard").setLevel(logging.ERROR)  # set anew by the import
         try:
-            with _without_address():
+            with _without_address(), self._talking():
                 self._client = JobSubmissionClient(self.address)
         except ray.exceptions.AuthenticationError:
             raise ClusterError(refused(self.address)) from None
-        except (ConnectionError, RuntimeError) as error:
+        except RuntimeError as error:
             raise ClusterError(f"{self.address} must be the dashboard of a Ray cluster: {error}") from None
 
     def running(self, spec: StudySpec) -> Job | None:
@@ -144,7 +144,8 @@ class Cluster:
 
     def job(self, job_id: str) -> Job:
         """A job, as it stands."""
-        return _job(self._client.get_job_info(job_id))
+        with self._talking():
+            return _job(self._client.get_job_info(job_id))
 
     def runs_of(self, study: str) -> list[Job]:
         """The runs of a study of that name that the cluster knows, oldest first."""
@@ -156,7 +157,8 @@ class Cluster:
         Raises:
             ClusterError: It does not end.
         """
-        self._client.stop_job(job.id)
+        with self._talking():
+            self._client.stop_job(job.id)
         deadline_s = time.monotonic() + _STOPS_WITHIN_S + 30
         while not (now := self.job(job.id)).ended:
             if time.monotonic() > deadline_s:
@@ -178,11 +180,13 @@ class Cluster:
             ClusterError: It does not arrive.
         """
         command = f"{shlex.quote(self._python)} -m study.bundle {shlex.quote(str(spec.root / 'report'))}"
-        job_id = self._client.submit_job(entrypoint=command)
-        try:
+        with self._talking():
+            job_id = self._client.submit_job(entrypoint=command)
             while not (job := self.job(job_id)).ended:
                 time.sleep(0.3)
-            unpack(self._client.get_job_logs(job_id), folder)
+            log = self._client.get_job_logs(job_id)
+        try:
+            unpack(log, folder)
         except BundleError as error:
             raise ClusterError(
                 f"{error}. The report is on the cluster, {spec.root / 'report'} ({job.message})"
@@ -203,7 +207,7 @@ class Cluster:
             "RAY_JOB_STOP_WAIT_TIME_S": str(_STOPS_WITHIN_S),
             "COLUMNS": str(shutil.get_terminal_size().columns),
         }
-        with tempfile.TemporaryDirectory() as sent:
+        with tempfile.TemporaryDirectory() as sent, self._talking():
             if config is not None:
                 shutil.copyfile(config, Path(sent) / FILE)
             environment = {"working_dir": sent if config is not None else folder, "env_vars": settings}
@@ -213,11 +217,20 @@ class Cluster:
                 )
             )
 
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """A connection that breaks is the cluster's trouble, not a mistake in here."""
+        try:
+            yield
+        except OSError as error:  # what Ray's client and its connections raise
+            raise ClusterError(f"The cluster at {self.address} does not answer any more: {error}") from None
+
     def _runs(self, spec: StudySpec) -> list[Job]:
         return [job for job, _ in self._jobs_about() if job.id.startswith(f"{job_stem(spec)}-")]
 
     def _jobs_about(self) -> list[tuple[Job, Mapping[str, str]]]:
-        found = [(_job(one), one.metadata or {}) for one in self._client.list_jobs() if one.submission_id]
+        with self._talking():
+            found = [(_job(one), one.metadata or {}) for one in self._client.list_jobs() if one.submission_id]
         return sorted(found, key=lambda pair: pair[0].started_s)
 
 

@@ -18,7 +18,6 @@ import yaml
 
 from study.bundle import BundleError, pack, unpack
 from study.check import SpecError, load_spec
-from study.launch import Cluster
 from tests.study_tests.conftest import settings, write_table
 from tests.study_tests.ray_head import Head, running_head
 
@@ -96,18 +95,20 @@ def test_the_cluster_is_checked_and_the_rest_counted(
 
 
 def test_a_report_is_fetched_from_storage_that_is_not_seen_here(
-    head: Head,
-    sent: tuple[Path, subprocess.CompletedProcess[str]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    head: Head, sent: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.setenv(name, head.environment[name])
-    page = Cluster(head.url).fetch_report(load_spec(sent[0] / "study.yaml"), tmp_path / "small-report")
-    there = sent[0] / "shared" / "out" / "report"
+    # In a process of its own: the tests' own Ray has another token.
+    code = (
+        "import sys; from pathlib import Path; from study.check import load_spec; from study.launch import Cluster\n"
+        "print(Cluster(sys.argv[1]).fetch_report(load_spec(sys.argv[2]), Path(sys.argv[3])))"
+    )
+    command = [sys.executable, "-c", code, head.url, str(sent[0] / "study.yaml"), "small-report"]
+    done = subprocess.run(command, env=head.environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "small-report/report.html"
+    here, there = tmp_path / "small-report", sent[0] / "shared" / "out" / "report"
     files = {path.relative_to(there) for path in there.rglob("*") if path.is_file()}
-    assert {path.relative_to(page.parent) for path in page.parent.rglob("*") if path.is_file()} == files
-    assert page.read_bytes() == (there / "report.html").read_bytes()
+    assert {path.relative_to(here) for path in here.rglob("*") if path.is_file()} == files
+    assert (here / "report.html").read_bytes() == (there / "report.html").read_bytes()
 
 
 def test_what_would_fail_is_not_sent(head: Head, study: Study, tmp_path: Path) -> None:
