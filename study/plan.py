@@ -243,7 +243,7 @@ def in_words(
         yield f"  {column}: {rates.encoded_per_s:,.0f} inputs/s by each of {costs.pool.n_actors} encoders, measured."
     pack_s = 0.0
     for phase in work.phases:
-        pack_s += phase.n_packs_left * _pack_s(spec, phase, costs.packs)
+        pack_s += phase.n_packs_left * _pack_s(spec, phase, work, costs.packs)
     for cost in costs.packs:
         yield (
             f"  {cost.pack.candidate}, {len(cost.pack.splits)} splits at once: {cost.epoch_s:,.3g} s an epoch, "
@@ -271,16 +271,18 @@ def _encoding_s(work: Work, costs: Costs) -> tuple[float, float]:
     return device_s, elapsed_s
 
 
-def _pack_s(spec: StudySpec, phase: Phase, measured: Sequence[PackCost]) -> float:
+def _pack_s(spec: StudySpec, phase: Phase, work: Work, measured: Sequence[PackCost]) -> float:
     """Seconds of one pack, from those that were measured with the same objective; lanes and items scale it."""
-    objective = Candidate(phase.method).objective
+    training, objective = spec.training, Candidate(phase.method).objective
+    n_train = {known.name: known.n_train for known in work.phases}
+    n_evaluations = math.ceil(training.n_epochs(objective) / training.evaluate_every_epochs)
     like = [cost for cost in measured if cost.pack.candidate.objective == objective] or measured
-    epochs, every = spec.training.epochs, spec.training.evaluate_every_epochs
     total = 0.0
     for cost in like:
-        lanes = phase.n_lanes / len(cost.pack.splits)
-        judged = math.ceil(epochs / every) * cost.evaluation_s + cost.ending_s
-        total += lanes * (epochs * cost.epoch_s * phase.n_train / cost.n_train + judged)
+        epochs_s = (training.epochs - 1) * cost.epoch_s + (training.pretraining.epochs - 1) * cost.pretraining_epoch_s
+        epochs_s *= phase.n_train / n_train[cost.pack.phase]
+        pack_s = cost.shortest_s + epochs_s + (n_evaluations - 1) * cost.evaluation_s
+        total += pack_s * phase.n_lanes / len(cost.pack.splits)
     return total / len(like)
 
 
