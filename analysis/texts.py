@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,14 @@ def findings(results: StudyResults, evidence: Evidence) -> list[Finding]:
         for own in evidence.values()
         if objective in own.differences
     ]
+
+
+def what_was_saved(stops: Sequence[Stop]) -> str:
+    """What early stopping has done for a search."""
+    by_rule = Counter(stop.rule for stop in stops)
+    rules = ", ".join(f"{count} by {rule}" for rule, count in sorted(by_rule.items()))
+    saved, planned = sum(stop.n_epochs_saved for stop in stops), sum(stop.n_epochs_planned for stop in stops)
+    return f"Candidates given up early: {rules}; of their {planned:,} epochs of training {saved:,} were saved."
 
 
 def given_up(stop: Stop) -> str:

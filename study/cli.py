@@ -292,7 +292,7 @@ def _report(spec: StudySpec) -> None:
 
 
 def _tell(result: StudyResult, spec: StudySpec, config: Path) -> None:
-    from study.status import what_was_saved
+    from analysis.texts import what_was_saved
 
     click.echo(f"{result.n_recorded} trials recorded in {spec.records}, {result.n_trained} of them by this run.")
     if result.stops:

@@ -6,13 +6,14 @@ import fcntl
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.files import write_whole
+from analysis.texts import what_was_saved
 from trainables.records import TrialConfig, read_coordinates
 from trainables.unfinished import Failure, Stop, read_failures, read_stops
 
@@ -196,14 +197,6 @@ def in_words(status: Status) -> list[str]:
     elif not status.failures:
         lines.append("Every planned trial is recorded.")
     return lines
-
-
-def what_was_saved(stops: Sequence[Stop]) -> str:
-    """What early stopping has done for a search."""
-    by_rule = Counter(stop.rule for stop in stops)
-    rules = ", ".join(f"{count} by {rule}" for rule, count in sorted(by_rule.items()))
-    saved, planned = sum(stop.n_epochs_saved for stop in stops), sum(stop.n_epochs_planned for stop in stops)
-    return f"Candidates given up early: {rules}; of their {planned:,} epochs of training {saved:,} were saved."
 
 
 def duration(seconds: float) -> str:
