@@ -181,10 +181,14 @@ def network(config: ImageEncoderConfig) -> Any:
         except TypeError:
             model = timm.create_model(config.model, **options)
     if config.pretrained or config.checkpoint:
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         path = weights_file(config)
-        found = model.load_state_dict(load_file(path), strict=False)
+        try:
+            found = model.load_state_dict(load_file(path), strict=False)
+        except SafetensorError as error:
+            raise EncoderError(f"the weights in {path} must be safetensors: {error}; convert them") from error
         if found.missing_keys:
             raise EncoderError(
                 f"the weights in {path} must be those of {config.model}: "

@@ -231,14 +231,18 @@ def read_unit(path: Path, dimension: int | None = None) -> tuple[NDArray[Any], l
     import pyarrow as pa
 
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        # A note of another type may be a pickled object, which would run its maker's code when read.
+        if file.schema.names != ["vector", "note"] or file.schema.field("note").type != pa.string():
+            raise StoreError(f"the unit {path} must hold vectors and texts, got {file.schema}; delete it and run again")
+        table = file.read_all()
         width = int(table.column("vector").type.list_size)
         if dimension is not None and width != dimension:
             raise StoreError(
                 f"the unit {path} must hold {dimension} numbers a row, got {width}; delete it and run again"
             )
         return vectors_of(table, width, path), table.column("note").to_pylist()
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, AttributeError, OSError) as error:
         raise StoreError(f"the unit {path} must be readable: {error}; delete it and run again") from error
 
 

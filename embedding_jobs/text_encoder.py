@@ -223,6 +223,7 @@ def _network(config: TextEncoderConfig, path: Path) -> Any:
     from embedding_jobs.torch_runtime import declare_torchvision_operators
 
     declare_torchvision_operators()
+    from safetensors import SafetensorError
     from transformers import AutoModel
     from transformers.utils import logging
 
@@ -238,7 +239,7 @@ def _network(config: TextEncoderConfig, path: Path) -> Any:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise EncoderError(f"the encoder `{config.model}` cannot be loaded from {path}: {error}") from error
     # The pooler sits behind the hidden states and is not used; many checkpoints come without one.
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))

@@ -80,7 +80,12 @@ def read_description(directory: Path) -> dict[str, Any]:
     path = directory / DESCRIPTION
     if not path.exists():
         raise DescriptionError(f"{directory} holds no study; run `study run` first.")
-    loaded: dict[str, Any] = json.loads(path.read_text())
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if missing := {"digests", "deciding_settings", "data"} - set(loaded):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    except (ValueError, TypeError) as error:
+        raise DescriptionError(f"{path} cannot be read ({error}). Remove it: `study run` writes it anew.") from None
     return loaded
 
 

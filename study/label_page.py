@@ -30,7 +30,7 @@ def render(items: Sequence[RankedItem], n_items: int, source: Source, study: str
     """
     pictures = {item.row: picture for item in items if (picture := _picture(item, source)) is not None}
     template = environment().get_template("label.html.j2")
-    return template.render(items=items, n_items=n_items, pictures=pictures, study=study, model=model, styles={})
+    return template.render(items=items, n_items=n_items, pictures=pictures, study=study, model=model, colors=())
 
 
 def _picture(item: RankedItem, source: Source) -> str | None:

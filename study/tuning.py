@@ -15,12 +15,19 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from study.packs import PackQueue
 from trainables.pack import Pack, PackTrainable
+
+# Tune would put the driver's AWS keys into its actors' runtime environment, which Ray writes to logs and shows in its
+# dashboard. Packs need none: a node has its own rights.
+class_cache.ENV_VARS_TO_PROPAGATE -= {
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN",
+}  # fmt: skip
 
 
 class PackWatcher(Protocol):

@@ -284,10 +284,15 @@ def read_coordinates(directory: Path) -> dict[TrialConfig, float]:
         RecordError: A file is damaged.
     """
     found: dict[TrialConfig, float] = {}
+    wanted = ["phase", "method", "params", "split", "duration_s"]
     for path in record_files(directory):
         try:
-            rows = pq.read_table(path, columns=["phase", "method", "params", "split", "duration_s"]).to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
+            with pq.ParquetFile(path) as file:
+                # A column of another type may be a pickled object, which would run its maker's code when read.
+                if any(file.schema_arrow.field(name).type != _SCHEMA.field(name).type for name in wanted):
+                    raise RecordError(f"{path} is not a record file. Remove it and run the study again.")
+                rows = file.read(columns=wanted).to_pylist()
+        except (pa.ArrowException, KeyError, OSError) as error:
             raise RecordError(f"{path} cannot be read: {error}. Remove it and run the study again.") from error
         for row in rows:
             candidate = Candidate.of(row["method"], dict(row["params"]))
@@ -318,7 +323,7 @@ def read_record_file(path: Path, *, with_items: bool = False) -> list[TrialRecor
                 )
             wanted = [name for name in expected.names if with_items or not name.startswith("item_")]
             rows = file.read(columns=wanted)
-    except (pa.ArrowInvalid, OSError, json.JSONDecodeError) as error:
+    except (pa.ArrowException, OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise RecordError(f"{path} cannot be read: {error}. Remove it and run the study again.") from error
     return [_record(rows, index, metadata["provenance"], with_items) for index in range(rows.num_rows)]
 
