@@ -241,10 +241,11 @@ def claims(objectives: Sequence[str]) -> list[Claim]:
         ),
         Claim(
             "inversion",
-            "The trend inverts: contrastive learning gains, and supervised training less or nothing.",
+            "The trend inverts: augmenting one layer does more for contrastive learning than for supervised training.",
             "Contrastive minus supervised gain, mean over layers, both without stop-gradient,",
             True,
             inversion,
+            "That alone says of neither that it gains.",
         ),
     ]
     for objective in objectives:

@@ -220,7 +220,7 @@ def _limits(series: Sequence[Series], *also: float) -> tuple[float, float]:
 def _off(series: Sequence[Series], limits: tuple[float, float]) -> str:
     """A sentence on curves with points off the axis; empty where there are none."""
     off = {one.method: one.mean for one in series if (one.mean < limits[0]).any() or (one.mean > limits[1]).any()}
-    words = "; ".join(f"{name}, {mean.min():+.2g} to {mean.max():+.2g}" for name, mean in off.items())
+    words = "; ".join(f"{name}, {mean.min():+.3f} to {mean.max():+.3f}" for name, mean in off.items())
     return f" Off the axis: {words}.".replace("-", "−").replace("stop−gradient", "stop-gradient") if off else ""
 
 
