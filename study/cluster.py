@@ -17,7 +17,8 @@ import ray.exceptions
 from embedding_jobs.ray_session import start_ray, token_path, use_token
 from study.spec import StudySpec
 
-_ANSWERS_WITHIN_S, _GONE_AFTER_S = 5, 40
+_ANSWERS_WITHIN_S, _GONE_AFTER_S, _COMES_OUT_WITHIN_S = 5, 35, 10
+_STDERR = os.dup(2)  # before a command sends what libraries print to a file
 
 
 class ClusterError(RuntimeError):
@@ -71,23 +72,26 @@ def loss_as_error() -> Iterator[None]:
         interrupted = isinstance(error, KeyboardInterrupt)  # by the watch, unless by the user
         if watch is None or not (watch.lost if interrupted else watch.is_gone()):
             raise
-        raise ClusterError(
-            f"The Ray cluster at {watch.address} is gone, it does not answer any more. What is finished stays; once "
-            "the cluster is back, the same command goes on from there."
-        ) from None
+        watch.heard.set()
+        raise ClusterError(watch.last_words) from None
 
 
 class _Watch(threading.Thread):
-    """Knocks at the cluster's door, and interrupts the main thread when nobody answers any more.
+    """Knocks at the cluster's door, and ends the work when nobody answers any more.
 
-    Ray by itself waits for a minute, and then ends the process without a word.
+    Ray by itself waits for a minute, and then ends the process without a word. Until then the main thread often sits
+    in a call of Ray's that nothing interrupts; where it does not come out of it, the process is ended from here.
     """
 
     current: _Watch | None = None
 
     def __init__(self, address: str) -> None:
         super().__init__(name="cluster-watch", daemon=True)
-        self.address, self.lost = address, False
+        self.address, self.lost, self.heard = address, False, threading.Event()
+        self.last_words = (
+            f"The Ray cluster at {address} is gone, it does not answer any more. What is finished stays; once the "
+            "cluster is back, the same command goes on from there."
+        )
 
     def is_gone(self) -> bool:
         """Whether nobody answers now."""
@@ -105,6 +109,9 @@ class _Watch(threading.Thread):
             elif time.monotonic() - answered_s > _GONE_AFTER_S:
                 self.lost = True
                 _thread.interrupt_main()
+                if not self.heard.wait(_COMES_OUT_WITHIN_S):
+                    os.write(_STDERR, f"Error: {self.last_words}\n".encode())
+                    os._exit(2)
                 return
             time.sleep(2)
 

@@ -289,12 +289,13 @@ def test_a_cluster_that_goes_away_is_an_error_and_the_next_run_goes_on(tmp_path:
         _, stderr = run.communicate(timeout=100)
         took_s = time.monotonic() - killed_s
     assert (run.returncode, stderr.splitlines()) == (2, [stderr.strip()])
-    assert f"The Ray cluster at {lost.address} is gone" in stderr
+    assert re.search(rf"The Ray cluster at \S+:{lost.address.rpartition(':')[2]} is gone", stderr)
     assert took_s < 75
     before = records(tmp_path)
     assert len(before) < 9
     assert not list((tmp_path / "shared" / "out" / "records").glob("failed/*")), "no pack is blamed for it"
-    again = subprocess.run(command, env={**environment, "RAY_ADDRESS": ""}, cwd=tmp_path, check=False, timeout=300)
+    alone = {name: value for name, value in environment.items() if not name.startswith("RAY_")}
+    again = subprocess.run(command, env=alone, cwd=tmp_path, check=False, timeout=300)
     assert again.returncode == 0
     assert before.items() <= records(tmp_path).items()
     assert len(records(tmp_path)) == 9
