@@ -171,6 +171,7 @@ def render(
             failures=results.failures,
             importances=results.importances,
             stops=[texts.given_up(stop) for stop in results.stops],
+            unsure=texts.unsure(results),
             saved=texts.what_was_saved(results.stops),
             no_none=all(summary.figure("accuracy_none").n == 0 for summary in summaries),
             none_source=texts.none_source(results),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.aggregate import summarise
 from analysis.decisions import in_short, sentence
 from analysis.load import StudyResults
 from analysis.tables import FIGURE_NAMES, Evidence
@@ -50,6 +51,17 @@ def findings(results: StudyResults, evidence: Evidence) -> list[Finding]:
         for own in evidence.values()
         if objective in own.differences
     ]
+
+
+def unsure(results: StudyResults) -> str | None:
+    """What to say where no method is ever sure enough to name a class; None elsewhere."""
+    known = [summary.figure("accuracy_known") for summary in summarise(results)]
+    if not known or any(figure.n == 0 or figure.mean > 0 for figure in known):
+        return None
+    return (
+        f"No item is given a class above the threshold {results.description.threshold:g} by any method: every accuracy "
+        "of known items is 0, and what is said of accuracy says nothing. Train longer, or lower `objective.threshold`."
+    )
 
 
 def what_was_saved(stops: Sequence[Stop]) -> str:

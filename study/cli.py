@@ -65,6 +65,10 @@ def check(config: Path) -> None:
     from study.spec import phases
 
     spec = load_spec(config)
+    if (spec.root / "study.json").exists():
+        from study.description import refuse_changed_file
+
+        refuse_changed_file(spec)
     counts = {method: n_candidates(spec.search, method) for method in spec.search.methods}
     click.echo(f"{config}: sound. Candidates: {', '.join(f'{method} {n}' for method, n in counts.items())}.")
     for phase in phases(spec.splits.protocol):
@@ -108,10 +112,11 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     from rich.console import Console
     from rich.table import Table
 
-    from study.description import read_description
+    from study.description import asks_for_more, read_description
     from study.status import in_words, read_status
 
-    found = read_status(spec.root, read_description(spec.root))
+    description = read_description(spec.root)
+    found = read_status(spec.root, description)
     table = Table(box=None, pad_edge=False)
     for index, heading in enumerate(("phase", "method", "planned", "done", "failed", "stopped", "missing")):
         table.add_column(heading, justify="left" if index < 2 else "right")
@@ -121,6 +126,8 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     Console().print(table)
     for line in in_words(found):
         click.echo(line)
+    if asks_for_more(spec, description):
+        click.echo("The study file plans other splits, methods or candidates than the last run did: `study run`.")
 
 
 @study.command()
@@ -273,6 +280,7 @@ def _report(spec: StudySpec) -> None:
     from analysis.load import load_study
     from analysis.report import write_report
     from analysis.tables import terminal_table
+    from analysis.texts import unsure
     from study.importance import write_importances
     from study.runner import attach
     from study.terminal import show
@@ -282,6 +290,8 @@ def _report(spec: StudySpec) -> None:
     results = load_study(spec.root)
     written = write_report(spec.root)
     show(terminal_table(results))
+    if remark := unsure(results):
+        click.echo(remark)
     for sentence in (*written.findings, *(f"Missing: {sentence}" for sentence in missing_trials(results))):
         click.echo(sentence)
     try:

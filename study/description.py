@@ -52,9 +52,7 @@ def describe(spec: StudySpec, embeddings: Embeddings, class_names: list[str]) ->
         "protocol": spec.splits.protocol,
         "objective": spec.objective.metric,
         "threshold": spec.objective.threshold,
-        "methods": list(spec.search.methods),
-        "splits": {phase: list(spec.split_seeds(phase)) for phase in phases(spec.splits.protocol)},
-        "n_candidates": {method: n_candidates(spec.search, method) for method in spec.search.methods},
+        **plan_of(spec),
         "settings": spec.model_dump(mode="json"),
         "choices": _choices(spec),
         "data": {
@@ -89,6 +87,17 @@ def read_description(directory: Path) -> dict[str, Any]:
     return loaded
 
 
+def refuse_changed_file(spec: StudySpec) -> None:
+    """Refuses a study file whose settings are not those of the records in its directory; looks at no data.
+
+    Raises:
+        DescriptionError: With the settings that differ.
+    """
+    if (spec.root / DESCRIPTION).exists() and any(spec.records.glob("*.parquet")):
+        new = json.loads(json.dumps(spec.deciding_settings()))
+        _refuse_differing(spec, read_description(spec.root)["deciding_settings"], new)
+
+
 def refuse_other_settings(spec: StudySpec, description: Mapping[str, Any]) -> None:
     """Refuses to go on in a directory whose records were made with other settings or data.
 
@@ -103,11 +112,32 @@ def refuse_other_settings(spec: StudySpec, description: Mapping[str, Any]) -> No
         return
     old = {**before["deciding_settings"], "embeddings": before["digests"]["embeddings"]}
     new = {**description["deciding_settings"], "embeddings": description["digests"]["embeddings"]}
-    differing = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in new if old.get(key) != new.get(key)]
-    raise DescriptionError(
-        f"The records in {spec.records} were made with other settings ({'; '.join(differing)}). "
-        "Give the study another `directory`, or undo the change."
-    )
+    _refuse_differing(spec, old, new)
+    raise DescriptionError(f"{path} describes another study. Give the study another `directory`, or undo the change.")
+
+
+def _refuse_differing(spec: StudySpec, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    keys = list(dict.fromkeys([*new, *old]))
+    differing = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+    if differing:
+        raise DescriptionError(
+            f"The records in {spec.records} were made with other settings ({'; '.join(differing)}). "
+            "Give the study another `directory`, or undo the change."
+        )
+
+
+def asks_for_more(spec: StudySpec, description: Mapping[str, Any]) -> bool:
+    """Whether a study file plans other splits, methods or candidates than the last run did."""
+    return any(description.get(key) != planned for key, planned in plan_of(spec).items())
+
+
+def plan_of(spec: StudySpec) -> dict[str, Any]:
+    """Methods, splits and number of candidates, as `study.json` has them."""
+    return {
+        "methods": list(spec.search.methods),
+        "splits": {phase: list(spec.split_seeds(phase)) for phase in phases(spec.splits.protocol)},
+        "n_candidates": {method: n_candidates(spec.search, method) for method in spec.search.methods},
+    }
 
 
 def write_description(directory: Path, description: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -18,6 +19,8 @@ from study.model import Classifier, InputColumn, ModelError
 from study.retrain import FinishedStudy, find_trial, open_study
 from trainables.records import TrialConfig
 from trainables.solo import train_on_all, train_trial
+
+logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
 _PACKAGE = "embedding-ablation-study"
 

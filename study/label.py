@@ -14,7 +14,7 @@ import pandas as pd
 from embedding_jobs.encoders import encoder_name
 from embedding_jobs.extract import extract
 from embedding_jobs.manifests import comparable
-from embedding_jobs.sources import Source, iter_items
+from embedding_jobs.sources import Source, SourceError, iter_items, table_columns
 from embedding_jobs.store import Embeddings, Store
 from study.cluster import connect
 from study.context import encoder_configs
@@ -52,7 +52,18 @@ class RankedItem:
 
 
 def unlabelled_source(spec: StudySpec, table: Path) -> Source:
-    """A table without labels, with the study's columns; its ids stand where labels are asked for."""
+    """A table without labels, with the study's columns; its ids stand where labels are asked for.
+
+    Raises:
+        SourceError: The table cannot be read, or lacks columns.
+    """
+    columns = table_columns(str(table.resolve()))
+    wanted = (spec.data.id, *spec.data.columns)
+    if missing := [name for name in wanted if name not in columns]:
+        raise SourceError(
+            f"{table} must have the study's columns {', '.join(wanted)}; it lacks {', '.join(missing)}, and has "
+            f"{', '.join(columns)}."
+        )
     return replace(spec.data.source, table=str(table.resolve()), label=spec.data.id)
 
 

@@ -32,7 +32,7 @@ FILE = "study.yaml"
 """Name of the study file in the job's folder."""
 
 STOPPED = 130
-_ANSWERS_WITHIN_S, _STOPS_WITHIN_S = 10, 60
+_ANSWERS_WITHIN_S, _TAKES_JOBS_WITHIN_S, _STOPS_WITHIN_S = 10, 30, 60
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Cluster:
         import ray.exceptions
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray.dashboard").setLevel(logging.ERROR)  # set anew by the import
+        for name in ("dashboard_sdk", "job.sdk"):  # which set their own level when they are imported
+            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
         try:
             with _without_address(), self._talking():
                 self._client = JobSubmissionClient(self.address)
@@ -181,7 +182,7 @@ class Cluster:
         """
         command = f"{shlex.quote(self._python)} -m study.bundle {shlex.quote(str(spec.root / 'report'))}"
         with self._talking():
-            job_id = self._client.submit_job(entrypoint=command)
+            job_id = self._hand_in(entrypoint=command)
             while not (job := self.job(job_id)).ended:
                 time.sleep(0.3)
             log = self._client.get_job_logs(job_id)
@@ -211,11 +212,28 @@ class Cluster:
             if config is not None:
                 shutil.copyfile(config, Path(sent) / FILE)
             environment = {"working_dir": sent if config is not None else folder, "env_vars": settings}
-            return str(
-                self._client.submit_job(
-                    entrypoint=command, runtime_env=environment, metadata=about, submission_id=job_id
+            return self._hand_in(entrypoint=command, runtime_env=environment, metadata=about, submission_id=job_id)
+
+    def _hand_in(self, **job: Any) -> str:
+        """Submits a job; to a young cluster, as soon as it takes one.
+
+        Raises:
+            ClusterError: It takes none.
+        """
+        deadline_s = time.monotonic() + _TAKES_JOBS_WITHIN_S
+        while True:
+            try:
+                return str(self._client.submit_job(**job))
+            except RuntimeError as error:
+                if "No available agent" not in str(error):
+                    raise
+            if time.monotonic() > deadline_s:
+                raise ClusterError(
+                    f"{self.address} takes no jobs: no agent of its head node answers. If it has just been started, "
+                    "try again; if it stays so, dashboard_agent.log on the head says why. A port that is taken is "
+                    "changed by `ray start --dashboard-agent-listen-port`."
                 )
-            )
+            time.sleep(1)
 
     @contextmanager
     def _talking(self) -> Iterator[None]:

@@ -26,7 +26,14 @@ from embedding_jobs.extract import ExtractionSummary, extract
 from study.background import BackgroundTracker
 from study.cluster import connect, loss_as_error
 from study.context import encoder_configs, load_embeddings, pack_context, provenance
-from study.description import DESCRIPTION, describe, read_description, refuse_other_settings, write_description
+from study.description import (
+    DESCRIPTION,
+    describe,
+    read_description,
+    refuse_changed_file,
+    refuse_other_settings,
+    write_description,
+)
 from study.journal import JOURNAL, Journal
 from study.packs import FixedProposals, PackQueue, Proposals
 from study.progress import Progress
@@ -87,6 +94,7 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
         embedding_jobs.store.StoreError: The store is of another table or encoder.
     """
     progress = progress or Progress(Console(), quiet=True)
+    refuse_changed_file(spec)
     spec.root.mkdir(parents=True, exist_ok=True)
     with only_run(spec.root), loss_as_error():
         write_activity(spec.root, Activity("embedding", time.time()))

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,6 +19,7 @@ from analysis.load import ReportError, load_study
 from analysis.page import render
 from analysis.report import ReportFiles, terminal_table, write_report
 from analysis.tables import table_rows
+from analysis.texts import unsure
 from trainables.records import Candidate
 from trainables.unfinished import Failure, Stop, write_failure, write_stop
 
@@ -254,6 +256,13 @@ def test_failures_and_candidates_that_were_given_up_are_named(study_of: Make) ->
     assert "incomplete: 0 of 2 candidates" in text
     assert "e_mixup(alpha=0.4), after 75 % of its training: at 0.8100 it was worse than its method’s best." in text
     assert missing_trials(load_study(directory)) == ["e_stitchup: 2 of 2 candidates have no finished paper trial."]
+
+
+def test_accuracies_that_are_all_zero_are_said_to_say_nothing(study_of: Make) -> None:
+    results = load_study(study_of(methods=("control", "e_mixup")))
+    assert unsure(results) is None
+    never = tuple(replace(r, metrics={**r.metrics, "accuracy_known": 0.0}) for r in results.records)
+    assert "No item is given a class above the threshold 0.6" in str(unsure(replace(results, records=never)))
 
 
 def test_a_study_of_which_everything_failed_says_why(study_of: Make) -> None:

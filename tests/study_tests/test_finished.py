@@ -16,9 +16,11 @@ import yaml
 from click.testing import CliRunner
 from rich.console import Console
 
+from embedding_jobs.sources import SourceError
 from embedding_jobs.store import Store
 from study.check import load_spec
 from study.cli import study
+from study.description import DescriptionError
 from study.export import train_best, write_model
 from study.label import rank_items, unlabelled_source
 from study.model import InputColumn, ModelError, load
@@ -133,6 +135,32 @@ def test_a_model_of_all_items_knows_every_class(finished: Path) -> None:
     trained = train_best(finished.parent / "out", "control", all_items=True)
     assert len(trained.classifier.classes) == 15
     assert trained.says == "control, trained on all 240 items"
+
+
+def test_a_changed_file_is_refused_and_a_longer_one_is_announced(finished: Path, tmp_path: Path) -> None:
+    raw = yaml.safe_load(finished.read_text())
+    raw |= {"directory": str(finished.parent / "out")}
+    raw["data"]["table"] = str(finished.parent / "table.csv")
+
+    def written(**changes: object) -> str:
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump({**raw, **changes}))
+        return str(tmp_path / "study.yaml")
+
+    same = CliRunner().invoke(study, ["status", "-c", written()])
+    assert "plans other" not in same.output
+    longer = CliRunner().invoke(study, ["status", "-c", written(splits={**raw["splits"], "n_splits": 9})])
+    assert "plans other splits, methods or candidates than the last run did" in longer.output
+    changed = written(training={**raw["training"], "dropout": 0.7})
+    for command in ("check", "run"):
+        found = CliRunner().invoke(study, [command, "-c", changed])
+        assert isinstance(found.exception, DescriptionError)
+        assert re.search(r"training\.dropout: \S+ -> 0\.7\)", str(found.exception))
+
+
+def test_a_table_that_lacks_the_studys_columns(finished: Path, tmp_path: Path) -> None:
+    pd.DataFrame({"id": ["a"], "name": ["b"]}).to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(SourceError, match=r"it lacks title, and has id, name\."):
+        unlabelled_source(load_spec(finished), tmp_path / "other.csv")
 
 
 def test_what_is_no_model_is_refused(finished: Path, tmp_path: Path) -> None:
