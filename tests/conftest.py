@@ -1,6 +1,7 @@
 """Shared by all tests: one Ray for the session, and where the development data lies."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FASHION = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "fashion"
 

@@ -23,7 +23,6 @@ from rich.console import Console
 
 import study.cli
 import study.runner
-import trainables.records
 from study.check import load_spec
 from study.description import DescriptionError, read_description
 from study.progress import Progress
@@ -323,4 +322,3 @@ def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path) -> Non
     assert done.returncode == 2
     assert "paper-control-0.parquet" in done.stderr
     assert "Remove it and run the study again" in done.stderr
-    assert trainables.records.FORMAT == 1
