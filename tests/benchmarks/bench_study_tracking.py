@@ -29,6 +29,7 @@ def record(index: int) -> TrialRecord:
         field.name: np.linspace(0.1, 0.9, N_EVALUATIONS, dtype=np.float32) for field in dataclasses.fields(Curves)
     }
     curves["epoch"] = np.arange(1, N_EVALUATIONS + 1, dtype=np.float32) * 24
+    curves["epoch_cka"] = np.empty((0, 0), dtype=np.float32)
     candidate = Candidate.of("e_mixup", {"alpha": 0.001 * (1 + index // N_SPLITS)})
     figures = {f"figure_{number}": 0.5 for number in range(N_FIGURES)}
     provenance = {f"tag_{number}": "x" * 20 for number in range(12)}
