@@ -17,7 +17,17 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from trainables.classifier import Trunk
-from trainables.lanes import Evaluation, LaneFailure, LaneResult, Progress, TrainingError, cka_metrics, diverged, ready
+from trainables.lanes import (
+    Evaluation,
+    LaneFailure,
+    LaneResult,
+    Progress,
+    TrainingError,
+    cka_metrics,
+    diverged,
+    drop,
+    ready,
+)
 from trainables.metrics import ROC_GRID, THRESHOLDS, accuracies, accuracy_curves, correct_at, figures, weighted_auc
 from trainables.records import Curves, ItemResults
 from trainables.stack import Lane, Settings
@@ -108,7 +118,7 @@ class Training:
             leaving = [place for place, index in enumerate(members) if index in gone]
             for place in leaving:
                 self._outcome[members[place]] = None
-            _drop(members, stack, leaving)
+            drop(members, stack, leaving)
         self._stacks = [(members, stack) for members, stack in self._stacks if members]
 
     def results(self) -> list[LaneResult | LaneFailure | None]:
@@ -131,7 +141,7 @@ class Training:
                 leaving.append(place)
             else:
                 self._progress[index].rows.append({"loss": loss})
-        _drop(members, stack, leaving)
+        drop(members, stack, leaving)
         if not members:
             return
         ends = self._ending(members, stack)
@@ -153,7 +163,7 @@ class Training:
             rows[-1] |= {"accuracy_none": float(point.none)}
             if place in ends:
                 self._outcome[index] = self._result(stack, place, logits[place], target, self._progress[index])
-        _drop(members, stack, ends)
+        drop(members, stack, ends)
 
     def _ending(self, members: list[int], stack: SupervisedStack) -> list[int]:
         """Places of the lanes that end now: all at the last epoch, before it those stopped early."""
@@ -239,16 +249,6 @@ def _held_out_loss(logits: Tensor, target: Tensor) -> float:
     y = torch.zeros((len(target), logits.shape[1] + 1), device=logits.device)
     y = y.scatter_(1, (target + 1)[:, None], 1.0)[:, 1:]
     return float(binary_cross_entropy_with_logits(logits, y))
-
-
-def _drop(members: list[int], stack: SupervisedStack, places: Sequence[int]) -> None:
-    """Takes lanes out of a stack, and out of the list of its members."""
-    if not places:
-        return
-    kept = [place for place in range(len(members)) if place not in places]
-    members[:] = [members[place] for place in kept]
-    if kept:
-        stack.keep(kept)
 
 
 def _top(logits: Tensor) -> tuple[Tensor, Tensor]:

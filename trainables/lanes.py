@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainables.records import Curves, ItemResults
 from trainables.splits import Indices, Split, stream
-from trainables.stack import Lane, Settings
+from trainables.stack import Lane, Settings, Stack
 from trainables.supervised import SupervisedStack
 
 Floats = npt.NDArray[np.float64]
@@ -151,6 +151,22 @@ def diverged(lane: Lane, loss: float, epoch: int) -> LaneFailure | None:
         f"the loss of {lane.method.name} {dict(lane.params)} on split {lane.seed} is {loss} by epoch {epoch}; lower "
         "the learning rate, or standardise the inputs"
     )
+
+
+def drop(members: list[int], stack: Stack, places: Sequence[int]) -> None:
+    """Takes lanes out of a stack, and out of the list of its members.
+
+    Args:
+        members: Place in the pack of each of the stack's lanes; changed.
+        stack: Left as it is where no lane remains.
+        places: Places in the stack of the lanes that leave.
+    """
+    if not places:
+        return
+    kept = [place for place in range(len(members)) if place not in places]
+    members[:] = [members[place] for place in kept]
+    if kept:
+        stack.keep(kept)
 
 
 def cka_metrics(cka: npt.NDArray[np.float32]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from trainables.batch import LANE_SETTINGS
 from trainables.contrastive import ContrastiveStack
 from trainables.engine import Training
-from trainables.lanes import Evaluation, LaneFailure, LaneResult, cka_metrics, diverged, ready
+from trainables.lanes import Evaluation, LaneFailure, LaneResult, cka_metrics, diverged, drop, ready
 from trainables.methods import METHODS
 from trainables.stack import Lane, Settings
 from trainables.supervised import SupervisedStack
@@ -120,7 +120,7 @@ class ContrastiveTraining:
         places = [place for place, index in enumerate(self._members) if index in gone]
         if self._judges is None:
             self._outcome |= dict.fromkeys((self._members[place] for place in places), None)
-            self._leave(places)
+            drop(self._members, self._stack, places)
         else:
             for judge in self._judges:
                 judge.stop(places)
@@ -153,13 +153,7 @@ class ContrastiveTraining:
             if failure is not None:
                 self._outcome[index] = failure
                 failing.append(place)
-        self._leave(failing)
-
-    def _leave(self, places: Sequence[int]) -> None:
-        kept = [place for place in range(len(self._members)) if place not in places]
-        self._members = [self._members[place] for place in kept]
-        if kept and places:
-            self._stack.keep(kept)
+        drop(self._members, self._stack, failing)
 
     def _freeze(self) -> tuple[Training, Training]:
         """The classifiers and the linear probes on the hidden layers as they are now."""

@@ -23,10 +23,7 @@ def linear_cka(a: Tensor, b: Tensor) -> Tensor:
         Kornblith et al., "Similarity of Neural Network Representations Revisited" (2019), section 3,
         https://arxiv.org/abs/1905.00414
     """
-    one, other = _gram(a), _gram(b)
-    shared = (one * other).sum((-2, -1))
-    cka: Tensor = shared / (torch.linalg.matrix_norm(one) * torch.linalg.matrix_norm(other))
-    return cka
+    return _alignment(_gram(a), _gram(b))
 
 
 def neighbour_cka(states: Sequence[Tensor]) -> Tensor:
@@ -35,7 +32,15 @@ def neighbour_cka(states: Sequence[Tensor]) -> Tensor:
     Args:
         states: Of the same rows, (..., rows, width) each, at least two.
     """
-    return torch.stack([linear_cka(a, b) for a, b in pairwise(states)], dim=-1)
+    grams = [_gram(state) for state in states]
+    return torch.stack([_alignment(one, other) for one, other in pairwise(grams)], dim=-1)
+
+
+def _alignment(one: Tensor, other: Tensor) -> Tensor:
+    """Linear CKA (...) of two representations, from their centred Gram matrices (..., rows, rows)."""
+    shared = (one * other).sum((-2, -1))
+    cka: Tensor = shared / (torch.linalg.matrix_norm(one) * torch.linalg.matrix_norm(other))
+    return cka
 
 
 def _gram(x: Tensor) -> Tensor:
