@@ -6,7 +6,6 @@ that file travels there, and nothing but text comes back.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import shlex
@@ -23,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from embedding_jobs.ray_session import use_token
+from study.addresses import is_loopback
 from study.bundle import BundleError, unpack
 from study.cluster import ClusterError, refused
 from study.follow import follow_log
@@ -261,14 +261,6 @@ def job_stem(spec: StudySpec) -> str:
 def file_digest(config: Path) -> str:
     """A short hash of a study file as it stands."""
     return digest({"text": config.read_text()})
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's own, which others do not reach."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _job(found: Any) -> Job:

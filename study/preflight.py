@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from embedding_jobs.manifests import comparable
-from study.launch import is_loopback
+from study.addresses import is_loopback
 from study.nodes import Node, NodeFacts, slots_of, versions
 from study.spec import StudySpec
 

@@ -7,7 +7,6 @@ permission for anybody else, and secrets in its environment, where `ps` does not
 from __future__ import annotations
 
 import configparser
-import ipaddress
 import os
 import secrets
 import signal
@@ -120,14 +119,6 @@ def run_server(
         raise TrackerError(f"The server ended by itself with {process.returncode}; see {log}")
     finally:
         _end(process)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server at that interface."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _auth_config(directory: Path) -> Path:

@@ -52,7 +52,8 @@ def up(context: click.Context, directory: Path, host: str, port: int, backend_st
 
 
 def _tell(uri: str, secret: Secret, host: str) -> None:
-    from study.tracker import ADMIN, PASSWORD, is_loopback
+    from study.addresses import is_loopback
+    from study.tracker import ADMIN, PASSWORD
 
     password = f'"$(cat {shlex.quote(str(secret.file))})"' if secret.file else f'"${PASSWORD}"'
     click.echo(f"MLflow answers at {uri} to the user `{ADMIN}`; its password is in {secret.file or PASSWORD}.")
