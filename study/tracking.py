@@ -25,8 +25,9 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.aggregate import UNDEFINED, CandidateSummary
+from analysis.references import is_reference
 from study.results import Outcome
-from trainables.records import Curves, TrialRecord
+from trainables.records import TrialRecord
 
 for _name in ("mlflow.store.db.utils", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -186,7 +187,7 @@ class Tracker:
             "split": config.split,
             **dict(config.candidate.params),
         }
-        learning = _learning_curves(record.curves)
+        learning = _learning_curves(record)
         metrics = [
             Metric(name, value, end_ms, 0)
             for name, value in record.metrics.items()
@@ -286,10 +287,16 @@ class Tracker:
         )
 
 
-def _learning_curves(curves: Curves) -> dict[str, list[float]]:
-    """What is tracked at each of the epochs of `curves.epoch`, by MLflow's name."""
-    found = {name: getattr(curves, curve).tolist() for curve, name in _LEARNING.items()}
-    return found | {f"cka_{layer}": values.tolist() for layer, values in enumerate(curves.epoch_cka.T)}
+def _learning_curves(record: TrialRecord) -> dict[str, list[float]]:
+    """What is tracked at each of the epochs of a trial's curves, by MLflow's name.
+
+    How alike layers are over the epochs is tracked of what has no augmentation, where it says which layer to augment;
+    of every trial it would be most of what a trial takes to write. The records have it of all.
+    """
+    found = {name: getattr(record.curves, curve).tolist() for curve, name in _LEARNING.items()}
+    if not is_reference(record.config.candidate.method):
+        return found
+    return found | {f"cka_{layer}": values.tolist() for layer, values in enumerate(record.curves.epoch_cka.T)}
 
 
 def check_server(uri: str) -> None:

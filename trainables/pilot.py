@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from trainables.lanes import LaneFailure
-from trainables.pack import Pack, PackContext, pack_training
+from trainables.pack import Pack, PackContext, on_device, pack_training
 from trainables.records import CONTRASTIVE, TrialRecord, write_records
 
 _LONG_S, _N_EVALUATIONS = 3.0, 3
@@ -52,11 +52,8 @@ def measure_pack(context: PackContext, pack: Pack) -> PackCost:
         context: What the packs of the study share.
         pack: The pack.
     """
-    torch.set_num_threads(context.n_threads)
-    on_gpu, settings = torch.cuda.is_available(), context.settings
-    embeddings, labels = torch.from_numpy(context.embeddings), torch.from_numpy(context.labels)
-    if on_gpu:
-        embeddings, labels = embeddings.cuda(), labels.cuda()
+    embeddings, labels, hardware = on_device(context)
+    settings = context.settings
     records: list[TrialRecord] = []
 
     def seconds(epochs: int, *, pretraining: int = 1, every: int = 10**9) -> float:
@@ -100,6 +97,6 @@ def measure_pack(context: PackContext, pack: Pack) -> PackCost:
         evaluation_s=max((evaluated_s - shortest_s) / _N_EVALUATIONS - epoch_s, 0.0),
         record_bytes=n_bytes,
         process_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        gpu_bytes=torch.cuda.max_memory_allocated() if on_gpu else 0,
-        device=torch.cuda.get_device_name() if on_gpu else f"CPU, {context.n_threads} threads",
+        gpu_bytes=torch.cuda.max_memory_allocated() if embeddings.is_cuda else 0,
+        device=hardware,
     )

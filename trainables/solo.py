@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from trainables.lanes import LaneFailure, LaneResult, LaneTraining, TrainingError
 from trainables.methods import get_method
-from trainables.pack import Pack, PackContext, pack_training
+from trainables.pack import Pack, PackContext, on_device, pack_training
 from trainables.records import Candidate, TrialConfig
 from trainables.scout import start_training
 from trainables.splits import Split
@@ -57,9 +55,9 @@ def train_trial(context: PackContext, trial: TrialConfig) -> TrainedLane:
     Raises:
         TrainingError: The trial gives no result.
     """
-    embeddings, labels = _on_device(context)
+    embeddings, labels, hardware = on_device(context)
     pack = Pack(trial.phase, trial.candidate, (trial.split,))
-    return _finish(pack_training(context, pack, embeddings, labels), context)
+    return _finish(pack_training(context, pack, embeddings, labels), hardware)
 
 
 def train_on_all(context: PackContext, candidate: Candidate, seed: int) -> TrainedLane:
@@ -73,25 +71,14 @@ def train_on_all(context: PackContext, candidate: Candidate, seed: int) -> Train
     Raises:
         TrainingError: The training gives no result.
     """
-    embeddings, labels = _on_device(context)
+    embeddings, labels, hardware = on_device(context)
     items = np.arange(len(context.labels))
     train = items[~np.isin(context.labels, context.unknown_classes)]
     lane = Lane(get_method(candidate.method), dict(candidate.params), seed, Split(train, items))
-    return _finish(start_training(embeddings, labels, [lane], context.settings), context)
+    return _finish(start_training(embeddings, labels, [lane], context.settings), hardware)
 
 
-def _on_device(context: PackContext) -> tuple[Tensor, Tensor]:
-    torch.set_num_threads(context.n_threads)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(context.embeddings).to(_device()), torch.from_numpy(context.labels).to(_device())
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _finish(training: LaneTraining, context: PackContext) -> TrainedLane:
+def _finish(training: LaneTraining, hardware: str) -> TrainedLane:
     stacks = training.stacks
     while not training.finished:
         training.advance()
@@ -111,7 +98,7 @@ def _finish(training: LaneTraining, context: PackContext) -> TrainedLane:
         shift=_numpy(shift),
         scale=_numpy(scale),
         known=_numpy(stack.known[0]),
-        hardware=torch.cuda.get_device_name() if _device() == "cuda" else f"cpu, {context.n_threads} threads",
+        hardware=hardware,
     )
 
 

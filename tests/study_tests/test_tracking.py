@@ -66,13 +66,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
     made.kill()
 
 
-def record(split: int, alpha: float) -> TrialRecord:
+def record(split: int, alpha: float, method: str = "e_mixup") -> TrialRecord:
     curves = {field.name: np.linspace(0.1, 0.9, 5, dtype=np.float32) for field in dataclasses.fields(Curves)}
     curves["epoch"] = np.arange(1, 6, dtype=np.float32)
     curves["epoch_cka"] = np.linspace(0, 1, 10, dtype=np.float32).reshape(5, 2)
     curves["epoch_cka"][3:] = np.nan
     return TrialRecord(
-        TrialConfig("paper", Candidate.of("e_mixup", {"alpha": alpha}), split),
+        TrialConfig("paper", Candidate.of(method, {"alpha": alpha}), split),
         {"auc_weighted": 0.9 + split / 100, "undefined": float("nan"), "cka_0": float(curves["epoch_cka"][2, 0])},
         Curves(**curves),
         None,
@@ -211,3 +211,17 @@ def test_a_server_that_never_comes_delays_nothing(connect: Callable[[str], Track
     with pytest.raises(TrackingError, match="`study sync` writes what it lacks"):
         tracker.close()
     assert time.monotonic() - began < 5
+
+
+def test_layers_are_followed_where_nothing_is_augmented(tmp_path: Path, connect: Callable[[str], Tracker]) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    connect(uri).write([record(0, 0.1), record(0, 0.1, "contrastive_control")])
+    client = MlflowClient(uri)
+    runs = {run.data.params["method"]: run for run in client.search_runs(["1"], "metrics.duration_s > 0")}
+    history = {
+        method: client.get_metric_history(runs[method].info.run_id, "cka_0")
+        for method in ("e_mixup", "contrastive_control")
+    }
+    assert [point.step for point in history["contrastive_control"]] == [1, 2, 3]
+    assert [point.step for point in history["e_mixup"]] == [0]
+    assert [points[-1].value for points in history.values()] == pytest.approx([4 / 9, 4 / 9])
