@@ -107,6 +107,7 @@ def _context(
             early_stopping_fraction=training.early_stopping.fraction if training.early_stopping else 0,
             early_stopping_patience=training.early_stopping.patience if training.early_stopping else 1,
             threshold=spec.objective.threshold,
+            precision=training.precision,
             pretraining=Pretraining(**training.pretraining.model_dump()),
         ),
         records=str(spec.records),

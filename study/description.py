@@ -195,6 +195,8 @@ def _search(spec: StudySpec) -> str:
 def _contrastive(spec: StudySpec) -> dict[str, str]:
     """What contrastive methods do, where there are any; and what `auto` means."""
     training, methods, found = spec.training, spec.search.methods, {}
+    if training.precision != "float32":
+        found["Matrix products"] = f"{training.precision} in training, float32 in evaluation"
     if training.residual:
         found["Hidden layers"] = "residual: the input is added to the output where the two are equally wide"
     if any(Candidate(method).objective == CONTRASTIVE for method in methods):

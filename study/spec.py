@@ -17,13 +17,14 @@ Metric = Literal["auc_weighted", "accuracy", "accuracy_known", "accuracy_none"]
 Protocol = Literal["paper", "nested"]
 VectorDtype = Literal["float32", "float16"]
 ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 Sampler = Literal["grid", "tpe", "random", "qmc", "gp"]
 
 PACKAGE_SCHEME = "package://"
 """Prefix of a model directory inside an installed Python package: the same in every study file and machine."""
 
 
-_LATER = {"residual", "pretraining"}
+_LATER = {"residual", "pretraining", "precision"}
 
 
 class Section(BaseModel):
@@ -152,6 +153,7 @@ class Training(Section):
     standardize: bool = False
     class_balanced: bool = False
     early_stopping: HoldOut | None = None
+    precision: Precision = "float32"
     pretraining: Pretraining = Pretraining()
 
     @field_validator("batch_size")

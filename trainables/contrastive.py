@@ -84,7 +84,7 @@ class ContrastiveStack(Stack):
         view = self.method.transform(
             Batch(x, nothing, x.new_ones((len(x), 1, 1)), self._deviation), self._params, self._augment
         )
-        plain, augmented = self.model(x), self.model(view.x, at_layer=self._below_head(view.at_layer))
+        plain, augmented = self._outputs(x), self._outputs(view.x, at_layer=self._below_head(view.at_layer))
         return nt_xent(plain, augmented, self._params["temperature"])
 
     def _below_head(self, at_layer: AtLayer | None) -> AtLayer | None:

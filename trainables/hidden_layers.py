@@ -69,7 +69,7 @@ def _at_layer(batch: Batch, params: Mapping[str, Tensor], draws: Draws, change: 
             return changed
         import torch
 
-        return h.index_copy(0, torch.tensor(lanes, device=h.device), changed)
+        return h.index_copy(0, torch.tensor(lanes, device=h.device), changed.to(h.dtype))
 
     return replace(batch, x=at(0, batch.x), at_layer=at)
 
@@ -178,9 +178,10 @@ def project(h: Tensor, components: Tensor) -> Tensor:
 
     mean = h.mean(1, keepdim=True)
     centred = h - mean
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
         # Components by way of the rows' Gram matrix: batches are shorter than layers are wide. Ascending order.
-        vectors = torch.linalg.eigh((centred @ centred.mT).double())[1]
+        wide = centred.float()
+        vectors = torch.linalg.eigh((wide @ wide.mT).double())[1]
         rank = torch.arange(h.shape[1] - 1, -1, -1, device=h.device)
         onto = ((vectors * (rank < components)) @ vectors.mT).to(h.dtype)
     projected: Tensor = mean + onto @ centred

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainables.batch import Method
-from trainables.classifier import LaneMLP
+from trainables.classifier import AtLayer, LaneMLP
 from trainables.draws import LaneDraws
 from trainables.optimizer import LaneAdamW
 from trainables.similarity import neighbour_cka
 from trainables.splits import Indices, Split, stream
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+"""What matrix products compute in while a classifier trains; weights, losses, optimizer and figures are float32."""
 
 CKA_ITEMS = 512
 """Training items, at most, that layers are compared on."""
@@ -60,6 +65,8 @@ class Settings:
         early_stopping_fraction: Share of the training items held out to stop a lane and choose its weights; 0 for none.
         early_stopping_patience: Evaluations without a lower held-out loss after which a lane stops.
         threshold: Confidence below which "none" is predicted, in [0, 1].
+        precision: What the matrix products of training compute in. Lower ones are for GPUs: a CPU has no `tf32`, and
+            most are slower in `bfloat16`.
         pretraining: What contrastive methods do first.
     """
 
@@ -78,6 +85,7 @@ class Settings:
     early_stopping_fraction: float = 0.0
     early_stopping_patience: int = 3
     threshold: float = 0.6
+    precision: Precision = "float32"
     pretraining: Pretraining = field(default_factory=Pretraining)
 
 
@@ -172,9 +180,10 @@ class Stack(ABC):
     def train(self, epochs: int) -> None:
         """Trains some epochs."""
         started_s = time.perf_counter()
-        for _ in range(epochs):
-            for items in self._epoch_items().split(self.settings.batch_size, dim=1):
-                self._step(items)
+        with _tf32(self.settings.precision == "tf32"):
+            for _ in range(epochs):
+                for items in self._epoch_items().split(self.settings.batch_size, dim=1):
+                    self._step(items)
         self._add_time(started_s)
 
     def mean_loss(self) -> list[float]:
@@ -251,6 +260,12 @@ class Stack(ABC):
         x = self.embeddings.index_select(0, items.flatten()).view(*items.shape, -1)
         return (x - self._shift) / self._scale if self.settings.standardize else x
 
+    def _outputs(self, x: Tensor, keep: Sequence[Tensor] | None = None, at_layer: AtLayer | None = None) -> Tensor:
+        """The model's outputs in training: products in the settings' precision, what comes out in float32."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            outputs: Tensor = self.model(x, keep, at_layer)
+        return outputs.float()
+
     def _epoch_items(self) -> Tensor:
         """The items of an epoch in training order: (lanes, steps x batch size)."""
         n_used = self.steps_per_epoch * self.settings.batch_size
@@ -280,3 +295,14 @@ class Stack(ABC):
             torch.cuda.synchronize(self._device)
         share = (time.perf_counter() - started_s) / len(self.lanes)
         self.device_s = [seconds + share for seconds in self.device_s]
+
+
+@contextmanager
+def _tf32(enabled: bool) -> Iterator[None]:
+    """Has CUDA's float32 products compute in TF32, forward and backward, or not."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = enabled
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -124,7 +124,7 @@ class SupervisedStack(Stack):
         plain = Batch(self._inputs(items), y, self._is_class, self._deviation)
         batch = self.method.transform(plain, self._params, self._augment)
         keep = self._keep_masks(batch.x.shape[1])
-        logits = self.model(batch.x, keep, batch.at_layer)[:, : batch.y.shape[1]]
+        logits = self._outputs(batch.x, keep, batch.at_layer)[:, : batch.y.shape[1]]
         return _mean_loss(logits, batch.y, self._is_class)
 
     def _keep_masks(self, rows: int) -> list[Tensor]:

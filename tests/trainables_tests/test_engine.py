@@ -1,6 +1,6 @@
 """A lane is its solo run; a stacked classifier is its classifiers; the schedule is the paper's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from trainables.batch import Batch, Draws
 from trainables.classifier import LaneMLP
 from trainables.engine import Training
 from trainables.lanes import LaneFailure, LaneResult, LaneTraining, TrainingError
-from trainables.methods import METHODS, Contrastive
+from trainables.methods import METHODS, Contrastive, Control
 from trainables.scout import start_training
 from trainables.splits import make_split
 from trainables.stack import Lane, Pretraining, Settings, triangular
@@ -83,6 +84,35 @@ def test_a_lane_equals_its_solo_run(name: str, standardize: bool) -> None:
             narrowed = stacked[..., : own.shape[-1]]
             torch.testing.assert_close(narrowed, own, atol=1e-5, rtol=0)
     assert len({len(known) for known in stack.known}) > 1, "lanes differ in classes"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bfloat16_changes_products_and_little_else(name: str) -> None:
+    results = {
+        precision: run(name, [3, 4], replace(SETTINGS, precision=precision)) for precision in ("float32", "bfloat16")
+    }
+    for exact, coarse in zip(results["float32"], results["bfloat16"], strict=True):
+        assert not np.array_equal(exact.curves.epoch_loss, coarse.curves.epoch_loss)
+        np.testing.assert_allclose(exact.curves.epoch_loss, coarse.curves.epoch_loss, rtol=0.02)
+        assert coarse.metrics["auc_weighted"] == pytest.approx(exact.metrics["auc_weighted"], abs=0.01)
+        # Predictions are not rounded to the 8 bits of bfloat16, which would make ties.
+        assert len(np.unique(coarse.items.confidence)) > 0.95 * len(np.unique(exact.items.confidence))
+
+
+def test_tf32_ends_with_training() -> None:
+    seen = []
+    x, labels = items()
+
+    class Watching(Control):
+        def transform(self, batch: Batch, params: Mapping[str, torch.Tensor], draws: Draws) -> Batch:
+            seen.append(torch.backends.cuda.matmul.allow_tf32)
+            return super().transform(batch, params, draws)
+
+    for precision in ("tf32", "float32"):
+        lane = replace(lanes_of("control", [3])[0], method=Watching())
+        finish(Training(x, labels, [lane], replace(SETTINGS, epochs=1, precision=precision)))
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert seen == [True] * 5 + [False] * 5
 
 
 def test_a_pack_mixes_candidates_methods_and_settings() -> None:
