@@ -16,6 +16,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 FASHION = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "fashion"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="cluster tests: the fashion titles in place of made-up ones")
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """A local Ray of two CPUs, started by the first test that asks and stopped at the end."""
