@@ -43,6 +43,7 @@ def up(context: click.Context, directory: Path, host: str, port: int, backend_st
             "--backend-store-uri must not hold a password, which every user of this machine could read there; set "
             "MLFLOW_BACKEND_STORE_URI instead"
         )
+    click.echo(f"Starting MLflow; what it says goes to {directory / 'tracker.log'}.", err=True)
     try:
         run_server(directory, host, port, backend_store_uri, lambda uri, secret: _tell(uri, secret, host))
     except TrackerError as error:
