@@ -101,14 +101,14 @@ def test_the_driver_is_killed_twenty_times(quiet: Path) -> None:
 
 
 def workers_of(driver: int) -> list[int]:
-    """Processes that train packs for a driver."""
+    """Processes that train packs for a driver: Tune names them after the wrapper that gives a trial its resources."""
     parents: dict[int, int] = {}
     training = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                if b"ray::PackTrainable" in (entry / "cmdline").read_bytes():
+                if b"Trainable" in (entry / "cmdline").read_bytes():
                     training.append(int(entry.name))
             except (FileNotFoundError, ProcessLookupError):
                 continue

@@ -8,6 +8,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
+from embedding_jobs.ray_session import use_token
 from study import load_spec, run_study
 from study.runner import sync
 
@@ -20,6 +21,7 @@ def kill_in_the_middle(cluster: Cluster, node: object, records: Path) -> None:
 
 
 def main() -> None:
+    use_token(create=True)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         node = cluster.add_node(num_cpus=1)
