@@ -117,9 +117,10 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], lo
 
 
 def values(directory: Path) -> dict[str, Any]:
+    """Every figure, curve and item of every trial, to the bit; not how long it took."""
     return {
         record.config.key: (
-            dict(record.metrics),
+            {name: repr(value) for name, value in record.metrics.items() if not name.startswith("seconds")},
             {name: value.tobytes() for name, value in vars(record.curves).items() if hasattr(value, "tobytes")},
             {name: value.tobytes() for name, value in vars(record.items).items()},
         )
