@@ -132,13 +132,14 @@ class ColumnRun:
         self._advance()
 
     def units(self) -> list[Unit]:
-        """Units to encode."""
+        """Units that are left to encode."""
         if self._plan is None:
             return []
         plan = self._plan
         return [
             Unit(self.job, self.name, index, str(unit_path(self._store, plan, index).absolute()), plan.unit_rows(index))
             for index in self._todo
+            if index not in self._done
         ]
 
     def take(self, unit: WrittenUnit) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ from embedding_jobs.summary import ColumnSummary, ExtractionProgress, Extraction
 __all__ = ["ColumnSummary", "EncoderPool", "ExtractionProgress", "ExtractionSummary", "encoder_pool", "extract"]
 
 N_RETRIES = 3  # of a unit whose process died; Ray Data's own default is without end
+_NODE_LOST_WAIT_S = 5.0  # until Ray no longer counts a node that has gone
 _MAX_THREADS = 8  # of one encoder; more of them share the small matrices of one batch badly
 
 
@@ -128,8 +130,23 @@ def _encode(runs: Sequence[ColumnRun], pool: EncoderPool) -> None:
     by_name = {run.name: run for run in runs}
     for run in runs:
         run.start()
-    for unit in _pipeline([unit for run in runs for unit in run.units()], runs[0].job, pool):
-        by_name[unit.name].take(unit)
+    n_lost = 0
+    while True:
+        try:
+            for unit in _pipeline([unit for run in runs for unit in run.units()], runs[0].job, pool):
+                by_name[unit.name].take(unit)
+                n_lost = 0
+            return
+        except ray.exceptions.ActorUnavailableError as error:
+            # Its node has gone, and Ray used up the unit's retries before it noticed.
+            n_lost += 1
+            if n_lost > N_RETRIES:
+                raise EncoderError(
+                    f"the processes that encode with {runs[0].job.config.model} must be reached, they were lost "
+                    f"{n_lost} times in a row ({error}); see whether the cluster's nodes stay up, and run again"
+                ) from error
+            time.sleep(_NODE_LOST_WAIT_S)
+            pool = encoder_pool()
 
 
 @dataclass(frozen=True)
@@ -210,6 +227,8 @@ def _pipeline(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[Writte
                 assert unit.failure is not None
                 raise unit.failure
             yield unit
+    except ray.exceptions.ActorUnavailableError:
+        raise
     except died as error:
         raise EncoderError(
             f"a process that encodes with {job.config.model} must survive a unit, it died {N_RETRIES + 1} times: "

@@ -1,6 +1,6 @@
 """Stores that were left half done, damaged, or whose table has changed: repaired or refused, never silently wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
-from embedding_jobs.encoders import CustomEncoderConfig
-from embedding_jobs.extract import ExtractionProgress, extract
+from embedding_jobs import extract as extract_module
+from embedding_jobs.encoders import CustomEncoderConfig, EncoderError
+from embedding_jobs.extract import EncoderPool, ExtractionProgress, extract
 from embedding_jobs.shards import StoreError
 from embedding_jobs.sources import Source
+from embedding_jobs.stages import Job, Unit, WrittenUnit
 from embedding_jobs.store import Store
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -69,6 +72,41 @@ def test_interrupted_run_is_continued_past_damage_and_changes(
     extract(changed, {"title": word_config}, store, rows_per_shard=20)
     extract(changed, {"title": word_config}, tmp_path / "fresh", rows_per_shard=20)
     assert contents(store) == contents(tmp_path / "fresh")
+
+
+def test_encoding_goes_on_without_a_node_that_has_gone(
+    source: Source,
+    tmp_path: Path,
+    word_config: CustomEncoderConfig,
+    contents: Contents,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray gives up a unit whose encoder cannot be reached before it knows that the node is gone."""
+    whole = extract_module._pipeline
+    given: list[list[int]] = []
+
+    def cut_off(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[WrittenUnit]:
+        given.append([unit.index for unit in units])
+        for n_taken, unit in enumerate(whole(units, job, pool), start=1):
+            yield unit
+            if n_taken == len(given) < 3:
+                raise ray.exceptions.ActorUnavailableError("gone", None)
+
+    monkeypatch.setattr(extract_module, "_NODE_LOST_WAIT_S", 0.0)
+    monkeypatch.setattr(extract_module, "_pipeline", cut_off)
+    extract(source, {"title": word_config}, tmp_path / "cut", rows_per_shard=20)
+    assert [len(units) for units in given] == [6, 5, 3]
+    monkeypatch.setattr(extract_module, "_pipeline", whole)
+    extract(source, {"title": word_config}, tmp_path / "fresh", rows_per_shard=20)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "fresh")
+
+    def gone(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[WrittenUnit]:
+        raise ray.exceptions.ActorUnavailableError("gone", None)
+        yield
+
+    monkeypatch.setattr(extract_module, "_pipeline", gone)
+    with pytest.raises(EncoderError, match=r"lost 4 times in a row .*see whether the cluster's nodes stay up"):
+        extract(source, {"title": word_config}, tmp_path / "gone", rows_per_shard=20)
 
 
 def test_columns_share_an_encoder_and_are_added_beside_what_is_there(
