@@ -37,11 +37,11 @@ FIVE = {
 
 def small(folder: Path) -> dict[str, Any]:
     """Texts that take some seconds to encode, and some ten seconds of training."""
-    write_table(folder / "table.csv", n=6000)  # three units
+    write_table(folder / "table.csv", n=4200)  # three units
     return settings(
-        training={"epochs": 120, "evaluate_every_epochs": 40},
+        training={"epochs": 60, "evaluate_every_epochs": 20},
         splits={"train_fraction": 0.1, "n_splits": 3},
-        search={"methods": FIVE},
+        search={"methods": {method: FIVE[method] for method in ("control", "e_mixup", "soft_e_stitchup")}},
         resources={"max_failures": 20, "lanes_per_pack": 1},
     )
 
@@ -134,14 +134,14 @@ def test_a_study_survives_the_loss_of_any_node(
     raw = full(request.getfixturevalue("fashion")) if request.config.getoption("--full") else small(tmp_path)
     for name in ("quiet", "cluster"):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**raw, "directory": name}))
-    quiet = [sys.executable, "-m", "study", "run", "--quiet", "-c", str(tmp_path / "quiet.yaml")]
-    done = subprocess.run(quiet, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
+    command = [sys.executable, "-m", "study", "run", "--quiet", "-c", str(tmp_path / "quiet.yaml")]
+    quiet = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     config, root, log = tmp_path / "cluster.yaml", tmp_path / "cluster", cluster.folder / "run.log"
     n_records = lambda: len(list((root / "records").glob("*.parquet")))  # noqa: E731
     for number in (0, 1, 2):
         cluster.start(number)
+    said = quiet.communicate()[1]
+    assert quiet.returncode == 0, said[-3000:]
     driver = cluster.run(config)
     wait_for(lambda: any(root.glob("embeddings/.units/*/*.arrow")), driver, log)
     cluster.nodes[2].kill()  # in embedding
@@ -155,13 +155,14 @@ def test_a_study_survives_the_loss_of_any_node(
     cluster.nodes[3].kill()
     cluster.nodes[0].kill()  # the head, and the driver with it
     at = n_records()
-    assert at < 15
+    n_planned = 3 * len(raw["search"]["methods"])
+    assert at < n_planned
     print("killed the head, at", at, "records")
     for number in (0, 1, 2):
         cluster.start(number)
     assert cluster.run(config).wait(900) == 0, log.read_text()[-3000:]
     assert (root / "report" / "report.html").exists()
-    assert len(values(root)) == 15
+    assert len(values(root)) == n_planned
     assert values(root) == values(tmp_path / "quiet")
     stranger = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
     (tmp_path / "token").write_text("not the token of this cluster, though as long as one")
