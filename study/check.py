@@ -320,8 +320,8 @@ def _size_problems(data: Data, splits: Splits, training: Training) -> Iterator[s
         if training.batch_size > n_train:
             yield (
                 f"`training.batch_size` must not exceed the {phase} split's training items: {n_train} = "
-                f"{splits.train_fraction:g} of {n_items} rows, got {training.batch_size}; lower it, or raise "
-                "`splits.train_fraction`"
+                f"{splits.train_fraction:g} of {n_items} rows, got {training.batch_size}; lower it to at most "
+                f"{n_train // 2 * 2}, or raise `splits.train_fraction`"
             )
             return
 

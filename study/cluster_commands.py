@@ -147,7 +147,10 @@ def _report_here(cluster: Cluster, spec: StudySpec, job: Job, folder: Path) -> P
 @click.option("--no-pilot", is_flag=True, help="Count only; measure nothing.")
 @click.option("--price-per-hour", type=click.FloatRange(min=0), help="Of one node.")
 def preflight(config: Path, address: str | None, python: str, no_pilot: bool, price_per_hour: float | None) -> None:
-    """Check every node for what the study needs, then say what it will take; exit code 2 if a check failed."""
+    """Check every node for what the study needs, then say what it will take; exit code 2 if a check failed.
+
+    A tracker that does not answer is told, and stops nothing: `study sync` writes to it later.
+    """
     if address is None:
         sys.exit(_preflight_here(config, no_pilot=no_pilot, price_per_hour=price_per_hour))
     from study.check import load_spec
@@ -178,9 +181,10 @@ def _preflight_here(config: Path, *, no_pilot: bool, price_per_hour: float | Non
         found = nodes()
         checks, work = plan.inspect(spec, found)
         console.print(check_table(checks))
-        failed = [check for check in checks if not check.ok]
-        for check in failed:
+        wanting = [check for check in checks if not check.ok]
+        for check in wanting:
             console.print(Text(f"{check.node}, {check.what}: {check.says}. Remedy: {check.remedy}."), soft_wrap=True)
+        failed = [check for check in wanting if check.what != "tracker"]  # it may be written to later
         if work is not None and not failed:
             costs = None
             if not no_pilot and any(slots_of(spec, node) for node in found):

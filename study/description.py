@@ -77,7 +77,10 @@ def read_description(directory: Path) -> dict[str, Any]:
     """
     path = directory / DESCRIPTION
     if not path.exists():
-        raise DescriptionError(f"{directory} holds no study; run `study run` first.")
+        raise DescriptionError(
+            f"{directory} holds no study; run `study run` first. One that has just been started is "
+            "there once its embeddings are made."
+        )
     try:
         loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if missing := {"digests", "deciding_settings", "data"} - set(loaded):

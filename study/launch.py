@@ -6,6 +6,7 @@ that file travels there, and nothing but text comes back.
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import shlex
@@ -289,10 +290,11 @@ def _refuse_open(address: str) -> None:
             code = answer.status
     except urllib.error.HTTPError as error:
         code = error.code
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise ClusterError(
-            f"No Ray dashboard answers at {address} ({getattr(error, 'reason', error)}). Correct `--address`, or open "
-            "the tunnel to the cluster (`ray dashboard cluster.yaml`, `ssh -L 8265:127.0.0.1:8265 HEAD`)."
+            f"No Ray dashboard answers at {address} ({getattr(error, 'reason', 'it speaks no HTTP')}). Correct "
+            "`--address`, whose port is 8265 unless told otherwise, or open the tunnel to the cluster (`ray dashboard "
+            "cluster.yaml`, `ssh -L 8265:127.0.0.1:8265 HEAD`)."
         ) from None
     if code in (401, 403):
         return

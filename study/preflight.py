@@ -91,8 +91,9 @@ def check_tracker(spec: StudySpec) -> Check:
         check_server(spec.tracking_uri)
     except TrackingError as error:
         remedy = (
-            "start it, correct `tracking.uri`, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the "
-            "study is run; without it the study runs, too, and `study sync` writes later"
+            "start it, correct `tracking.uri`, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for the "
+            "study's driver, on a cluster in the environment of `ray start --head`; the study runs without it, too, "
+            "and `study sync` writes later"
         )
         return Check("driver", "tracker", False, f"{spec.tracking_uri}: {error}", remedy)
     return Check("driver", "tracker", True, spec.tracking_uri)

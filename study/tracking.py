@@ -17,6 +17,8 @@ from typing import Any
 # A server that is away must not hold the study up: MLflow's default blocks each call for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+# Else it prints two lines for every run that ends on a server.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import requests
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param

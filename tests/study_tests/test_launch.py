@@ -5,9 +5,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,8 @@ import yaml
 
 from study.bundle import BundleError, pack, unpack
 from study.check import SpecError, load_spec
+from study.cluster import ClusterError
+from study.launch import _refuse_open
 from tests.study_tests.conftest import settings, write_table
 from tests.study_tests.ray_head import Head, running_head
 
@@ -154,6 +158,22 @@ def test_a_run_is_found_again_stopped_and_gone_on_with(
     after = records(tmp_path)
     assert len(after) == 9
     assert before.items() <= after.items(), "what was finished is not done again"
+
+
+def test_a_port_of_another_kind_is_one_sentence() -> None:
+    """Such as the head's own, 6379, in place of its dashboard's."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            asking, _ = server.accept()
+            with asking:
+                asking.recv(1024)
+                asking.sendall(b"\x00\x00\x04@\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=r"No Ray dashboard answers .*8265 unless told otherwise"):
+            _refuse_open(address)
 
 
 @pytest.mark.parametrize(
