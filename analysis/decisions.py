@@ -165,10 +165,10 @@ def sentence(difference: Difference, method: str, name: str) -> str:
     if math.isnan(interval.low):
         return f"{method} differs from {difference.reference} by {estimate}, on one split: nothing to judge by."
     seen = f"{estimate} (95 % interval {signed(interval.low)} to {signed(interval.high)})"
+    p = f"p {'< 0.001' if difference.adjusted_p < 0.001 else f'= {difference.adjusted_p:.3f}'} after Holm"
     match difference.decision:
         case Decision.BETTER | Decision.WORSE:
-            p = f"p {'< 0.001' if difference.adjusted_p < 0.001 else f'= {difference.adjusted_p:.3f}'}"
-            return f"{method} is {difference.decision} than {difference.reference}: {seen}, {p} after Holm."
+            return f"{method} is {difference.decision} than {difference.reference}: {seen}, {p}."
         case Decision.EQUIVALENT:
             return f"{method} is equivalent to {difference.reference}: {seen}, within ±{difference.region:g}."
         case _:
@@ -177,6 +177,8 @@ def sentence(difference: Difference, method: str, name: str) -> str:
             else:
                 n = difference.further_splits
                 more = f"about {n} further {'split' if n == 1 else 'splits'} would decide it, should it stay as it is"
+            if interval.low > 0 or interval.high < 0:  # one comparison alone would have been decided
+                seen += f", but {p}"
             return f"{method} is undecided against {difference.reference}: {seen}; {more}."
 
 
