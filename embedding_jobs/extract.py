@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ from embedding_jobs.summary import ColumnSummary, ExtractionProgress, Extraction
 __all__ = ["ColumnSummary", "EncoderPool", "ExtractionProgress", "ExtractionSummary", "encoder_pool", "extract"]
 
 N_RETRIES = 3  # of a unit whose process died; Ray Data's own default is without end
+_WATCH_EVERY_S = 2.0
 _NODE_LOST_WAIT_S = 5.0  # until Ray no longer counts a node that has gone
 _MAX_THREADS = 8  # of one encoder; more of them share the small matrices of one batch badly
 
@@ -137,8 +139,8 @@ def _encode(runs: Sequence[ColumnRun], pool: EncoderPool) -> None:
                 by_name[unit.name].take(unit)
                 n_lost = 0
             return
-        except ray.exceptions.ActorUnavailableError as error:
-            # Its node has gone, and Ray used up the unit's retries before it noticed.
+        except (_NodeLostError, ray.exceptions.ActorUnavailableError) as error:
+            # Of the second, too, the node has gone: Ray used up the unit's retries before it noticed.
             n_lost += 1
             if n_lost > N_RETRIES:
                 raise EncoderError(
@@ -221,12 +223,13 @@ def _pipeline(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[Writte
         data = data.map(_write_row, compute=writing, num_cpus=pool.task_cpus / 2, max_retries=N_RETRIES)
     died = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
     try:
-        for row in data.iter_rows():
-            unit = row["unit"]
-            if isinstance(unit, Unit):
-                assert unit.failure is not None
-                raise unit.failure
-            yield unit
+        with _giving_up_lost_nodes(data):
+            for row in data.iter_rows():
+                unit = row["unit"]
+                if isinstance(unit, Unit):
+                    assert unit.failure is not None
+                    raise unit.failure
+                yield unit
     except ray.exceptions.ActorUnavailableError:
         raise
     except died as error:
@@ -234,6 +237,49 @@ def _pipeline(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[Writte
             f"a process that encodes with {job.config.model} must survive a unit, it died {N_RETRIES + 1} times: "
             f"{error}; most often memory is short: lower the batch size or `items_per_unit`, and run again"
         ) from error
+
+
+class _NodeLostError(Exception):
+    """A node went while units were at it."""
+
+
+@contextmanager
+def _giving_up_lost_nodes(data: ray.data.Dataset) -> Iterator[None]:
+    """Ends a pipeline once a node goes that it began with.
+
+    Ray Data would have the node's processes begin anew elsewhere, and where the nodes that are left have no room for
+    them, the units that were at it would wait for ever.
+
+    Raises:
+        _NodeLostError: In place of whatever the pipeline ends with then.
+    """
+    began_with, lost, ended = _alive_nodes(), threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_WATCH_EVERY_S):
+            if began_with - _alive_nodes():
+                lost.set()
+                if data._current_executor is not None:  # there is no public way to end an execution from outside
+                    data._current_executor.shutdown(force=True)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    except Exception as error:
+        if lost.is_set():
+            raise _NodeLostError("a node has gone") from error
+        raise
+    finally:
+        ended.set()
+        watcher.join()
+    if lost.is_set():
+        raise _NodeLostError("a node has gone")
+
+
+def _alive_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 class _PrepareRow:

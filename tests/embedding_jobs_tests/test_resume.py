@@ -100,6 +100,17 @@ def test_encoding_goes_on_without_a_node_that_has_gone(
     extract(source, {"title": word_config}, tmp_path / "fresh", rows_per_shard=20)
     assert contents(tmp_path / "cut") == contents(tmp_path / "fresh")
 
+    alive = [{"a", "b"}]
+    monkeypatch.setattr(extract_module, "_alive_nodes", lambda: alive[0])
+    monkeypatch.setattr(extract_module, "_WATCH_EVERY_S", 0.01)
+
+    def lose_a_node(progress: ExtractionProgress) -> None:
+        if progress.n_inputs_done:
+            alive[0] = {"a"}
+
+    extract(source, {"title": word_config}, tmp_path / "less", rows_per_shard=20, on_progress=lose_a_node)
+    assert contents(tmp_path / "less") == contents(tmp_path / "fresh")
+
     def gone(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[WrittenUnit]:
         raise ray.exceptions.ActorUnavailableError("gone", None)
         yield
