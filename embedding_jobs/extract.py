@@ -254,13 +254,21 @@ def _giving_up_lost_nodes(data: ray.data.Dataset) -> Iterator[None]:
         _NodeLostError: In place of whatever the pipeline ends with then.
     """
     began_with, lost, ended = _alive_nodes(), threading.Event(), threading.Event()
+    # There is no public way to end an execution from outside; Ray Data itself keeps it only after its first output.
+    executors, create = [], data._create_executor
+
+    def create_known() -> Any:
+        executors.append(create())
+        return executors[-1]
+
+    data._create_executor = create_known
 
     def watch() -> None:
         while not ended.wait(_WATCH_EVERY_S):
             if began_with - _alive_nodes():
                 lost.set()
-                if data._current_executor is not None:  # there is no public way to end an execution from outside
-                    data._current_executor.shutdown(force=True)
+                for executor in executors:
+                    executor.shutdown(force=True)
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
