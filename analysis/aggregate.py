@@ -181,11 +181,11 @@ def missing_trials(results: StudyResults) -> list[str]:
             known = {*own, *(c for at, c in given_up if at == phase and c.method == method)}
             if len(known) < planned:
                 found.append(
-                    f"{method}: {planned - len(known)} of {planned} {_plural('candidate', planned)} "
+                    f"{method}: {planned - len(known)} of {plural(planned, 'candidate')} "
                     f"{'has' if planned - len(known) == 1 else 'have'} no finished {phase} trial."
                 )
             found += [
-                f"{summary.candidate}: {phase} {_plural('split', len(summary.missing_splits))} "
+                f"{summary.candidate}: {phase} {'split' if len(summary.missing_splits) == 1 else 'splits'} "
                 f"{', '.join(map(str, summary.missing_splits))} "
                 f"{'is' if len(summary.missing_splits) == 1 else 'are'} missing."
                 for summary in own.values()
@@ -245,5 +245,6 @@ def _method_summary(
     )
 
 
-def _plural(noun: str, count: int) -> str:
-    return noun if count == 1 else f"{noun}s"
+def plural(count: int, noun: str) -> str:
+    """A number of things: "1 split", "1,010 trials"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

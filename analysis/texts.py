@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.aggregate import summarise
+from analysis.aggregate import plural, summarise
 from analysis.decisions import in_short, sentence
 from analysis.load import StudyResults
 from analysis.tables import FIGURE_NAMES, Evidence
@@ -93,19 +93,19 @@ def paragraph(results: StudyResults) -> list[str]:
     )
     inputs = f", from embeddings of {columns}" if columns else ""
     sentences = [
-        f"{n_methods} {'method' if n_methods == 1 else 'methods'} of augmenting embeddings, in {n_candidates} "
-        f"{'candidate' if n_candidates == 1 else 'candidates'}, on {items}{classes}{inputs}."
+        f"{plural(n_methods, 'method')} of augmenting embeddings, in {plural(n_candidates, 'candidate')}, on {items}"
+        f"{classes}{inputs}."
     ]
     train = [record.metrics["n_train"] for record in results.records if "n_train" in record.metrics]
     share = f" on {100 * max(train) / data.n_items:.2g} % of the items" if train and data.n_items else ""
     phase = description.reported_phase
     n_splits = len(description.splits[phase])
-    word = _PHASE_WORDS[phase] + ("" if n_splits == 1 else "s")
+    splits = plural(n_splits, _PHASE_WORDS[phase])
     if description.protocol == "paper":
-        sentences.append(f"Each candidate was trained{share} in {n_splits} {word}, shared by all methods.")
+        sentences.append(f"Each candidate was trained{share} in {splits}, shared by all methods.")
     else:
         sentences.append(
-            f"Each method’s best candidate was chosen inside training folds, then trained{share} in {n_splits} {word}, "
+            f"Each method’s best candidate was chosen inside training folds, then trained{share} in {splits}, "
             "shared by all methods, and judged on the other items."
         )
     return sentences

@@ -49,6 +49,7 @@ def token_path() -> Path:
 def start_ray() -> None:
     """Starts a Ray of this process's own; it ends with the process."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     use_token(create=True)
     import ray
 

@@ -18,13 +18,18 @@ class BackgroundTracker:
     Args:
         connect: Makes the tracker, in the thread.
         recorded: Reads all records, in the thread.
+        say: Told, in the thread, whenever the server is found away or refusing.
         retry_s: Pause before an absent server is asked again.
     """
 
     def __init__(
-        self, connect: Callable[[], Tracker], recorded: Callable[[], Iterable[TrialRecord]], retry_s: float = 10
+        self,
+        connect: Callable[[], Tracker],
+        recorded: Callable[[], Iterable[TrialRecord]],
+        say: Callable[[str], None],
+        retry_s: float = 10,
     ) -> None:
-        self._connect, self._recorded, self._retry_s = connect, recorded, retry_s
+        self._connect, self._recorded, self._say, self._retry_s = connect, recorded, say, retry_s
         self._waiting: list[TrialRecord] = []
         self._changed = threading.Condition()
         self._closing = self._connected = False
@@ -60,6 +65,8 @@ class BackgroundTracker:
                 self._error = None
                 return
             except TrackingError as error:
+                if self._error is None or self._connected:
+                    self._say(str(error))
                 self._error = error
             with self._changed:
                 self._connected = False

@@ -56,13 +56,14 @@ class SpecError(ValueError):
         super().__init__("\n".join([f"{path} has {count}:", *(f"  - {problem}" for problem in problems)]))
 
 
-def load_spec(path: str | Path, *, travels: bool = False) -> StudySpec:
+def load_spec(path: str | Path, *, travels: bool = False, encodes: bool = True) -> StudySpec:
     """Reads and checks a study file, the table's columns and size included.
 
     Args:
         path: The file.
         travels: Whether the study is to run on another machine: its table and models are not looked for on this one,
             and no path may be relative.
+        encodes: Whether table and models will be used; what reads records alone works without them.
 
     Raises:
         SpecError: With every problem that was found.
@@ -83,16 +84,19 @@ def load_spec(path: str | Path, *, travels: bool = False) -> StudySpec:
         raise SpecError(str(path), [f"it cannot be read as YAML: {error}"]) from None
     if not isinstance(raw, dict):
         raise SpecError(str(path), ["it must be a mapping of sections; `study init` writes one"])
-    return check_spec(raw, path, travels=travels)
+    return check_spec(raw, path, travels=travels, encodes=encodes)
 
 
-def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml", *, travels: bool = False) -> StudySpec:
+def check_spec(
+    raw: Mapping[str, Any], path: str | Path = "study.yaml", *, travels: bool = False, encodes: bool = True
+) -> StudySpec:
     """Checks the contents of a study file.
 
     Args:
         raw: The file's contents.
         path: Where it stands; its relative paths are relative to that folder.
         travels: As in `load_spec`.
+        encodes: As in `load_spec`.
 
     Raises:
         SpecError: With every problem that was found.
@@ -135,7 +139,7 @@ def check_spec(raw: Mapping[str, Any], path: str | Path = "study.yaml", *, trave
     if secret := list(secret_problems({"directory": top.get("directory"), **sections})):
         raise SpecError(str(path), secret)  # alone: the other problems might repeat the address
     unsound = {problem.split("`")[1].split(".")[0] for problem in problems}
-    problems += _cross_problems(sections, unsound, travels=travels)
+    problems += _cross_problems(sections, unsound, looks=encodes and not travels)
     if problems or spec is None:
         raise SpecError(str(path), list(dict.fromkeys(problems)))
     return spec
@@ -218,25 +222,25 @@ def _known_keys(location: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, travels: bool) -> Iterator[str]:
+def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, looks: bool) -> Iterator[str]:
     """Problems between sections, of what is well-formed by itself.
 
     Args:
         sections: The sections; of an unsound one, what is sound in it.
         unsound: Names of the sections with a problem of their own.
-        travels: Whether what the file names is on other machines.
+        looks: Whether to look at the table and the models that the file names.
     """
     data: Data | None = sections.get("data")
     if data is not None:
         yield from _data_problems(data, sections.get("encoders"))
-    if data is not None and not travels:
+    if data is not None and looks:
         yield from _table_problems(data)
-    if data is not None and not travels and not unsound & {"data", "splits", "training"}:
+    if data is not None and looks and not unsound & {"data", "splits", "training"}:
         yield from _size_problems(data, sections.get("splits", Splits()), sections.get("training", Training()))
     if not unsound & {"splits", "search", "resources"}:
         resources = sections.get("resources", Resources())
         yield from _protocol_problems(sections.get("splits", Splits()), sections.get("search"), resources)
-    if "encoders" in sections and not travels:
+    if "encoders" in sections and looks:
         yield from _encoder_problems(sections["encoders"])
     if "search" in sections:
         n_hidden = len(sections["training"].hidden if "training" in sections else Training().hidden)

@@ -60,6 +60,7 @@ def init(preset: str, output: Path) -> None:
 @_config
 def check(config: Path) -> None:
     """Check a study file against its table: every problem at once, before anything heavy starts."""
+    from analysis.aggregate import plural
     from study.check import load_spec
     from study.space import n_candidates
     from study.spec import phases
@@ -73,7 +74,8 @@ def check(config: Path) -> None:
     click.echo(f"{config}: sound. Candidates: {', '.join(f'{method} {n}' for method, n in counts.items())}.")
     for phase in phases(spec.splits.protocol):
         n, n_splits = len(counts) if phase == "confirm" else sum(counts.values()), len(spec.split_seeds(phase))
-        click.echo(f"{phase}: {n} candidates x {n_splits} splits = {n * n_splits} trials.")
+        trials = plural(n * n_splits, "trial")
+        click.echo(f"{phase}: {plural(n, 'candidate')} x {plural(n_splits, 'split')} = {trials}.")
 
 
 @study.command()
@@ -108,15 +110,16 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     """Show what is done, running, failed and missing; also while a run works."""
     if address is not None:
         status_there(config, address, name, python)
-    spec = _load(config)
+    spec = _load(config, encodes=False)
     from rich.console import Console
     from rich.table import Table
 
-    from study.description import asks_for_more, read_description
+    from study.description import differs, planned, read_description
+    from study.space import listed
     from study.status import in_words, read_status
 
-    description = read_description(spec.root)
-    found = read_status(spec.root, description)
+    before = read_description(spec.root)
+    found = read_status(spec.root, planned(spec, before), listed(spec.search))
     table = Table(box=None, pad_edge=False)
     for index, heading in enumerate(("phase", "method", "planned", "done", "failed", "stopped", "missing")):
         table.add_column(heading, justify="left" if index < 2 else "right")
@@ -126,15 +129,15 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     Console().print(table)
     for line in in_words(found):
         click.echo(line)
-    if asks_for_more(spec, description):
-        click.echo("The study file plans other splits, methods or candidates than the last run did: `study run`.")
+    if differs(spec, before):
+        click.echo("Counted is what the study file plans now, which is not what the last run did.")
 
 
 @study.command()
 @_config
 def retry(config: Path) -> None:
     """Forget which packs failed, so that the next run tries them again."""
-    spec = _load(config)
+    spec = _load(config, encodes=False)
     from study.status import only_run
     from trainables.unfinished import forget_failures, read_failures
 
@@ -153,7 +156,7 @@ def retry(config: Path) -> None:
 def report(config: Path, tracking_uri: str | None, name: str | None, output: Path | None) -> None:
     """Write the report of what is recorded: page, tables, figures."""
     if not (tracking_uri or name or output):
-        _report(_load(config))
+        _report(_load(config, encodes=False))
     elif tracking_uri and name:
         report_from_server(tracking_uri, name, output or Path("report"))
     else:
@@ -164,7 +167,7 @@ def report(config: Path, tracking_uri: str | None, name: str | None, output: Pat
 @_config
 def sync(config: Path) -> None:
     """Write to MLflow what it lacks; into an empty server, everything."""
-    spec = _load(config)
+    spec = _load(config, encodes=False)
     from study.runner import sync as sync_study
 
     click.echo(f"Writing to {spec.tracking_uri} ...")
@@ -254,10 +257,10 @@ def _user_errors() -> tuple[type[Exception], ...]:
     return (*of_data, ClusterError, StudyError, TrackingError, ReportError, ModelError, TrainingError)
 
 
-def _load(config: Path) -> StudySpec:
+def _load(config: Path, *, encodes: bool = True) -> StudySpec:
     from study.check import load_spec
 
-    return load_spec(config)
+    return load_spec(config, encodes=encodes)
 
 
 def _preset(name: str) -> str:
@@ -270,12 +273,12 @@ def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
 
     with chatter_to(spec.log) as console, Progress(console, quiet=quiet) as progress:
         result = run_study(spec, progress)
-    _report(spec)
+    _report(spec, tracks=result.tracking_problem is None)
     _tell(result, spec, config)
     return EXIT_INCOMPLETE if result.failures else 0
 
 
-def _report(spec: StudySpec) -> None:
+def _report(spec: StudySpec, *, tracks: bool = True) -> None:
     from analysis.aggregate import missing_trials
     from analysis.load import load_study
     from analysis.report import write_report
@@ -295,7 +298,8 @@ def _report(spec: StudySpec) -> None:
     for sentence in (*written.findings, *(f"Missing: {sentence}" for sentence in missing_trials(results))):
         click.echo(sentence)
     try:
-        attach(spec, {"report": written.html.parent})
+        if tracks:
+            attach(spec, {"report": written.html.parent})
     except TrackingError as error:
         click.echo(error, err=True)
     click.echo(f"Report: {written.html}")

@@ -50,9 +50,10 @@ def submit(config: Path, address: str, python: str, no_preflight: bool, detach: 
                 "The study was not sent. Mend what failed, or send it all the same with --no-preflight.", err=True
             )
             sys.exit(checked.exit_code)
-    was_there = job is not None
-    job = job or cluster.start(spec, config)
-    if was_there:
+    if job is None:
+        job = cluster.start(spec, config)
+        click.echo(f"{job.id} is sent.")
+    else:
         click.echo(f"{job.id} runs already; following it.")
         if job.file_digest != file_digest(config):
             click.echo(f"It was sent with another {config}: wait for it or stop it, then submit again.", err=True)
@@ -60,7 +61,7 @@ def submit(config: Path, address: str, python: str, no_preflight: bool, detach: 
     ways = {"follow it": "submit", "see where it stands": "status", "stop it": "stop"}
     told = "\n".join(f"To {what}: study {command} {later}" for what, command in ways.items())
     if detach:
-        click.echo(f"{job.id} is sent.\n{told}")
+        click.echo(told)
         return
     try:
         job = cluster.follow(job.id, click.echo)
@@ -104,6 +105,8 @@ def status_there(config: Path, address: str, name: str | None, python: str) -> N
         raise ClusterError(f"{address} knows no run of {name or config}; send it with `study submit`.")
     job = runs[-1]
     click.echo(f"{job.id}: {job.state.lower()}, sent {time.strftime('%Y-%m-%d %H:%M', time.localtime(job.started_s))}")
+    if job.state == "FAILED":
+        click.echo(cluster.last_words(job) or job.message)
     told = cluster.call(["status"], None, job.folder, echo=click.echo)
     _exit_unless_ran(told, address, 0, 2)
     sys.exit(told.exit_code)

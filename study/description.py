@@ -129,9 +129,17 @@ def _refuse_differing(spec: StudySpec, old: Mapping[str, Any], new: Mapping[str,
         )
 
 
-def asks_for_more(spec: StudySpec, description: Mapping[str, Any]) -> bool:
-    """Whether a study file plans other splits, methods or candidates than the last run did."""
-    return any(description.get(key) != planned for key, planned in plan_of(spec).items())
+def planned(spec: StudySpec, description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with the splits, methods and candidates that a study file asks for now."""
+    return {**description, **plan_of(spec), "settings": spec.model_dump(mode="json")}
+
+
+def differs(spec: StudySpec, description: Mapping[str, Any]) -> bool:
+    """Whether a study file asks for other splits, methods or candidates than the last run did."""
+    asked = spec.model_dump(mode="json")["search"]["methods"]
+    return any(description[key] != value for key, value in plan_of(spec).items()) or (
+        description["settings"]["search"]["methods"] != asked
+    )
 
 
 def plan_of(spec: StudySpec) -> dict[str, Any]:

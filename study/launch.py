@@ -149,6 +149,12 @@ class Cluster:
         with self._talking():
             return _job(self._client.get_job_info(job_id))
 
+    def last_words(self, job: Job) -> str:
+        """The last line that a job has said."""
+        with self._talking():
+            said = str(self._client.get_job_logs(job.id))
+        return next((line for line in reversed(said.splitlines()) if line.strip()), "")
+
     def runs_of(self, study: str) -> list[Job]:
         """The runs of a study of that name that the cluster knows, oldest first."""
         return [job for job, about in self._jobs_about() if about.get("study") == study]

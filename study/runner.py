@@ -104,7 +104,9 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
         description = describe(spec, embeddings, [str(name) for name in class_names])
         refuse_other_settings(spec, description)
         write_description(spec.root, description)
-        tracker = BackgroundTracker(lambda: make_tracker(spec, description), lambda: read_records(spec.records))
+        tracker = BackgroundTracker(
+            lambda: make_tracker(spec, description), lambda: read_records(spec.records), progress.say
+        )
         context = ray.put(pack_context(spec, embeddings, labels, description))
         run = _Run(spec, progress, tracker, read_records(spec.records))
         for phase in phases(spec.splits.protocol):

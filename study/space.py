@@ -46,6 +46,13 @@ def grid(search: Search, method: str) -> list[Candidate]:
     return list(dict.fromkeys(_candidate(method, point) for point in points))  # type: ignore[arg-type]
 
 
+def listed(search: Search) -> dict[str, set[str]]:
+    """Keys of the candidates of each method whose candidates are known before the search: those of a grid."""
+    if search.sampler != "grid":
+        return {}
+    return {method: {candidate.key for candidate in grid(search, method)} for method in search.methods}
+
+
 def distributions(search: Search, method: str) -> dict[str, BaseDistribution]:
     """What a sampler may choose for a method: its ranges and lists. Single values are not chosen.
 

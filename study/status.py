@@ -6,12 +6,13 @@ import fcntl
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.aggregate import plural
 from analysis.files import write_whole
 from analysis.texts import what_was_saved
 from trainables.records import TrialConfig, read_coordinates
@@ -91,12 +92,15 @@ class Status:
         return sum(method.n_missing for method in self.methods)
 
 
-def read_status(directory: Path, description: Mapping[str, Any]) -> Status:
+def read_status(
+    directory: Path, description: Mapping[str, Any], candidates: Mapping[str, Collection[str]] | None = None
+) -> Status:
     """Reads where a study stands.
 
     Args:
         directory: The study's directory.
         description: Its `study.json`.
+        candidates: Keys of a method's candidates, where they are known beforehand; others then do not count.
 
     Raises:
         trainables.records.RecordError: A record file is damaged or of another version.
@@ -104,17 +108,27 @@ def read_status(directory: Path, description: Mapping[str, Any]) -> Status:
     durations = read_coordinates(directory / "records")
     failures = read_failures(directory / "records")
     stops = read_stops(directory / "records") if _stops_early(description) else []
-    done = _counted(durations, description)
-    failed = _counted([trial for failure in failures for trial in failure.trials], description)
-    stopped = _counted([trial for stop in stops for trial in stop.trials], description)
+    splits = description["splits"]
+    known = candidates or {}
+
+    def counted(trials: Iterable[TrialConfig]) -> Counter[tuple[str, str]]:
+        """Trials by phase and method, without those that the study no longer asks for."""
+        return Counter(
+            (trial.phase, method)
+            for trial in trials
+            if trial.split in splits.get(trial.phase, ())
+            and ((method := trial.candidate.method) not in known or trial.candidate.key in known[method])
+        )
+
+    done = counted(durations)
+    failed = counted(trial for failure in failures for trial in failure.trials)
+    stopped = counted(trial for stop in stops for trial in stop.trials)
     methods = []
-    for phase, splits in description["splits"].items():
+    for phase, seeds in splits.items():
         for method in description["methods"]:
             n_candidates = 1 if phase == "confirm" else description["n_candidates"][method]
             key = (phase, method)
-            methods.append(
-                MethodStatus(phase, method, n_candidates * len(splits), done[key], failed[key], stopped[key])
-            )
+            methods.append(MethodStatus(phase, method, n_candidates * len(seeds), done[key], failed[key], stopped[key]))
     activity = read_activity(directory)
     n_missing = sum(method.n_missing for method in methods)
     left_s = None
@@ -174,14 +188,6 @@ def _stops_early(description: Mapping[str, Any]) -> bool:
     return any(rule is not None for rule in rules.values())
 
 
-def _counted(trials: Iterable[TrialConfig], description: Mapping[str, Any]) -> Counter[tuple[str, str]]:
-    """Trials by phase and method, without those that the study no longer asks for."""
-    splits = description["splits"]
-    return Counter(
-        (trial.phase, trial.candidate.method) for trial in trials if trial.split in splits.get(trial.phase, ())
-    )
-
-
 def in_words(status: Status) -> list[str]:
     """What is to be said beside the table of a study's status, line by line."""
     lines = []
@@ -193,7 +199,8 @@ def in_words(status: Status) -> list[str]:
     lines += [f"Failed: {failure}" for failure in status.failures]
     if status.n_missing:
         left = "" if status.left_s is None else f", about {duration(status.left_s)}"
-        lines.append(f"{status.n_missing} trials are missing{left}. `study run` trains them.")
+        remedy = "" if status.activity is not None else " `study run` or, on a cluster, `study submit` trains them."
+        lines.append(f"{plural(status.n_missing, 'trial')} missing{left}.{remedy}")
     elif not status.failures:
         lines.append("Every planned trial is recorded.")
     return lines

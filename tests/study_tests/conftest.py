@@ -1,5 +1,6 @@
 """A small real study: a table of texts, MiniLM, two methods."""
 
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from rich.console import Console
 
 MakeStudy = Callable[..., Path]
 
@@ -47,6 +49,28 @@ def settings(**sections: Any) -> dict[str, Any]:
     for name, section in sections.items():
         base[name] = {**base[name], **section} if isinstance(section, dict) and name in base else section
     return base
+
+
+@pytest.fixture(scope="session")
+def encoded(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small study's folder, with its table and its embeddings; not to be written to."""
+    from study.check import load_spec
+    from study.progress import Progress
+    from study.runner import embed
+
+    folder = tmp_path_factory.mktemp("encoded")
+    write_table(folder / "table.csv")
+    (folder / "study.yaml").write_text(yaml.safe_dump(settings()))
+    embed(load_spec(folder / "study.yaml"), Progress(Console(), quiet=True))
+    return folder
+
+
+@pytest.fixture
+def make_encoded_study(encoded: Path, make_study: MakeStudy, tmp_path: Path) -> MakeStudy:
+    """As `make_study`, with what the study will train on in place."""
+    shutil.copytree(encoded / "out" / "embeddings", tmp_path / "out" / "embeddings")
+    shutil.copy(encoded / "table.csv", tmp_path)
+    return make_study
 
 
 @pytest.fixture

@@ -146,10 +146,18 @@ def test_a_changed_file_is_refused_and_a_longer_one_is_announced(finished: Path,
         (tmp_path / "study.yaml").write_text(yaml.safe_dump({**raw, **changes}))
         return str(tmp_path / "study.yaml")
 
-    same = CliRunner().invoke(study, ["status", "-c", written()])
-    assert "plans other" not in same.output
-    longer = CliRunner().invoke(study, ["status", "-c", written(splits={**raw["splits"], "n_splits": 9})])
-    assert "plans other splits, methods or candidates than the last run did" in longer.output
+    def counted(path: str) -> tuple[list[str], bool]:
+        said = CliRunner().invoke(study, ["status", "-c", path]).output
+        rows = [re.sub(" +", " ", line).strip() for line in said.splitlines() if line.startswith("paper")]
+        return rows, "not what the last run did" in said
+
+    assert counted(written()) == (["paper control 2 2 0 0 0", "paper e_mixup 4 4 0 0 0"], False)
+    longer = written(splits={**raw["splits"], "n_splits": 3})
+    assert counted(longer) == (["paper control 3 2 0 0 1", "paper e_mixup 6 4 0 0 2"], True)
+    other = written(search={"methods": {"control": {}, "e_mixup": {"alpha": [0.2, 0.3]}}})
+    assert counted(other) == (["paper control 2 2 0 0 0", "paper e_mixup 4 2 0 0 2"], True)
+    moved = written(data={**raw["data"], "table": "elsewhere.csv"})
+    assert counted(moved)[0] == ["paper control 2 2 0 0 0", "paper e_mixup 4 4 0 0 0"], "it needs no table"
     changed = written(training={**raw["training"], "dropout": 0.7})
     for command in ("check", "run"):
         found = CliRunner().invoke(study, [command, "-c", changed])

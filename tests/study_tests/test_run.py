@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,8 +103,10 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_nested_stops_candidates_early_and_confirms_each_methods_best(make_study: MakeStudy, tmp_path: Path) -> None:
-    path = make_study(
+def test_nested_stops_candidates_early_and_confirms_each_methods_best(
+    make_encoded_study: MakeStudy, tmp_path: Path
+) -> None:
+    path = make_encoded_study(
         splits={"protocol": "nested", "train_fraction": 0.33, "n_splits": 2, "n_search_splits": 2},
         # Fast enough for accuracies to differ on the way.
         training={"epochs": 40, "evaluate_every_epochs": 10, "learning_rate": {"low": 3e-3, "high": 1e-2}},
@@ -143,9 +146,9 @@ def test_nested_stops_candidates_early_and_confirms_each_methods_best(make_study
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_trials_that_fail_are_listed_until_they_are_retried(make_study: MakeStudy, tmp_path: Path) -> None:
+def test_trials_that_fail_are_listed_until_they_are_retried(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
     # float32 overflows at once: the loss is not finite.
-    path = make_study(training={"learning_rate": {"low": 1e30, "high": 1e30}})
+    path = make_encoded_study(training={"learning_rate": {"low": 1e30, "high": 1e30}})
     result, said = run(path)
     assert result.n_recorded == 0
     assert len(result.failures) == 6
@@ -162,9 +165,9 @@ def test_trials_that_fail_are_listed_until_they_are_retried(make_study: MakeStud
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_pack_that_raises_is_tried_again_then_given_up(
-    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_encoded_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = make_study(resources={"max_failures": 1}, search={"methods": {"control": {}}})
+    path = make_encoded_study(resources={"max_failures": 1}, search={"methods": {"control": {}}})
     sound = study.runner.pack_context
     with monkeypatch.context() as patch:
         patch.setattr(study.runner, "pack_context", lambda *args: replace(sound(*args), records="/dev/null/records"))
@@ -185,9 +188,9 @@ def test_a_pack_that_raises_is_tried_again_then_given_up(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_an_absent_tracker_loses_nothing(make_study: MakeStudy, tmp_path: Path) -> None:
+def test_an_absent_tracker_loses_nothing(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
     started = time.monotonic()
-    result, _ = run(make_study(tracking={"uri": "http://127.0.0.1:9"}))
+    result, _ = run(make_encoded_study(tracking={"uri": "http://127.0.0.1:9"}))
     assert result.n_trained == 6
     assert result.tracking_problem is not None
     assert "`study sync` writes what it lacks" in result.tracking_problem
@@ -213,9 +216,10 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_the_command_survives_kill_and_reports(make_study: MakeStudy, tmp_path: Path) -> None:
+def test_the_command_survives_kill_and_reports(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
     """Kill -9 in the middle of training: the next run trains the rest, and the outcome is that of a whole run."""
-    make_study(training={"epochs": 60}, splits={"n_splits": 3}, resources={"cpus_per_pack": 2})
+    sections = {"training": {"epochs": 60}, "splits": {"n_splits": 3}, "resources": {"cpus_per_pack": 2}}
+    make_encoded_study(**sections)
     process = subprocess.Popen(
         [sys.executable, "-m", "study", "run", "--quiet"],
         cwd=tmp_path,
@@ -237,8 +241,6 @@ def test_the_command_survives_kill_and_reports(make_study: MakeStudy, tmp_path: 
     assert f"9 trials recorded in {records}, {9 - n_before} of them by this run." in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert (tmp_path / "out/report/report.html").stat().st_size > 10_000
-    interrupted = values(records)
-
     runs = runs_of(tmp_path / "out/mlflow.db")
     assert len(runs) == 1 + 3 + 9
     assert set(runs["status"]) == {"FINISHED"}
@@ -247,18 +249,14 @@ def test_the_command_survives_kill_and_reports(make_study: MakeStudy, tmp_path: 
     artifacts = mlflow.artifacts.list_artifacts(run_id=study_run["run_id"], artifact_path="report")
     assert "report/report.html" in {artifact.path for artifact in artifacts}
 
-    for path in records.iterdir():
-        path.unlink()
-    (tmp_path / "out/mlflow.db").unlink()
-    # Processes of their own: this one has the old database open.
-    whole = command("run", "--quiet", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    assert values(records) == interrupted, "equal to the last bit"
+    shutil.copytree(tmp_path / "out/embeddings", tmp_path / "whole/embeddings")
+    run(make_encoded_study(**sections, directory="whole"))
+    assert values(tmp_path / "whole/records") == values(records), "equal to the last bit"
 
-    (tmp_path / "out/mlflow.db").unlink()
-    synced = command("sync", cwd=tmp_path)
-    assert "9 trials written" in synced.stdout, synced.stderr
-    assert len(runs_of(tmp_path / "out/mlflow.db")) == 13
+    path = make_encoded_study(**sections, tracking={"uri": f"sqlite:///{tmp_path}/another.db"})
+    synced = CliRunner().invoke(study.cli.study, ["sync", "-c", str(path)])
+    assert "9 trials written" in synced.output
+    assert len(runs_of(tmp_path / "another.db")) == 13
 
 
 @pytest.mark.parametrize(

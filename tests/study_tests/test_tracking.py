@@ -151,7 +151,8 @@ def test_a_server_that_is_killed_in_the_middle(
         recorded.extend(records)  # on disk first, then told
         tracker.write(records)
 
-    tracker = BackgroundTracker(lambda: connect(server.uri), lambda: list(recorded), retry_s=0.2)
+    said: list[str] = []
+    tracker = BackgroundTracker(lambda: connect(server.uri), lambda: list(recorded), said.append, retry_s=0.2)
     record_and_write(RECORDS[:4])  # away at the start
     server.start()
     wait_for(lambda: n_finished(server.uri) == 4)
@@ -165,6 +166,8 @@ def test_a_server_that_is_killed_in_the_middle(
     wait_for(lambda: n_finished(server.uri) == 8)  # by itself, before the study ends
     record_and_write(RECORDS[8:])
     tracker.close()
+    assert len(said) == 2, "once each time that it was away, however often it was asked"
+    assert all("does not answer" in line for line in said)
 
     before = state(server.uri)
     assert len(before) == 1 + 4 + 12
@@ -205,7 +208,7 @@ def test_a_server_that_is_killed_in_the_middle(
 
 
 def test_a_server_that_never_comes_delays_nothing(connect: Callable[[str], Tracker]) -> None:
-    tracker = BackgroundTracker(lambda: connect("http://127.0.0.1:9"), lambda: RECORDS)
+    tracker = BackgroundTracker(lambda: connect("http://127.0.0.1:9"), lambda: RECORDS, lambda _: None)
     tracker.write(RECORDS)
     began = time.monotonic()
     with pytest.raises(TrackingError, match="`study sync` writes what it lacks"):
