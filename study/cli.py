@@ -60,12 +60,13 @@ def init(preset: str, output: Path) -> None:
 @_config
 def check(config: Path) -> None:
     """Check a study file against its table: every problem at once, before anything heavy starts."""
-    from analysis.aggregate import plural
     from study.check import load_spec
+
+    spec = load_spec(config)
+    from analysis.aggregate import plural
     from study.space import n_candidates
     from study.spec import phases
 
-    spec = load_spec(config)
     if (spec.root / "study.json").exists():
         from study.description import refuse_changed_file
 

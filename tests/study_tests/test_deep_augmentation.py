@@ -1,6 +1,7 @@
 """A study of both objectives, end to end: run, resumed, tracked, pruned, verified, exported."""
 
 import os
+import shutil
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -17,7 +18,7 @@ from study.progress import Progress
 from study.retrain import find_trial, open_study
 from study.runner import run_study
 from study.tracking import KEY_TAG
-from tests.study_tests.conftest import MakeStudy, settings, write_table
+from tests.study_tests.conftest import MakeStudy, settings
 from trainables.records import read_records
 from trainables.unfinished import read_stops
 
@@ -36,10 +37,11 @@ AUTO = "contrastive_deep_pca(components=4, layer=auto, stop_gradient=1, temperat
 
 
 @pytest.fixture(scope="module")
-def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a finished study; its directory is not to be written to."""
     folder = tmp_path_factory.mktemp("deep")
-    write_table(folder / "table.csv")
+    shutil.copy(encoded / "table.csv", folder)
+    shutil.copytree(encoded / "out" / "embeddings", folder / "out" / "embeddings")
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(settings(training=TRAINING, search={"methods": METHODS})))
     with Progress(Console(quiet=True)) as progress:

@@ -34,10 +34,11 @@ from trainables.records import read_record_file, record_files, write_records
 
 
 @pytest.fixture(scope="module")
-def finished(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a finished study of two methods; its directory is not to be written to."""
     folder = tmp_path_factory.mktemp("finished")
-    write_table(folder / "table.csv")
+    shutil.copy(encoded / "table.csv", folder)
+    shutil.copytree(encoded / "out" / "embeddings", folder / "out" / "embeddings")
     (folder / "study.yaml").write_text(yaml.safe_dump(settings(training={"standardize": True})))
     with Progress(Console(quiet=True)) as progress:
         run_study(load_spec(folder / "study.yaml"), progress)
