@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from analysis.aggregate import plural
 from analysis.comparison import (
     Components,
     Decision,
@@ -175,8 +176,8 @@ def sentence(difference: Difference, method: str, name: str) -> str:
             if difference.further_splits is None:
                 more = "more splits alone would not decide it, it takes more items"
             else:
-                n = difference.further_splits
-                more = f"about {n} further {'split' if n == 1 else 'splits'} would decide it, should it stay as it is"
+                n_further = plural(difference.further_splits, "further split")
+                more = f"about {n_further} would decide it, should it stay as it is"
             if interval.low > 0 or interval.high < 0:  # one comparison alone would have been decided
                 seen += f", but {p}"
             return f"{method} is undecided against {difference.reference}: {seen}; {more}."

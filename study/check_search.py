@@ -12,7 +12,7 @@ from trainables.methods import Contrastive, MethodError, get_method, method_name
 
 def nearest(name: str, known: list[str]) -> str:
     """Asks whether the nearest of the known names was meant, to stand after the name; empty where none is near."""
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if len(name) > 3 else 0.75)
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 

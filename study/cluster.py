@@ -25,6 +25,14 @@ class ClusterError(RuntimeError):
     """A cluster that cannot be reached, or that refuses us; the message names the remedy."""
 
 
+def address_of(spec: StudySpec) -> str:
+    """Where a study's Ray is: HOST:PORT or auto for a cluster, local for one of its own on this machine.
+
+    Without "local", Ray would join whatever cluster it finds noted on this machine, or wait for one that is gone.
+    """
+    return spec.resources.address or os.environ.get("RAY_ADDRESS") or "local"
+
+
 def connect(spec: StudySpec) -> None:
     """Joins the cluster that the study file or RAY_ADDRESS names, or starts Ray on this machine; once a process.
 
@@ -34,8 +42,7 @@ def connect(spec: StudySpec) -> None:
     if ray.is_initialized():
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
-    # Without "local", Ray would join whatever cluster it finds noted on this machine, or wait for one that is gone.
-    address = spec.resources.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = address_of(spec)
     if address == "local":
         start_ray()
         return

@@ -109,6 +109,7 @@ def _context(
             threshold=spec.objective.threshold,
             precision=training.precision,
             pretraining=Pretraining(**training.pretraining.model_dump()),
+            cuda_graph=spec.resources.cuda_graph,
         ),
         records=str(spec.records),
         unknown_classes=_label_indices(spec.splits.unknown_classes, class_names),

@@ -252,8 +252,10 @@ def in_words(
         )
     each = spec.resources.gpus_per_pack or spec.resources.cpus_per_pack
     training_s = max(pack_s / min(n_slots, max(n_packs, 1)), n_packs * _DRIVER_S_PER_PACK)
-    hours = (encode_s + pack_s * each) / 3600
-    yield f"Work: about {hours:,.3g} {unit}-hours ({encode_s / 3600:,.2g} to encode, the rest to train)."
+    work_s = encode_s + pack_s * each
+    kind, seconds = ("hours", 3600) if work_s >= 3600 else ("minutes", 60)
+    told = f"about {work_s / seconds:,.3g} {unit}-{kind} ({encode_s / seconds:,.2g} to encode, the rest to train)"
+    yield f"Work: {told}; the start of processes and the report come on top."
     yield f"Time on these {len(nodes)} nodes: about {duration(encoding_s)} to encode, {duration(training_s)} to train."
     if price_per_hour is not None:
         total_h = (encoding_s + training_s) / 3600

@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 from analysis.report import write_report
 from embedding_jobs.extract import ExtractionSummary, extract
 from study.background import BackgroundTracker
-from study.cluster import connect, loss_as_error
+from study.cluster import address_of, connect, loss_as_error
 from study.context import encoder_configs, load_embeddings, pack_context, provenance
 from study.description import (
     DESCRIPTION,
@@ -54,7 +54,8 @@ def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
 
     def start() -> None:
         if not ray.is_initialized():
-            progress.say("Starting Ray ...")
+            address = address_of(spec)
+            progress.say("Starting Ray ..." if address == "local" else f"Joining the Ray cluster at {address} ...")
         connect(spec)
 
     with loss_as_error():

@@ -253,6 +253,7 @@ class Resources(Section):
     cpus_per_pack: float = Field(1, ge=0)
     gpus_per_pack: float = Field(0, ge=0)
     lanes_per_pack: int | None = Field(None, ge=1)
+    cuda_graph: bool = False
     max_failures: int = Field(2, ge=0)
     address: str | None = None
     rows_per_shard: int = Field(4096, ge=1)

@@ -100,8 +100,9 @@ class Method(Protocol):
     """An augmentation of embeddings and their targets.
 
     A method may also have `label_free`, true if it neither reads nor changes targets: it can then augment a view in
-    contrastive training too; and `canonical(params)`, which maps hyperparameters to those that stand for all that train
-    the same.
+    contrastive training too; `static`, true if it never asks the device for a value (`item`, `tolist`, a mask as an
+    index) and sends it none (a list as an index), its draws apart: its steps can then be a CUDA graph; and
+    `canonical(params)`, which maps hyperparameters to those that stand for all that train the same.
 
     Attributes:
         name: Its name in study files, records and reports.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ class LaneDraws:
         self._device = device
         self._numpy = [stream(seed, purpose) for seed in seeds]
         self._torch = [torch.Generator(device).manual_seed(int(rng.integers(2**62))) for rng in self._numpy]
+        self._noted: list[tuple[list[float], int, Tensor]] | None = None
+        self._given: Iterator[Tensor] | None = None
 
     def bernoulli(self, probability: Tensor, rows: int, columns: int) -> Tensor:
         """True with the given probability: bool (lanes, rows, columns), from (lanes, rows or 1, 1)."""
@@ -62,9 +65,36 @@ class LaneDraws:
         """Goes on with the streams of some of the lanes, given their places until now."""
         self._numpy = [self._numpy[lane] for lane in lanes]
         self._torch = [self._torch[lane] for lane in lanes]
+        self._noted = self._given = None
 
     def beta(self, alpha: Tensor, rows: int) -> Tensor:
         """Beta(alpha, alpha) numbers: float32 (lanes, rows, 1), from alpha (lanes, 1, 1)."""
+        if self._given is not None:
+            return next(self._given)
         alphas = alpha.flatten().tolist()
+        drawn = self._betas(alphas, rows).to(self._device)
+        if self._noted is not None:
+            self._noted.append((alphas, rows, drawn))
+        return drawn
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """What is drawn from on the device, one a lane."""
+        return self._torch
+
+    def note(self) -> None:
+        """Notes, from here on, what is drawn on the host."""
+        self._noted = []
+
+    def give_noted(self) -> None:
+        """From here on gives, for what is drawn on the host, what was noted, in the same order and the same memory."""
+        self._given = cycle([numbers for _, _, numbers in self._noted or ()])
+
+    def draw_noted(self) -> None:
+        """Draws anew what was noted, into the same memory."""
+        for alphas, rows, numbers in self._noted or ():
+            numbers.copy_(self._betas(alphas, rows))
+
+    def _betas(self, alphas: Sequence[float], rows: int) -> Tensor:
         drawn = [rng.beta(a, a, size=(rows, 1)) for rng, a in zip(self._numpy, alphas, strict=True)]
-        return torch.from_numpy(np.stack(drawn)).float().to(self._device)
+        return torch.from_numpy(np.stack(drawn)).float()

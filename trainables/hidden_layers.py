@@ -29,6 +29,7 @@ class ManifoldMixup:
         default_factory=lambda: {"alpha": Hyperparameter(default=0.3, low=0, high=10, low_included=False)}
     )
     n_layers: int = 3
+    static: bool = True
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The batch mixed at its layer: `rows / 2` targets for `rows` embeddings."""
@@ -93,6 +94,7 @@ class UniformDropout:
     name: str = "uniform_dropout"
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=lambda: {"rate": _RATE})
     label_free: bool = True
+    static: bool = True
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The batch with dropout at every layer."""

@@ -59,6 +59,7 @@ class Control:
     name: str = "control"
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=dict)
     label_free: bool = True
+    static: bool = True
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The batch itself."""
@@ -89,6 +90,7 @@ class PairMix:
     name: str
     stitch: bool
     soft: bool
+    static: bool = True
 
     @property
     def hyperparameters(self) -> Mapping[str, Hyperparameter]:
@@ -114,6 +116,7 @@ class SoftControl:
 
     name: str = "soft_control"
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=lambda: {"softness": _SOFTNESS})
+    static: bool = True
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The batch with softened targets."""
@@ -133,6 +136,7 @@ class LabelSmoothing:
     hyperparameters: Mapping[str, Hyperparameter] = field(
         default_factory=lambda: {"epsilon": Hyperparameter(default=0.1, low=0, high=1)}
     )
+    static: bool = True
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The batch with smoothed targets."""
@@ -153,6 +157,7 @@ class GaussianNoise:
         default_factory=lambda: {"sigma": Hyperparameter(default=0.3, low=0, high=10)}
     )
     label_free: bool = True
+    static: bool = True
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The batch with noisy embeddings."""
@@ -174,6 +179,7 @@ class FeatureCorruption:
         default_factory=lambda: {"rate": Hyperparameter(default=0.2, low=0, high=1)}
     )
     label_free: bool = True
+    static: bool = True
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The batch with corrupted embeddings."""
@@ -206,6 +212,11 @@ class Contrastive:
     def hyperparameters(self) -> Mapping[str, Hyperparameter]:
         """The method's own, and the temperature of the loss."""
         return {**self.augmentation.hyperparameters, "temperature": _TEMPERATURE}
+
+    @property
+    def static(self) -> bool:
+        """Whether the method is."""
+        return bool(getattr(self.augmentation, "static", False))
 
     def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
         """The augmented view."""

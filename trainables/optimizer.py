@@ -31,11 +31,11 @@ class LaneAdamW:
         self._step = torch.zeros((), device=parameters[0].device)
         self._lanes = list(zip(groups, weight_decay, strict=True))
 
-    def step(self, rates: Sequence[float]) -> None:
+    def step(self, rates: Sequence[float | Tensor]) -> None:
         """One step from the parameters' gradients, which are then forgotten.
 
         Args:
-            rates: Learning rate of each lane.
+            rates: Learning rate of each lane; in a CUDA graph, where it will lie in the device's memory.
         """
         self._step += 1
         gradients = [parameter.grad for parameter in self._parameters]

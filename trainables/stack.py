@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from trainables.batch import Method
+from trainables.capture import CapturedStep
 from trainables.classifier import AtLayer, LaneMLP
 from trainables.draws import LaneDraws
 from trainables.optimizer import LaneAdamW
@@ -68,6 +69,7 @@ class Settings:
         precision: What the matrix products of training compute in. Lower ones are for GPUs: a CPU has no `tf32`, and
             most are slower in `bfloat16`.
         pretraining: What contrastive methods do first.
+        cuda_graph: Whether training steps on a GPU are captured as a CUDA graph, of methods that allow it.
     """
 
     epochs: int = 576
@@ -87,6 +89,7 @@ class Settings:
     threshold: float = 0.6
     precision: Precision = "float32"
     pretraining: Pretraining = field(default_factory=Pretraining)
+    cuda_graph: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,11 @@ class Stack(ABC):
         self._optimizer = LaneAdamW(list(self.model.parameters()), decay, self._rates)
         self._loss = torch.zeros(len(lanes), dtype=torch.float64, device=self._device)
         self._loss_steps = 0
+        # A method that asks the device for a value stops the host, which no graph may.
+        self._is_captured = (
+            settings.cuda_graph and self._device.type == "cuda" and getattr(self.method, "static", False)
+        )
+        self._captured: CapturedStep | None = None
 
     @abstractmethod
     def _lane_loss(self, items: Tensor) -> Tensor:
@@ -243,6 +251,7 @@ class Stack(ABC):
         self._params = {name: values[index] for name, values in self._params.items()}
         self._augment.keep(lanes)
         self.model.keep(index)
+        self._captured = None  # it was of the tensors until now
         self._optimizer.keep(list(self.model.parameters()), lanes)
 
     def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -282,13 +291,26 @@ class Stack(ABC):
         return np.concatenate([self._order[lane].permutation(n_items) for _ in range(rounds)])[:n_used]
 
     def _step(self, items: Tensor) -> None:
+        half_cycle = self.settings.step_size_epochs * self.steps_per_epoch
+        rates = [triangular(self.n_steps, low, high, half_cycle) for low, high in self._rates]
+        if self._is_captured:
+            self._captured = self._captured or CapturedStep(self._on_device, self._draws())
+            self._captured(items, rates)
+        else:
+            self._on_device(items, rates)
+        self.n_steps += 1
+        self._loss_steps += 1
+
+    def _on_device(self, items: Tensor, rates: Sequence[float | Tensor]) -> None:
+        """What a step does on the device, given item indices (lanes, rows) and each lane's learning rate."""
         lane_loss = self._lane_loss(items)
         lane_loss.sum().backward()  # lanes share no parameter: each gets its own gradient
-        half_cycle = self.settings.step_size_epochs * self.steps_per_epoch
-        self._optimizer.step([triangular(self.n_steps, low, high, half_cycle) for low, high in self._rates])
-        self.n_steps += 1
+        self._optimizer.step(rates)
         self._loss += lane_loss.detach()
-        self._loss_steps += 1
+
+    def _draws(self) -> list[LaneDraws]:
+        """What a step draws from."""
+        return [self._augment]
 
     def _add_time(self, started_s: float) -> None:
         if self._device.type == "cuda":

@@ -127,6 +127,9 @@ class SupervisedStack(Stack):
         logits = self._outputs(batch.x, keep, batch.at_layer)[:, : batch.y.shape[1]]
         return _mean_loss(logits, batch.y, self._is_class)
 
+    def _draws(self) -> list[LaneDraws]:
+        return [*super()._draws(), self._dropout]
+
     def _keep_masks(self, rows: int) -> list[Tensor]:
         kept = self._dropout.bernoulli(self._keep_rate, rows, sum(self.settings.hidden))
         return list((kept / self._keep_rate).split(self.settings.hidden, dim=2))

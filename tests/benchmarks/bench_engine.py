@@ -13,6 +13,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from trainables.supervised import SupervisedStack
 
 N_ITEMS, N_FEATURES, N_CLASSES = 44_446, 768, 143
 SETTINGS = Settings(epochs=8, evaluate_every_epochs=8)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def catalogue() -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,7 +38,7 @@ def catalogue() -> tuple[torch.Tensor, torch.Tensor]:
     labels = np.concatenate([np.arange(N_CLASSES), rng.choice(N_CLASSES, N_ITEMS - N_CLASSES, p=share / share.sum())])
     centres = rng.normal(size=(N_CLASSES, N_FEATURES)).astype(np.float32)
     x = centres[labels] + 3 * rng.standard_normal((N_ITEMS, N_FEATURES), dtype=np.float32)
-    return torch.from_numpy(x), torch.from_numpy(labels)
+    return torch.from_numpy(x).to(DEVICE), torch.from_numpy(labels).to(DEVICE)
 
 
 def lanes_of(name: str, n: int) -> list[Lane]:
@@ -44,9 +46,9 @@ def lanes_of(name: str, n: int) -> list[Lane]:
     return [Lane(METHODS[name], params, seed, make_split(N_ITEMS, 0.1, "paper", seed)) for seed in range(n)]
 
 
-def training_s(x: torch.Tensor, labels: torch.Tensor, lanes: list[Lane]) -> float:
+def training_s(x: torch.Tensor, labels: torch.Tensor, lanes: list[Lane], settings: Settings) -> float:
     """Seconds of the training steps alone, after a warm epoch."""
-    stack = SupervisedStack(x, labels, lanes, steps_per_epoch=34, settings=SETTINGS)
+    stack = SupervisedStack(x, labels, lanes, steps_per_epoch=34, settings=settings)
     stack.train(1)
     started = time.perf_counter()
     stack.train(SETTINGS.epochs)
@@ -58,11 +60,13 @@ def median_s(work: Callable[[], object], repeats: int) -> float:
     for _ in range(repeats):
         started = time.perf_counter()
         work()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return statistics.median(times)
 
 
-def bench_lanes(repeats: int) -> Table:
+def bench_lanes(repeats: int, settings: Settings) -> Table:
     x, labels = catalogue()
     table = Table(
         "method", "8 solo, s", "8 lanes, s", "lane-steps a second, ratio", title=f"{torch.get_num_threads()} threads"
@@ -71,8 +75,8 @@ def bench_lanes(repeats: int) -> Table:
         lanes = lanes_of(name, 8)
         ratios, solos, packs = [], [], []
         for _ in range(repeats):
-            solos.append(sum(training_s(x, labels, [lane]) for lane in lanes))
-            packs.append(training_s(x, labels, lanes))
+            solos.append(sum(training_s(x, labels, [lane], settings) for lane in lanes))
+            packs.append(training_s(x, labels, lanes, settings))
             ratios.append(solos[-1] / packs[-1])
         table.add_row(
             name,
@@ -83,11 +87,11 @@ def bench_lanes(repeats: int) -> Table:
     return table
 
 
-def bench_floor(repeats: int) -> Table:
+def bench_floor(repeats: int, settings: Settings) -> Table:
     x, labels = catalogue()
-    a = torch.randn(2048, 2048)
+    a = torch.randn(2048, 2048, device=DEVICE)
     product_rate = 2 * 2048**3 / median_s(lambda: a @ a, 5)
-    big, other = torch.randn(2**26), torch.empty(2**26)
+    big, other = torch.randn(2**26, device=DEVICE), torch.empty(2**26, device=DEVICE)
     copy_rate = 2 * big.nbytes / median_s(lambda: other.copy_(big), 5)
     table = Table(
         "method",
@@ -101,7 +105,7 @@ def bench_floor(repeats: int) -> Table:
     for name in ("control", "e_mixup", "soft_e_stitchup"):
         lanes = lanes_of(name, 5)
         rows = SETTINGS.batch_size // (1 if name == "control" else 2)
-        seconds = statistics.median(training_s(x, labels, lanes) for _ in range(repeats))
+        seconds = statistics.median(training_s(x, labels, lanes, settings) for _ in range(repeats))
         steps = SETTINGS.epochs * 34
         widths = [N_FEATURES, *SETTINGS.hidden, N_CLASSES]
         first = widths[0] * widths[1]
@@ -120,13 +124,13 @@ def bench_floor(repeats: int) -> Table:
     return table
 
 
-def bench_auc(repeats: int) -> Table:
+def bench_auc(repeats: int, settings: Settings) -> Table:
     torch.set_num_threads(1)
     x, labels = catalogue()
     validation = make_split(N_ITEMS, 0.1, "paper", 0).validation[:40_000]
-    target = labels[torch.from_numpy(validation)] - 1
-    logits = torch.randn(40_000, N_CLASSES)
-    logits[torch.arange(40_000)[target >= 0], target[target >= 0]] += 2
+    target = labels[torch.from_numpy(validation).to(DEVICE)] - 1
+    logits = torch.randn(40_000, N_CLASSES, device=DEVICE)
+    logits[torch.arange(40_000, device=DEVICE)[target >= 0], target[target >= 0]] += 2
     seconds = median_s(lambda: weighted_auc(logits, target), repeats)
     peak = pack_peak_gib(x, labels)
     table = Table("figure", "value")
@@ -147,7 +151,10 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["lanes", "floor", "auc"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", choices=["float32", "tf32", "bfloat16"], default="float32")
+    parser.add_argument("--cuda-graph", action="store_true", help="on a GPU, which is used where there is one")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     benchmarks = {"lanes": bench_lanes, "floor": bench_floor, "auc": bench_auc}
-    Console().print(benchmarks[arguments.what](arguments.repeats))
+    chosen = replace(SETTINGS, precision=arguments.precision, cuda_graph=arguments.cuda_graph)
+    Console().print(benchmarks[arguments.what](arguments.repeats, chosen))

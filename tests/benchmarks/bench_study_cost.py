@@ -25,15 +25,19 @@ PAPER = Settings(epochs=576, evaluate_every_epochs=24)
 N_EVALUATIONS = PAPER.epochs // PAPER.evaluate_every_epochs
 
 
-def measured(n_threads: int) -> PackCost:
+def paper_context(n_threads: int, settings: Settings = PAPER) -> PackContext:
+    """Random items of the paper's shape."""
     rng = np.random.default_rng(0)
     share = 1 / np.arange(1, N_CLASSES + 1)
     labels = np.concatenate([np.arange(N_CLASSES), rng.choice(N_CLASSES, N_ITEMS - N_CLASSES, p=share / share.sum())])
     x = rng.standard_normal((N_ITEMS, N_FEATURES), dtype=np.float32)
     x += rng.standard_normal((N_CLASSES, N_FEATURES), dtype=np.float32)[labels] / 3
-    context = PackContext(x, labels, 0.1, PAPER, "", np.array([], np.int64), 0, n_threads, {})
+    return PackContext(x, labels, 0.1, settings, "", np.array([], np.int64), 0, n_threads, {})
+
+
+def measured(n_threads: int) -> PackCost:
     candidate = Candidate.of("soft_e_stitchup", {"alpha": 0.3, "softness": 0.05})
-    return measure_pack(context, Pack("paper", candidate, tuple(range(N_SPLITS))))
+    return measure_pack(paper_context(n_threads), Pack("paper", candidate, tuple(range(N_SPLITS))))
 
 
 def pack_s(cost: PackCost) -> float:

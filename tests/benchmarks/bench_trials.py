@@ -12,6 +12,7 @@ import argparse
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def peer_batch(
         return x, y
     half = len(x) // 2
     a, b, y_a, y_b = x[:half], x[half:], y[:half], y[half:]
-    lam = torch.distributions.Beta(params["alpha"], params["alpha"]).sample((half, 1))
+    lam = torch.distributions.Beta(params["alpha"], params["alpha"]).sample((half, 1)).to(x.device)
     x = torch.where(torch.rand_like(a) < lam, a, b) if "stitchup" in method else lam * a + (1 - lam) * b
     target = lam * y_a + (1 - lam) * y_b
     if method.startswith("soft"):
@@ -63,12 +64,18 @@ def peer_batch(
     return x, target
 
 
-def peer_trainable(config: dict[str, Any], x: np.ndarray, labels: np.ndarray, settings: Settings) -> None:
+def peer_trainable(
+    config: dict[str, Any],
+    x: np.ndarray,
+    labels: np.ndarray,
+    settings: Settings,
+    report: Callable[[dict[str, Any]], None] = tune.report,
+) -> None:
     """One trial: a model, a DataLoader, a loop, scikit-learn at the end."""
     from sklearn.metrics import roc_auc_score
     from torch.utils.data import DataLoader, TensorDataset
 
-    torch.set_num_threads(1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(config["split"])
     split = make_split(len(labels), 0.1, "paper", config["split"])
     classes = np.unique(labels[split.train])
@@ -83,7 +90,7 @@ def peer_trainable(config: dict[str, Any], x: np.ndarray, labels: np.ndarray, se
     for hidden in settings.hidden:
         layers += [nn.Linear(width, hidden), nn.Dropout(settings.dropout), nn.ReLU()]
         width = hidden
-    model = nn.Sequential(*layers, nn.Linear(width, len(classes)))
+    model = nn.Sequential(*layers, nn.Linear(width, len(classes))).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate_low, weight_decay=settings.weight_decay)
     half_cycle = settings.step_size_epochs * len(loader)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -97,7 +104,10 @@ def peer_trainable(config: dict[str, Any], x: np.ndarray, labels: np.ndarray, se
         model.train()
         for items, targets in loader:
             batch, target = peer_batch(
-                items, nn.functional.one_hot(targets, len(classes)).float(), config["method"], config["params"]
+                items.to(device),
+                nn.functional.one_hot(targets.to(device), len(classes)).float(),
+                config["method"],
+                config["params"],
             )
             optimizer.zero_grad()
             nn.functional.binary_cross_entropy_with_logits(model(batch), target).backward()
@@ -106,16 +116,16 @@ def peer_trainable(config: dict[str, Any], x: np.ndarray, labels: np.ndarray, se
         if epoch % settings.evaluate_every_epochs == 0 or epoch == settings.epochs:
             model.eval()
             with torch.inference_mode():
-                probability = torch.cat([model(items).sigmoid() for (items,) in validation]).numpy()
+                probability = torch.cat([model(items.to(device)).sigmoid().cpu() for (items,) in validation]).numpy()
             confidence, predicted = probability.max(1), probability.argmax(1)
             right = np.where(confidence > settings.threshold, predicted == y_validation, y_validation == -1)
-            report = {"accuracy": right.mean(), "accuracy_none": right[y_validation == -1].mean()}
+            found = {"accuracy": right.mean(), "accuracy_none": right[y_validation == -1].mean()}
             if epoch == settings.epochs:
                 truth = y_validation[:, None] == np.arange(-1, len(classes))
                 scores = np.column_stack([1 - confidence, probability])
                 seen = truth.any(0)
-                report["auc_weighted"] = roc_auc_score(truth[:, seen], scores[:, seen], average="weighted")
-            tune.report(report)
+                found["auc_weighted"] = roc_auc_score(truth[:, seen], scores[:, seen], average="weighted")
+            report(found)
 
 
 def run_peer(
@@ -125,7 +135,12 @@ def run_peer(
     grid = [
         {"method": method, "params": params, "split": split} for method, params in METHODS.items() for split in splits
     ]
-    with_data = tune.with_parameters(peer_trainable, x=x, labels=labels, settings=settings)
+
+    def alone(config: dict[str, Any], **data: Any) -> None:
+        torch.set_num_threads(1)
+        peer_trainable(config, **data)
+
+    with_data = tune.with_parameters(alone, x=x, labels=labels, settings=settings)
     results = tune.Tuner(
         tune.with_resources(lambda config: with_data(config["trial"]), {"cpu": 1}),
         param_space={"trial": tune.grid_search(grid)},

@@ -112,7 +112,7 @@ def test_a_real_node_is_asked_and_a_plan_is_measured(one_node: list[Node], spec:
     assert all(cost.epoch_s > 0 and cost.record_bytes > 0 for cost in costs.packs)
     lines = "\n".join(in_words(spec, work, costs, one_node, 3.0))
     assert "6 trials, 6 of them left, in 3 packs; 2 packs at once" in lines
-    assert re.search(r"Work: about \S+ core-hours", lines)
+    assert re.search(r"Work: about \S+ core-(hours|minutes) ", lines)
     assert re.search(r"Price: about \S+ = \S+ h x 1 nodes x 3 an hour", lines)
     assert not spec.root.exists(), "nothing is left of the pilot"
 
