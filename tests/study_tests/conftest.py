@@ -53,7 +53,8 @@ def settings(**sections: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def encoded(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small study's folder, with its table and its embeddings; not to be written to."""
+    """The small study's folder: its table, its embeddings, an empty database of MLflow; not to be written to."""
+    from study import tracking
     from study.check import load_spec
     from study.progress import Progress
     from study.runner import embed
@@ -62,13 +63,14 @@ def encoded(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path
     write_table(folder / "table.csv")
     (folder / "study.yaml").write_text(yaml.safe_dump(settings()))
     embed(load_spec(folder / "study.yaml"), Progress(Console(), quiet=True))
+    tracking._make_database(f"sqlite:///{folder / 'out' / 'mlflow.db'}")  # seconds of migrations, each time
     return folder
 
 
 @pytest.fixture
 def make_encoded_study(encoded: Path, make_study: MakeStudy, tmp_path: Path) -> MakeStudy:
     """As `make_study`, with what the study will train on in place."""
-    shutil.copytree(encoded / "out" / "embeddings", tmp_path / "out" / "embeddings")
+    shutil.copytree(encoded / "out", tmp_path / "out")
     shutil.copy(encoded / "table.csv", tmp_path)
     return make_study
 

@@ -13,12 +13,11 @@ from tests.study_tests.conftest import MakeStudy
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_list_verify_mend_and_remove(make_study: MakeStudy, tmp_path: Path) -> None:
+def test_list_verify_mend_and_remove(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
     from rich.console import Console
 
-    path = make_study()
+    path = make_encoded_study()
     with Progress(Console(file=(tmp_path / "said").open("w"))) as progress:
-        embed(load_spec(path), progress)
 
         def call(*arguments: str, exit_code: int = 0) -> str:
             done = CliRunner().invoke(embeddings, [*arguments, "-c", str(path)], catch_exceptions=False)

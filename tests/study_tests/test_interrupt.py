@@ -9,8 +9,8 @@ from pathlib import Path
 from tests.study_tests.conftest import MakeStudy
 
 
-def test_interrupt_is_one_sentence(make_study: MakeStudy, tmp_path: Path) -> None:
-    make_study(training={"epochs": 2000})
+def test_interrupt_is_one_sentence(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
+    make_encoded_study(training={"epochs": 2000})
     process = subprocess.Popen(
         [sys.executable, "-m", "study", "run"],
         cwd=tmp_path,

@@ -3,7 +3,6 @@
 import functools
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from study.launch import _refuse_open
 from tests.study_tests.conftest import settings, write_table
 from tests.study_tests.ray_head import Head, running_head
 
-Study = Callable[..., subprocess.CompletedProcess[str]]
+Done = subprocess.CompletedProcess[str]
+Study = Callable[..., Done]
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,47 @@ def study(head: Head, tmp_path: Path) -> Study:
     return functools.partial(run_as, head, tmp_path)
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A study that was sent twice, stopped in the middle, then followed to its end.
+
+    Attributes:
+        folder: Its folder.
+        first: What `submit --detach` said.
+        second: What it said again while the first ran.
+        known: What the cluster knew of its jobs.
+        stopped: What `stop` said.
+        before: Its records then.
+        ended: What the last `submit` said.
+    """
+
+    folder: Path
+    first: Done
+    second: Done
+    known: str
+    stopped: Done
+    before: dict[str, int]
+    ended: Done
+
+
 @pytest.fixture(scope="module")
-def sent(head: Head, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A study that was sent and followed to its end: its folder, and what was said."""
+def sent(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     folder = tmp_path_factory.mktemp("sent")
-    write_study(folder)
-    return folder, run_as(head, folder, "submit", "--no-preflight", "--address", head.url)
+    methods = {"control": {}, "e_mixup": {"alpha": [0.1 * n for n in range(1, 9)]}}
+    training = {"epochs": 600, "evaluate_every_epochs": 300}
+    path = write_study(folder, training=training, search={"methods": methods})
+    submit = functools.partial(run_as, head, folder, "submit", "--no-preflight", "--address", head.url)
+    first = submit("--detach", MLFLOW_TRACKING_PASSWORD="planted")
+    second = submit("--detach")
+    known = head.ask("/api/jobs/")
+    deadline = time.monotonic() + 120
+    while not records(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    stopped = run_as(head, folder, "stop", "--address", head.url)
+    assert not (folder / "shared" / "out" / "running.json").exists(), "it was told, not killed"
+    before = records(folder)
+    path.write_text(path.read_text().replace("epochs: 600", "epochs: 600 # again"))
+    return Sent(folder, first, second, known, stopped, before, submit())
 
 
 def write_study(folder: Path, **sections: Any) -> Path:
@@ -78,38 +114,47 @@ def records(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (folder / "shared" / "out" / "records").glob("*.parquet")}
 
 
-def test_a_study_is_sent_and_followed(head: Head, sent: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    folder, done = sent
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 trials recorded" in done.stdout
-    assert f"Report: {folder}/shared/out/report/report.html" in done.stdout, "the storage is seen from here"
-    assert "job_manager" not in done.stdout
-    assert len(records(folder)) == 3
-    told = run_as(head, folder, "status", "--address", head.url, "--name", "small")
-    assert re.search(r"^small-[0-9a-f]{8}-1: succeeded", told.stdout)
+def test_a_run_is_found_again_and_stopped(head: Head, sent: Sent) -> None:
+    assert sent.first.returncode == 0, sent.first.stderr
+    job = re.match(r"(small-[0-9a-f]{8}-1) is sent", sent.first.stdout)
+    assert job is not None
+    assert f"study stop --address {head.url} -c study.yaml" in sent.first.stdout
+    assert f"{job[1]} runs already" in sent.second.stdout
+    assert job[1] in sent.known
+    assert "planted" not in sent.known, "nothing of this machine's environment travels"
+    assert f"{job[1]}: stopped" in sent.stopped.stdout
+    assert 0 < len(sent.before) < 9
+
+
+def test_a_stopped_study_is_gone_on_with_and_followed(head: Head, sent: Sent) -> None:
+    assert sent.ended.returncode == 0, sent.ended.stdout + sent.ended.stderr
+    assert "18 trials recorded" in sent.ended.stdout
+    assert f"Report: {sent.folder}/shared/out/report/report.html" in sent.ended.stdout, "the storage is seen from here"
+    assert "job_manager" not in sent.ended.stdout
+    after = records(sent.folder)
+    assert len(after) == 9
+    assert sent.before.items() <= after.items(), "what was finished is not done again"
+    told = run_as(head, sent.folder, "status", "--address", head.url, "--name", "small")
+    assert re.search(r"^small-[0-9a-f]{8}-2: succeeded", told.stdout)
     assert "Every planned trial is recorded." in told.stdout
 
 
-def test_the_cluster_is_checked_and_the_rest_counted(
-    head: Head, sent: tuple[Path, subprocess.CompletedProcess[str]]
-) -> None:
-    checked = run_as(head, sent[0], "preflight", "--no-pilot", "--address", head.url)
+def test_the_cluster_is_checked_and_the_rest_counted(head: Head, sent: Sent) -> None:
+    checked = run_as(head, sent.folder, "preflight", "--no-pilot", "--address", head.url)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "6 trials, 0 of them left, in 0 packs; 2 packs at once" in checked.stdout
+    assert "18 trials, 0 of them left, in 0 packs; 2 packs at once" in checked.stdout
 
 
-def test_a_report_is_fetched_from_storage_that_is_not_seen_here(
-    head: Head, sent: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_a_report_is_fetched_from_storage_that_is_not_seen_here(head: Head, sent: Sent, tmp_path: Path) -> None:
     # In a process of its own: the tests' own Ray has another token.
     code = (
         "import sys; from pathlib import Path; from study.check import load_spec; from study.launch import Cluster\n"
         "print(Cluster(sys.argv[1]).fetch_report(load_spec(sys.argv[2]), Path(sys.argv[3])))"
     )
-    command = [sys.executable, "-c", code, head.url, str(sent[0] / "study.yaml"), "small-report"]
+    command = [sys.executable, "-c", code, head.url, str(sent.folder / "study.yaml"), "small-report"]
     done = subprocess.run(command, env=head.environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "small-report/report.html"
-    here, there = tmp_path / "small-report", sent[0] / "shared" / "out" / "report"
+    here, there = tmp_path / "small-report", sent.folder / "shared" / "out" / "report"
     files = {path.relative_to(there) for path in there.rglob("*") if path.is_file()}
     assert {path.relative_to(here) for path in here.rglob("*") if path.is_file()} == files
     assert (here / "report.html").read_bytes() == (there / "report.html").read_bytes()
@@ -123,41 +168,6 @@ def test_what_would_fail_is_not_sent(head: Head, study: Study, tmp_path: Path) -
     assert re.search(r"storage: .*Not a directory|storage: .*File exists", done.stdout), done.stdout
     assert f"Remedy: mount the same storage at {tmp_path}/shared/out" in done.stdout
     assert "The study was not sent" in done.stderr
-
-
-def test_a_run_is_found_again_stopped_and_gone_on_with(
-    head: Head, study: Study, sent: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    alphas = [0.1 * n for n in range(1, 9)]
-    search = {"methods": {"control": {}, "e_mixup": {"alpha": alphas}}}
-    path = write_study(tmp_path, name="long", training={"epochs": 600, "evaluate_every_epochs": 300}, search=search)
-    shutil.copytree(sent[0] / "shared" / "out" / "embeddings", tmp_path / "shared" / "out" / "embeddings")
-    first = study("submit", "--no-preflight", "--detach", "--address", head.url, MLFLOW_TRACKING_PASSWORD="planted")
-    assert first.returncode == 0, first.stderr
-    job = re.match(r"(long-[0-9a-f]{8}-1) is sent", first.stdout)
-    assert job is not None
-    assert f"study stop --address {head.url} -c study.yaml" in first.stdout
-    second = study("submit", "--no-preflight", "--detach", "--address", head.url)
-    assert f"{job[1]} runs already" in second.stdout
-    known = head.ask("/api/jobs/")
-    assert job[1] in known
-    assert "planted" not in known, "nothing of this machine's environment travels"
-    for _ in range(600):
-        if records(tmp_path):
-            break
-        time.sleep(0.1)
-    stopped = study("stop", "--address", head.url)
-    assert f"{job[1]}: stopped" in stopped.stdout
-    before = records(tmp_path)
-    assert 0 < len(before) < 9
-    assert not (tmp_path / "shared" / "out" / "running.json").exists(), "it was told, not killed"
-
-    path.write_text(path.read_text().replace("epochs: 600", "epochs: 600 # again"))
-    again = study("submit", "--no-preflight", "--address", head.url)
-    assert again.returncode == 0, again.stdout + again.stderr
-    after = records(tmp_path)
-    assert len(after) == 9
-    assert before.items() <= after.items(), "what was finished is not done again"
 
 
 def test_a_port_of_another_kind_is_one_sentence() -> None:
