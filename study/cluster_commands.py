@@ -40,7 +40,7 @@ def submit(config: Path, address: str, python: str, no_preflight: bool, detach: 
     from study.launch import STOPPED, Cluster, file_digest
 
     spec = load_spec(config, travels=True)
-    cluster = Cluster(address, python)
+    cluster = Cluster(address, python, click.echo)
     job = cluster.running(spec)
     if job is None and not no_preflight:
         checked = cluster.call(["preflight", "--no-pilot"], config, echo=click.echo)
@@ -99,7 +99,7 @@ def status_there(config: Path, address: str, name: str | None, python: str) -> N
     from study.cluster import ClusterError
     from study.launch import Cluster
 
-    cluster = Cluster(address, python)
+    cluster = Cluster(address, python, click.echo)
     runs = _runs(cluster, config, name)
     if not runs:
         raise ClusterError(f"{address} knows no run of {name or config}; send it with `study submit`.")
@@ -162,7 +162,7 @@ def preflight(config: Path, address: str | None, python: str, no_pilot: bool, pr
     load_spec(config, travels=True)
     flags = ["--no-pilot"] if no_pilot else []
     flags += ["--price-per-hour", str(price_per_hour)] if price_per_hour is not None else []
-    job = Cluster(address, python).call(["preflight", *flags], config, echo=click.echo)
+    job = Cluster(address, python, click.echo).call(["preflight", *flags], config, echo=click.echo)
     _exit_unless_ran(job, address, 0, 2)
     sys.exit(job.exit_code)
 

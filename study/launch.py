@@ -70,13 +70,14 @@ class Cluster:
     Args:
         address: `http://HOST:8265`; of a cluster behind a firewall, the near end of a tunnel.
         python: The interpreter on the head node that has this project.
+        say: Told what is waited for.
 
     Raises:
         ClusterError: Nobody answers there; it has not our token; or it takes jobs from anybody who reaches it.
     """
 
-    def __init__(self, address: str, python: str = "python") -> None:
-        self.address, self._python = address.rstrip("/"), python
+    def __init__(self, address: str, python: str = "python", say: Callable[[str], None] = lambda _: None) -> None:
+        self.address, self._python, self._say = address.rstrip("/"), python, say
         _refuse_open(self.address)
         use_token()
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -227,13 +228,16 @@ class Cluster:
         Raises:
             ClusterError: It takes none.
         """
-        deadline_s = time.monotonic() + _TAKES_JOBS_WITHIN_S
+        deadline_s, told = time.monotonic() + _TAKES_JOBS_WITHIN_S, False
         while True:
             try:
                 return str(self._client.submit_job(**job))
             except RuntimeError as error:
                 if "No available agent" not in str(error):
                     raise
+                if not told:
+                    self._say(f"{self.address} takes no jobs yet; asking again for {_TAKES_JOBS_WITHIN_S} s ...")
+                    told = True
             if time.monotonic() > deadline_s:
                 raise ClusterError(
                     f"{self.address} takes no jobs: no agent of its head node answers. If it has just been started, "

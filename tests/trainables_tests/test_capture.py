@@ -6,11 +6,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.trainables_tests.test_engine import SETTINGS, assert_equal_lanes, finish, items, lanes_of
+from tests.trainables_tests.test_engine import SETTINGS, finish, items, lanes_of
 from trainables import capture
 from trainables.contrastive import ContrastiveStack
 from trainables.lanes import LaneResult
@@ -71,8 +72,11 @@ def train_and_lose_a_lane(stack: Stack) -> tuple[list[list[torch.Tensor]], list[
 def assert_trains_the_same(name: str, device: str) -> None:
     usual, usual_loss = train_and_lose_a_lane(stack_of(name, device))
     weights, loss = train_and_lose_a_lane(stack_of(name, device, replace(SETTINGS, cuda_graph=True)))
-    torch.testing.assert_close(weights, usual, atol=1e-5, rtol=0)
-    assert loss == pytest.approx(usual_loss, abs=1e-5)
+    near = (
+        1e-5 if device == "cpu" else 1e-4
+    )  # a GPU's libraries choose their products' order of summation by themselves
+    torch.testing.assert_close(weights, usual, atol=near, rtol=0)
+    assert loss == pytest.approx(usual_loss, abs=near)
     assert all(map(math.isfinite, loss))
 
 
@@ -127,9 +131,9 @@ def test_whole_trials_on_a_gpu(name: str, precision: Any) -> None:
     settings = replace(SETTINGS, precision=precision)
     usual, graphed = run([3, 4], settings), run([3, 4], replace(settings, cuda_graph=True))
     if precision == "float32":
-        for one, other in zip(usual, graphed, strict=True):
-            assert_equal_lanes(one, other)
-        assert_equal_lanes(usual[1], run([4], settings)[0])
+        for one, other in [*zip(usual, graphed, strict=True), (usual[1], run([4], settings)[0])]:
+            np.testing.assert_allclose(one.curves.epoch_loss, other.curves.epoch_loss, atol=1e-4)
+            assert one.metrics["auc_weighted"] == pytest.approx(other.metrics["auc_weighted"], abs=1e-3)
     cpu = finish(start_training(*items(), lanes_of(name, [3, 4]), SETTINGS))
     for result, there in zip(graphed, cpu, strict=True):
         assert result.metrics["auc_weighted"] == pytest.approx(there.metrics["auc_weighted"], abs=0.03)
