@@ -43,14 +43,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--precision", choices=["float32", "tf32", "bfloat16"], default="float32")
     parser.add_argument("--cuda-graph", action="store_true")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     settings = replace(PAPER, precision=given.precision, cuda_graph=given.cuda_graph)
     context = paper_context(given.threads, settings)
     table = Table("method", "a trial of the pack, s", "a plain trial, s", "ratio")
     total_s = plain_total_s = 0.0
-    for method, params in METHODS.items():
-        pack = Pack("paper", Candidate.of(method, params), tuple(range(N_SPLITS)))
+    for method in given.methods:
+        pack = Pack("paper", Candidate.of(method, METHODS[method]), tuple(range(N_SPLITS)))
         cost = measure_pack(context, pack)
         own_s, plain_s = pack_s(cost), N_SPLITS * pack_s(plain_cost(context, pack))
         total_s, plain_total_s = total_s + own_s, plain_total_s + plain_s
