@@ -35,6 +35,12 @@ def missing_references(methods: Iterable[str]) -> list[tuple[str, str]]:
     ]
 
 
+def uncompared(methods: Iterable[str]) -> str:
+    """A sentence for each reference that a study lacks; empty where it has all."""
+    missing = missing_references(methods)
+    return " ".join(f"No {reference}: {whose.lower()} are compared with nothing." for reference, whose in missing)
+
+
 def references_text(methods: Iterable[str]) -> str:
     """What the differences of some methods are to: one name, or `its own control` where objectives are mixed."""
     names = list(dict.fromkeys(map(reference_of, methods)))

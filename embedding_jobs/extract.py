@@ -143,10 +143,7 @@ def _encode(runs: Sequence[ColumnRun], pool: EncoderPool) -> None:
             # Of the second, too, the node has gone: Ray used up the unit's retries before it noticed.
             n_lost += 1
             if n_lost > N_RETRIES:
-                raise EncoderError(
-                    f"the processes that encode with {runs[0].job.config.model} must be reached, they were lost "
-                    f"{n_lost} times in a row ({error}); see whether the cluster's nodes stay up, and run again"
-                ) from error
+                raise _given_up(runs[0].job.config, error) from error
             time.sleep(_NODE_LOST_WAIT_S)
             pool = encoder_pool()
 
@@ -233,10 +230,15 @@ def _pipeline(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[Writte
     except ray.exceptions.ActorUnavailableError:
         raise
     except died as error:
-        raise EncoderError(
-            f"a process that encodes with {job.config.model} must survive a unit, it died {N_RETRIES + 1} times: "
-            f"{error}; most often memory is short: lower the batch size or `items_per_unit`, and run again"
-        ) from error
+        raise _given_up(job.config, error) from error
+
+
+def _given_up(config: EncoderConfig, error: Exception) -> EncoderError:
+    return EncoderError(
+        f"a process that encodes with {config.model} must survive a unit, it died {N_RETRIES + 1} times: {error}; most "
+        "often memory is short: lower the batch size or `items_per_unit`, or see whether the cluster's nodes stay up, "
+        "and run again"
+    )
 
 
 class _NodeLostError(Exception):

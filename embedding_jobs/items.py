@@ -72,7 +72,8 @@ def refuse_other_source(store: Store, facts: SourceFacts, table: str) -> None:
                 raise StoreError(
                     f"the {what} of {table} must be what the store {store.directory} was made from; {name} has "
                     f"{manifest.n_items} items with digest {mine}, got {facts.n_items} with {asked}; give the changed "
-                    f"table another store, or remove the column (`study embeddings rm {name}`) and embed it again"
+                    "table another store (a study that has records: another `directory`), or remove the column (`study "
+                    f"embeddings rm {name}`) and embed it again"
                 )
 
 

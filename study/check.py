@@ -209,6 +209,7 @@ def _problems(error: ValidationError, prefix: tuple[str, ...]) -> Iterator[str]:
             message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             message = message.replace("greater than or equal to", "at least").replace("greater than", "above")
             message = message.replace("less than or equal to", "at most").replace("less than", "below")
+            message = message.replace("a valid tuple", "a list, such as [a, b]")
             message = message if message.startswith("must") else f"must be {message}"
             yield f"`{key}` {message}, got {item['input']!r}"
 
@@ -231,7 +232,7 @@ def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, looks: bo
         looks: Whether to look at the table and the models that the file names.
     """
     data: Data | None = sections.get("data")
-    if data is not None:
+    if data is not None and "data" not in unsound:
         yield from _data_problems(data, sections.get("encoders"))
     if data is not None and looks:
         yield from _table_problems(data)

@@ -64,6 +64,7 @@ def check(config: Path) -> None:
 
     spec = load_spec(config)
     from analysis.aggregate import plural
+    from analysis.references import uncompared
     from study.space import n_candidates
     from study.spec import phases
 
@@ -77,6 +78,8 @@ def check(config: Path) -> None:
         n, n_splits = len(counts) if phase == "confirm" else sum(counts.values()), len(spec.split_seeds(phase))
         trials = plural(n * n_splits, "trial")
         click.echo(f"{phase}: {plural(n, 'candidate')} x {plural(n_splits, 'split')} = {trials}.")
+    if remark := uncompared(counts):
+        click.echo(remark)
 
 
 @study.command()
@@ -115,10 +118,13 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     from rich.console import Console
     from rich.table import Table
 
-    from study.description import differs, planned, read_description
+    from study.description import DESCRIPTION, DescriptionError, differs, planned, read_description, refuse_changed_file
     from study.space import listed
-    from study.status import in_words, read_status
+    from study.status import in_words, read_activity, read_status, work_in_words
 
+    if not (spec.root / DESCRIPTION).exists() and (activity := read_activity(spec.root)) is not None:
+        click.echo("\n".join(work_in_words(activity)))  # it encodes what the study will be about
+        return
     before = read_description(spec.root)
     found = read_status(spec.root, planned(spec, before), listed(spec.search))
     table = Table(box=None, pad_edge=False)
@@ -131,7 +137,11 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     for line in in_words(found):
         click.echo(line)
     if differs(spec, before):
-        click.echo("Counted is what the study file plans now, which is not what the last run did.")
+        click.echo("The study file has changed since the last run; counted is what it plans now.")
+    try:
+        refuse_changed_file(spec)
+    except DescriptionError as error:
+        click.echo(error, err=True)
 
 
 @study.command()
@@ -282,6 +292,7 @@ def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
 def _report(spec: StudySpec, *, tracks: bool = True) -> None:
     from analysis.aggregate import missing_trials
     from analysis.load import load_study
+    from analysis.references import uncompared
     from analysis.report import write_report
     from analysis.tables import terminal_table
     from analysis.texts import unsure
@@ -294,7 +305,7 @@ def _report(spec: StudySpec, *, tracks: bool = True) -> None:
     results = load_study(spec.root)
     written = write_report(spec.root)
     show(terminal_table(results))
-    if remark := unsure(results):
+    for remark in filter(None, (unsure(results), uncompared(results.description.methods))):
         click.echo(remark)
     for sentence in (*written.findings, *(f"Missing: {sentence}" for sentence in missing_trials(results))):
         click.echo(sentence)

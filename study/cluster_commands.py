@@ -104,10 +104,17 @@ def status_there(config: Path, address: str, name: str | None, python: str) -> N
     if not runs:
         raise ClusterError(f"{address} knows no run of {name or config}; send it with `study submit`.")
     job = runs[-1]
-    click.echo(f"{job.id}: {job.state.lower()}, sent {time.strftime('%Y-%m-%d %H:%M', time.localtime(job.started_s))}")
+    click.echo(
+        f"{job.id}: {job.state.lower()}, sent {time.strftime('%Y-%m-%d %H:%M %Z', time.localtime(job.started_s))}"
+    )
     if job.state == "FAILED":
         click.echo(cluster.last_words(job) or job.message)
-    told = cluster.call(["status"], None, job.folder, echo=click.echo)
+
+    def echo(line: str) -> None:
+        if job.state != "FAILED" or "holds no study" not in line:  # it has just been said why
+            click.echo(line)
+
+    told = cluster.call(["status"], None, job.folder, echo=echo)
     _exit_unless_ran(told, address, 0, 2)
     sys.exit(told.exit_code)
 

@@ -124,7 +124,7 @@ def _refuse_differing(spec: StudySpec, old: Mapping[str, Any], new: Mapping[str,
     differing = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
     if differing:
         raise DescriptionError(
-            f"The records in {spec.records} were made with other settings ({'; '.join(differing)}). "
+            f"The records in {spec.records} were made with other settings or data ({'; '.join(differing)}). "
             "Give the study another `directory`, or undo the change."
         )
 

@@ -151,10 +151,11 @@ class Cluster:
             return _job(self._client.get_job_info(job_id))
 
     def last_words(self, job: Job) -> str:
-        """The last line that a job has said."""
+        """The error that a job ended with, else its last line."""
         with self._talking():
-            said = str(self._client.get_job_logs(job.id))
-        return next((line for line in reversed(said.splitlines()) if line.strip()), "")
+            lines = str(self._client.get_job_logs(job.id)).rstrip().splitlines()
+        begins = [number for number, line in enumerate(lines) if line.startswith("Error: ")]
+        return "\n".join(lines[begins[-1] if begins else -1 :])
 
     def runs_of(self, study: str) -> list[Job]:
         """The runs of a study of that name that the cluster knows, oldest first."""

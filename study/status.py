@@ -192,8 +192,7 @@ def in_words(status: Status) -> list[str]:
     """What is to be said beside the table of a study's status, line by line."""
     lines = []
     if status.activity is not None:
-        lines.append(f"A run works: {status.activity.doing}, for {duration(time.time() - status.activity.since_s)}.")
-        lines += [f"  in training: {pack}" for pack in status.activity.packs]
+        lines += work_in_words(status.activity)
     if status.stops:
         lines.append(what_was_saved(status.stops))
     lines += [f"Failed: {failure}" for failure in status.failures]
@@ -204,6 +203,12 @@ def in_words(status: Status) -> list[str]:
     elif not status.failures:
         lines.append("Every planned trial is recorded.")
     return lines
+
+
+def work_in_words(activity: Activity) -> list[str]:
+    """What a run is at, line by line."""
+    at = f"A run works: {activity.doing}, for {duration(time.time() - activity.since_s)}."
+    return [at, *(f"  in training: {pack}" for pack in activity.packs)]
 
 
 def duration(seconds: float) -> str:

@@ -20,6 +20,7 @@ from analysis.export import to_json
 from analysis.item_curves import forest_figures, item_figures
 from analysis.load import ReportError, load_items, load_study
 from analysis.page import render
+from analysis.references import uncompared
 from analysis.report import ReportFiles, write_report
 from analysis.resampling import Detection
 from analysis.search_curves import search_figures
@@ -291,6 +292,8 @@ def test_a_missing_reference_is_named(study_of: Make, methods: tuple[str, ...], 
     results = load_study(directory)
     page = render(results, reported_records(results, summarise(results)), {}, [])
     assert (whose is None) == ("<strong>No c" not in page)
+    assert (whose is None) == (uncompared(methods) == "")
+    assert whose is None or uncompared(methods).startswith("No contrastive_control: ")
     assert whose is None or whose in page
     assert "No control." not in page
     forests = forest_figures(weigh(read(directory), REGIONS), {})

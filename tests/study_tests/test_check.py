@@ -39,6 +39,7 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         ("data", {"text": ["title", "titel"]}, r"`data.text.1` names the column `titel`.*did you mean `title`"),
         ("data", {"table": "none.csv"}, r"`data.table`: .*none.csv"),
         ("data", {"text": []}, r"`data.text` and `data.image` are both empty"),
+        ("data", {"text": "title"}, r"`data.text` must be a list, such as \[a, b\], got 'title'"),
         ("data", {"text": ["kind"]}, r"uses the column `kind` twice"),
         ("data", {"text": ["title"], "image": "kind2"}, r"`encoders.image` is missing|the column `kind2`"),
         ("encoders", {"image": {"model": "resnet18"}}, r"`encoders.image` has nothing to encode"),

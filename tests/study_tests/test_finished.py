@@ -150,7 +150,7 @@ def test_a_changed_file_is_refused_and_a_longer_one_is_announced(finished: Path,
     def counted(path: str) -> tuple[list[str], bool]:
         said = CliRunner().invoke(study, ["status", "-c", path]).output
         rows = [re.sub(" +", " ", line).strip() for line in said.splitlines() if line.startswith("paper")]
-        return rows, "not what the last run did" in said
+        return rows, "counted is what it plans now" in said
 
     assert counted(written()) == (["paper control 2 2 0 0 0", "paper e_mixup 4 4 0 0 0"], False)
     longer = written(splits={**raw["splits"], "n_splits": 3})
@@ -160,6 +160,7 @@ def test_a_changed_file_is_refused_and_a_longer_one_is_announced(finished: Path,
     moved = written(data={**raw["data"], "table": "elsewhere.csv"})
     assert counted(moved)[0] == ["paper control 2 2 0 0 0", "paper e_mixup 4 4 0 0 0"], "it needs no table"
     changed = written(training={**raw["training"], "dropout": 0.7})
+    assert "training.dropout: " in CliRunner().invoke(study, ["status", "-c", changed]).output
     for command in ("check", "run"):
         found = CliRunner().invoke(study, [command, "-c", changed])
         assert isinstance(found.exception, DescriptionError)
