@@ -95,7 +95,9 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
     after = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "out/records").iterdir()}
     assert before.items() <= after.items(), "finished records are left alone"
 
-    with pytest.raises(DescriptionError, match=r"other settings or data \(training.epochs: 6 -> 7\).*another `directory`"):
+    with pytest.raises(
+        DescriptionError, match=r"other settings or data \(training.epochs: 6 -> 7\).*another `directory`"
+    ):
         run(make_study(training={"epochs": 7}))
     write_table(tmp_path / "table.csv", seed=1)
     with pytest.raises(ValueError, match="table"):
