@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.load import StudyResults
+from analysis.words import plural
 from trainables.records import Candidate, TrialRecord
 
 
@@ -243,8 +244,3 @@ def _method_summary(
         n_complete=len(complete),
         n_planned=n_planned,
     )
-
-
-def plural(count: int, noun: str) -> str:
-    """A number of things: "1 split", "1,010 trials"."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.aggregate import plural
 from analysis.comparison import (
     Components,
     Decision,
@@ -26,6 +25,7 @@ from analysis.comparison import (
 from analysis.load import ReportError
 from analysis.references import is_reference, reference_of
 from analysis.resampling import CalibrationErrors, Detection, SplitFigures, bootstrap_differences
+from analysis.words import plural
 from trainables.records import TrialRecord
 
 PER_ITEM: Mapping[str, str] = {"auc_weighted": "auc_influence", "accuracy": "correct"}

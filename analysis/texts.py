@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.aggregate import plural, summarise
+from analysis.aggregate import summarise
 from analysis.decisions import in_short, sentence
 from analysis.load import StudyResults
 from analysis.tables import FIGURE_NAMES, Evidence
+from analysis.words import plural
 from trainables.unfinished import Stop
 
 _PHASE_WORDS: Mapping[str, str] = {"paper": "random split", "search": "search split", "confirm": "training fold"}

@@ -16,6 +16,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from analysis.words import plural
 from embedding_jobs.encoders import ENTRY_POINT_GROUP
 from embedding_jobs.sources import SourceError, count_rows, table_columns
 from study.check_search import nearest, search_problems
@@ -52,8 +53,9 @@ class SpecError(ValueError):
 
     def __init__(self, path: str, problems: list[str]) -> None:
         self.problems = problems
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n".join([f"{path} has {count}:", *(f"  - {problem}" for problem in problems)]))
+        super().__init__(
+            "\n".join([f"{path} has {plural(len(problems), 'problem')}:", *(f"  - {problem}" for problem in problems)])
+        )
 
 
 def load_spec(path: str | Path, *, travels: bool = False, encodes: bool = True) -> StudySpec:

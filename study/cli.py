@@ -60,14 +60,13 @@ def init(preset: str, output: Path) -> None:
 @_config
 def check(config: Path) -> None:
     """Check a study file against its table: every problem at once, before anything heavy starts."""
-    from study.check import load_spec
-
-    spec = load_spec(config)
-    from analysis.aggregate import plural
     from analysis.references import uncompared
+    from analysis.words import plural
+    from study.check import load_spec
     from study.space import n_candidates
     from study.spec import phases
 
+    spec = load_spec(config)
     if (spec.root / "study.json").exists():
         from study.description import refuse_changed_file
 
@@ -126,7 +125,8 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
         click.echo("\n".join(work_in_words(activity)))  # it encodes what the study will be about
         return
     before = read_description(spec.root)
-    found = read_status(spec.root, planned(spec, before), listed(spec.search))
+    now = planned(spec, before)
+    found = read_status(spec.root, now, listed(spec.search))
     table = Table(box=None, pad_edge=False)
     for index, heading in enumerate(("phase", "method", "planned", "done", "failed", "stopped", "missing")):
         table.add_column(heading, justify="left" if index < 2 else "right")
@@ -136,7 +136,7 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     Console().print(table)
     for line in in_words(found):
         click.echo(line)
-    if differs(spec, before):
+    if differs(before, now):
         click.echo("The study file has changed since the last run; counted is what it plans now.")
     try:
         refuse_changed_file(spec)

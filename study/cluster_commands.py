@@ -97,6 +97,7 @@ def stop(config: Path, address: str, name: str | None) -> None:
 def status_there(config: Path, address: str, name: str | None, python: str) -> NoReturn:
     """Prints where a study on a cluster stands: its job, and what `study status` says there."""
     from study.cluster import ClusterError
+    from study.description import NO_STUDY
     from study.launch import Cluster
 
     cluster = Cluster(address, python, click.echo)
@@ -111,7 +112,7 @@ def status_there(config: Path, address: str, name: str | None, python: str) -> N
         click.echo(cluster.last_words(job) or job.message)
 
     def echo(line: str) -> None:
-        if job.state != "FAILED" or "holds no study" not in line:  # it has just been said why
+        if job.state != "FAILED" or NO_STUDY not in line:  # it has just been said why
             click.echo(line)
 
     told = cluster.call(["status"], None, job.folder, echo=echo)

@@ -21,6 +21,10 @@ DESCRIPTION = "study.json"
 """What a study's directory says of itself; the report reads it."""
 
 
+NO_STUDY = "holds no study"
+"""What `read_description` says of a directory without one; who asks a cluster knows it by that."""
+
+
 class DescriptionError(ValueError):
     """A study's directory that holds no study, or another one."""
 
@@ -78,7 +82,7 @@ def read_description(directory: Path) -> dict[str, Any]:
     path = directory / DESCRIPTION
     if not path.exists():
         raise DescriptionError(
-            f"{directory} holds no study; run `study run` first. One that has just been started is "
+            f"{directory} {NO_STUDY}; run `study run` first. One that has just been started is "
             "there once its embeddings are made."
         )
     try:
@@ -134,12 +138,11 @@ def planned(spec: StudySpec, description: Mapping[str, Any]) -> dict[str, Any]:
     return {**description, **plan_of(spec), "settings": spec.model_dump(mode="json")}
 
 
-def differs(spec: StudySpec, description: Mapping[str, Any]) -> bool:
-    """Whether a study file asks for other splits, methods or candidates than the last run did."""
-    asked = spec.model_dump(mode="json")["search"]["methods"]
-    return any(description[key] != value for key, value in plan_of(spec).items()) or (
-        description["settings"]["search"]["methods"] != asked
-    )
+def differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two descriptions of a study plan other splits, methods or candidates."""
+    if one["settings"]["search"]["methods"] != other["settings"]["search"]["methods"]:
+        return True
+    return any(one[key] != other[key] for key in ("methods", "splits", "n_candidates"))
 
 
 def plan_of(spec: StudySpec) -> dict[str, Any]:

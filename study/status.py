@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.aggregate import plural
 from analysis.files import write_whole
 from analysis.texts import what_was_saved
+from analysis.words import plural
 from trainables.records import TrialConfig, read_coordinates
 from trainables.unfinished import Failure, Stop, read_failures, read_stops
 

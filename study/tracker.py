@@ -93,17 +93,14 @@ def run_server(
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"]
     command += ["--host", host, "--port", str(port), "--workers", "1"]
     command += ["--artifacts-destination", str(directory / "artifacts")]
-    environment = (
-        {"MLFLOW_DISABLE_TELEMETRY": "true"}
-        | os.environ
-        | {
-            PASSWORD: secret.value,
-            BACKEND: backend_store_uri or f"sqlite:///{directory / 'tracker.db'}",
-            "MLFLOW_AUTH_CONFIG_PATH": str(_auth_config(directory)),
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # MLflow's own evaluations; nobody here asks for them
-        }
-    )
+    environment = os.environ | {
+        PASSWORD: secret.value,
+        BACKEND: backend_store_uri or f"sqlite:///{directory / 'tracker.db'}",
+        "MLFLOW_AUTH_CONFIG_PATH": str(_auth_config(directory)),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # MLflow's own evaluations; nobody here asks for them
+        "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
+    }
     descriptor = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "ab") as output:
         # A group of its own: Ctrl-C reaches this process alone, which then ends the whole group in order.

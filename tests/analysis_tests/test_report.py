@@ -184,7 +184,8 @@ def test_text_from_the_study_is_escaped(study_of: Make) -> None:
 
 def test_an_unfinished_study_is_reported_as_such(study_of: Make) -> None:
     directory = study_of(skip=lambda config: config.candidate.method == "e_mixup" and config.split == 2)
-    text = " ".join(Page(without_figures(directory)).text.split())
+    files = write_report(directory)
+    text = " ".join(Page(files.html.read_text(encoding="utf-8")).text.split())
     assert "e_mixup(alpha=0.2): paper split 2 is missing." in text
     assert "incomplete: 0 of 2 candidates" in text
     (row,) = (row for row in table_rows(load_study(directory)) if row.method == "e_mixup")
@@ -249,7 +250,7 @@ def test_failures_and_candidates_that_were_given_up_are_named(study_of: Make) ->
         candidate = Candidate.of("e_stitchup", {"alpha": alpha})
         write_failure(records, Failure("paper", candidate, (0, 1, 2), "the loss is <nan>", "...", 2, 0.0))
     write_stop(records, Stop("paper", Candidate.of("e_mixup", {"alpha": 0.4}), (2,), "racing", 0.81, 10, 40))
-    text = " ".join(Page(without_figures(directory)).text.split())
+    text = " ".join(Page(write_report(directory).html.read_text(encoding="utf-8")).text.split())
     assert "2 packs of trials could not be trained" in text
     assert "e_stitchup(alpha=0.2) on paper splits 0, 1, 2: the loss is <nan> (2 attempts)" in text
     assert "incomplete: 0 of 2 candidates" in text

@@ -161,7 +161,14 @@ def test_a_study_survives_the_loss_of_any_node(
     print("killed the head, at", at, "records")
     for number in (0, 1, 2):
         cluster.start(number)
+    (tmp_path / "token").write_text("not the token of this cluster, though as long as one")
+    refused = cluster.nodes[1].start(
+        [sys.executable, "-c", f"import ray; ray.init('{cluster.nodes[0].address}:6379')"],
+        {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")},
+        cluster.folder / "stranger.log",
+    )
     assert cluster.run(config).wait(900) == 0, log.read_text()[-3000:]
+    assert refused.wait(120) != 0
     assert (root / "report" / "report.html").exists()
     assert len(values(root)) == n_planned
     assert values(root) == values(tmp_path / "quiet")

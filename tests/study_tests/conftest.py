@@ -70,9 +70,14 @@ def encoded(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def make_encoded_study(encoded: Path, make_study: MakeStudy, tmp_path: Path) -> MakeStudy:
     """As `make_study`, with what the study will train on in place."""
-    shutil.copytree(encoded / "out", tmp_path / "out")
-    shutil.copy(encoded / "table.csv", tmp_path)
+    copy_encoded(encoded, tmp_path)
     return make_study
+
+
+def copy_encoded(encoded: Path, folder: Path) -> None:
+    """Puts the table, the embeddings and the empty database of the small study into a folder."""
+    shutil.copy(encoded / "table.csv", folder)
+    shutil.copytree(encoded / "out", folder / "out")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A study of both objectives, end to end: run, resumed, tracked, pruned, verified, exported."""
 
 import os
-import shutil
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -18,7 +17,7 @@ from study.progress import Progress
 from study.retrain import find_trial, open_study
 from study.runner import run_study
 from study.tracking import KEY_TAG
-from tests.study_tests.conftest import MakeStudy, settings
+from tests.study_tests.conftest import MakeStudy, copy_encoded, settings
 from trainables.records import read_records
 from trainables.unfinished import read_stops
 
@@ -40,8 +39,7 @@ AUTO = "contrastive_deep_pca(components=4, layer=auto, stop_gradient=1, temperat
 def finished(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a finished study; its directory is not to be written to."""
     folder = tmp_path_factory.mktemp("deep")
-    shutil.copy(encoded / "table.csv", folder)
-    shutil.copytree(encoded / "out" / "embeddings", folder / "out" / "embeddings")
+    copy_encoded(encoded, folder)
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(settings(training=TRAINING, search={"methods": METHODS})))
     with Progress(Console(quiet=True)) as progress:

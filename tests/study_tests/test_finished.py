@@ -29,7 +29,7 @@ from study.retrain import find_trial, open_study
 from study.runner import run_study
 from study.status import StudyError
 from study.verify import verify
-from tests.study_tests.conftest import settings, write_table
+from tests.study_tests.conftest import copy_encoded, settings, write_table
 from trainables.records import read_record_file, record_files, write_records
 
 
@@ -37,8 +37,7 @@ from trainables.records import read_record_file, record_files, write_records
 def finished(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a finished study of two methods; its directory is not to be written to."""
     folder = tmp_path_factory.mktemp("finished")
-    shutil.copy(encoded / "table.csv", folder)
-    shutil.copytree(encoded / "out" / "embeddings", folder / "out" / "embeddings")
+    copy_encoded(encoded, folder)
     (folder / "study.yaml").write_text(yaml.safe_dump(settings(training={"standardize": True})))
     with Progress(Console(quiet=True)) as progress:
         run_study(load_spec(folder / "study.yaml"), progress)
