@@ -1,13 +1,16 @@
 """Machines of a cluster on this one: each a network namespace with its own address and loopback, joined by a bridge.
 
-A command in one has a mount namespace of its own, so that nodes of Ray can have their sockets at the same path.
+The bridge lies in a namespace as well: of the network that this process is in, nothing is taken or changed, and what
+a killed test left behind, or another beside it uses, has no address in common with it. A command in a machine has a
+mount namespace of its own, so that nodes of Ray can have their sockets at the same path.
 
-Needs root and iproute2. Names carry this process's id; what is ended and removed is only what was made here.
+Needs root and iproute2. Names are drawn; what is ended and removed is only what was made here.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -26,7 +29,7 @@ def missing(*programs: str) -> str | None:
     for program in ("ip", *programs):
         if shutil.which(program) is None and not Path("/usr/sbin", program).exists():
             return f"{program} is not installed"
-    trial = f"trial{os.getpid()}"
+    trial = f"trial-{secrets.token_hex(4)}"
     done = subprocess.run(["ip", "netns", "add", trial], capture_output=True, text=True, check=False)
     if done.returncode:
         return f"no namespace can be made here: {done.stderr.strip()}"
@@ -68,6 +71,13 @@ class Machine:
         self.started.append(process)
         return process
 
+    def run(self, command: Sequence[str], environment: Mapping[str, str], log: Path, within_s: float) -> int | None:
+        """The exit status of a command in it; None where it has not ended within so many seconds."""
+        process = self.start(command, environment, log)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(within_s)
+        return process.poll()
+
     def kill(self) -> None:
         """Kills every process in it, as a power cut would."""
         for _ in range(50):
@@ -86,26 +96,25 @@ class Machine:
 @contextmanager
 def machines(n: int) -> Iterator[list[Machine]]:
     """Machines 10.77.0.10, .11, ...; gone at the end with all that runs in them."""
-    key = os.getpid() % 100_000
-    bridge = f"eb{key}"
+    cluster = f"cluster-{secrets.token_hex(4)}"
     made: list[Machine] = []
     try:
-        ip("link", "add", bridge, "type", "bridge")
-        ip("address", "add", "10.77.0.1/24", "dev", bridge)
-        ip("link", "set", bridge, "up")
+        ip("netns", "add", cluster)
+        ip("-n", cluster, "link", "add", "bridge", "type", "bridge")
+        ip("-n", cluster, "link", "set", "bridge", "up")
         for number in range(n):
-            name, outer = f"en{key}-{number}", f"ev{key}-{number}"
-            made.append(Machine(name, f"10.77.0.{10 + number}"))
+            name, address, port = f"{cluster}-{number}", f"10.77.0.{10 + number}", f"port{number}"
             ip("netns", "add", name)
-            ip("link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", name)
-            ip("link", "set", outer, "master", bridge, "up")
-            ip("-n", name, "address", "add", f"{made[-1].address}/24", "dev", "eth0")
+            made.append(Machine(name, address))
+            ip("-n", cluster, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
+            ip("-n", cluster, "link", "set", port, "master", "bridge", "up")
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
             ip("-n", name, "link", "set", "lo", "up")
-            ip("-n", name, "route", "add", "default", "via", "10.77.0.1")
+            ip("-n", name, "route", "add", "default", "dev", "eth0")  # Ray asks for a way out to learn its address
         yield made
     finally:
         for machine in made:
             machine.kill()
-            subprocess.run(["ip", "netns", "delete", machine.name], capture_output=True, check=False)
-        subprocess.run(["ip", "link", "delete", bridge], capture_output=True, check=False)
+        for name in (*(machine.name for machine in made), cluster):
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)

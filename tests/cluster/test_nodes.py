@@ -165,10 +165,11 @@ def test_a_study_survives_the_loss_of_any_node(
     refused = cluster.nodes[1].start(
         [sys.executable, "-c", f"import ray; ray.init('{cluster.nodes[0].address}:6379')"],
         {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")},
-        cluster.folder / "stranger.log",
+        strange := cluster.folder / "stranger.log",
     )
     assert cluster.run(config).wait(900) == 0, log.read_text()[-3000:]
     assert refused.wait(120) != 0
+    assert "InvalidAuthToken" in strange.read_text()
     assert (root / "report" / "report.html").exists()
     assert len(values(root)) == n_planned
     assert values(root) == values(tmp_path / "quiet")
