@@ -27,6 +27,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.load import ReportError, StudyResults, checked, read_description, with_unfinished
+from analysis.words import cause
 from trainables.records import Candidate, Curves, TrialConfig, TrialRecord
 
 for _name in ("mlflow.store.db.utils", "alembic"):
@@ -188,5 +189,5 @@ def _answering(what: str) -> Iterator[None]:
         yield
     except _UNREACHABLE as error:
         raise ReportError(
-            f"{what} does not answer ({str(error).splitlines()[0][:200]}). Correct the address, or start the server."
+            f"{what} does not answer ({cause(error)}). Correct the address, or start the server."
         ) from error

@@ -150,7 +150,7 @@ def provenance(results: StudyResults) -> list[tuple[str, list[str]]]:
     """What made the trials: each field with every value found, so that mixed machines show."""
     found: dict[str, dict[str, None]] = {}
     for name, digest in results.description.digests.items():
-        found[f"digest of {name}"] = {digest: None}
+        found[f"digest_{name}"] = {digest: None}
     for record in results.records:
         for name, value in record.provenance.items():
             found.setdefault(name, {})[value] = None

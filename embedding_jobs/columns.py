@@ -76,7 +76,8 @@ def missing_shards(store: Store, known: ColumnManifest | Plan) -> list[int]:
 class ColumnRun:
     """One column being encoded: what of it is missing, and where it stands.
 
-    Call `start`, hand every unit of `units` on to be encoded and what comes of it to `take`, then call `finish`.
+    Call `look`, where anything is missing `start`, hand every unit of `units` on to be encoded and what comes of it to
+    `take`, then call `finish`.
 
     Attributes:
         name: `<column>--<encoder>`.
@@ -97,9 +98,10 @@ class ColumnRun:
         self._store = store
         self._items = items
         self._made_of = made_of
-        self._made_with = {**software(), "device": job.device}
         self._on_progress = on_progress
         self._manifest: ColumnManifest | None = None
+        self._missing: list[int] | None = None
+        self._made_with: dict[str, Any] = {}
         self._plan: Plan | None = None
         self._gatherer: Gatherer | None = None
         self._todo: list[int] = []
@@ -108,17 +110,26 @@ class ColumnRun:
         self._dimension: int | None = None
         self._written: list[WrittenUnit] = []
 
-    def start(self) -> None:
-        """Find what is missing, and write the shards that need no encoding."""
+    def look(self) -> bool:
+        """Whether anything is missing."""
         self._began_s = time.time()
         self._manifest = existing_column(self._store, self.name, self._made_of, "skip" if self.job.skip else "fail")
-        if self._manifest is not None and not missing_shards(self._store, self._manifest):
-            return
+        if self._manifest is not None:
+            self._missing = missing_shards(self._store, self._manifest)
+        return self._missing != []
+
+    def start(self, device: str) -> None:
+        """Plan what is missing, and write the shards that need no encoding.
+
+        Args:
+            device: What the rest is encoded on, "cpu" or "cuda".
+        """
+        self._made_with = {**software(), "device": device}
         self._store.path(self.name).mkdir(parents=True, exist_ok=True)
         self._store.units(self.name).mkdir(parents=True, exist_ok=True)
         made_of = {**self._made_of, "made_with": self._made_with}
         plan = make_plan(self._store, self._items, self.name, self.job.column, made_of, self.job.config.items_per_unit)
-        missing = missing_shards(self._store, self._manifest or plan)
+        missing = missing_shards(self._store, plan) if self._missing is None else self._missing
         self._plan = plan
         self._gatherer = Gatherer(self._store, plan, missing)
         self._dimension = self._manifest.dimension if self._manifest else None
@@ -133,9 +144,8 @@ class ColumnRun:
 
     def units(self) -> list[Unit]:
         """Units that are left to encode."""
-        if self._plan is None:
-            return []
         plan = self._plan
+        assert plan is not None
         return [
             Unit(self.job, self.name, index, str(unit_path(self._store, plan, index).absolute()), plan.unit_rows(index))
             for index in self._todo

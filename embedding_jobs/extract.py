@@ -67,8 +67,8 @@ def extract(
         on_error: What an unreadable image does: `fail`, naming the first, or `skip`, which leaves its row without a
             vector and lists it in the column's `skipped.csv`.
         on_progress: Called in this process after each unit and each shard.
-        start_ray: Starts or joins Ray, once table, encoders and store are found sound; None for a Ray of the run's own,
-            unless one is running.
+        start_ray: Starts or joins Ray, once table, encoders and store are found sound and something is missing; None
+            for a Ray of the run's own, unless one is running.
 
     Raises:
         SourceError: The table is unsound, which is found before anything is computed; or an image is unreadable.
@@ -89,9 +89,8 @@ def extract(
         existing_column(opened, f"{column}--{encoder_name(config)}", fingerprints[column], on_error)
 
     opened.directory.mkdir(parents=True, exist_ok=True)
-    with _lock(opened.directory), _ray(start_ray):
+    with _lock(opened.directory):
         items = ensure_items(source, facts, opened, rows_per_shard)
-        pool = encoder_pool()
         runs = [
             ColumnRun(
                 opened,
@@ -104,19 +103,20 @@ def extract(
                     rows_per_shard=items.rows_per_shard,
                     images_are_bytes=facts.images_are_bytes,
                     skip=on_error == "skip",
-                    device=pool.device,
-                    n_threads=pool.n_threads,
                 ),
                 fingerprints[column],
                 on_progress or (lambda _: None),
             )
             for column, config in encoders.items()
         ]
-        summaries: dict[str, ColumnSummary] = {}
-        for config in {repr(run.job.config): run.job.config for run in runs}.values():
-            sharing = [run for run in runs if run.job.config == config]
-            _encode(sharing, pool)
-            summaries |= {run.name: run.finish() for run in sharing}
+        incomplete = [run for run in runs if run.look()]
+        summaries = {run.name: run.finish() for run in runs if run not in incomplete}
+        if incomplete:
+            with _ray(start_ray):
+                for config in {repr(run.job.config): run.job.config for run in incomplete}.values():
+                    sharing = [run for run in incomplete if run.job.config == config]
+                    _encode(sharing)
+                    summaries |= {run.name: run.finish() for run in sharing}
     return ExtractionSummary(
         store=str(opened.directory),
         n_items=facts.n_items,
@@ -127,11 +127,12 @@ def extract(
     )
 
 
-def _encode(runs: Sequence[ColumnRun], pool: EncoderPool) -> None:
+def _encode(runs: Sequence[ColumnRun]) -> None:
     """Encode what is missing of columns that share an encoder."""
+    pool = encoder_pool()
     by_name = {run.name: run for run in runs}
     for run in runs:
-        run.start()
+        run.start(pool.device)
     n_lost = 0
     while True:
         try:

@@ -48,8 +48,6 @@ class Job:
         rows_per_shard: Of the store.
         images_are_bytes: Whether an image column holds the images themselves.
         skip: Write units with unreadable inputs, rather than hand them back.
-        device: "cpu" or "cuda".
-        n_threads: Threads of each encoder on a CPU.
     """
 
     source: Source
@@ -59,8 +57,6 @@ class Job:
     rows_per_shard: int
     images_are_bytes: bool
     skip: bool
-    device: str = "cpu"
-    n_threads: int = 1
 
 
 @dataclass(frozen=True)

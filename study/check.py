@@ -246,8 +246,7 @@ def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, looks: bo
     if "encoders" in sections and looks:
         yield from _encoder_problems(sections["encoders"])
     if "search" in sections:
-        n_hidden = len(sections["training"].hidden if "training" in sections else Training().hidden)
-        yield from search_problems(sections["search"], n_hidden)
+        yield from search_problems(sections["search"], sections.get("training", Training()))
     rate = sections["training"].learning_rate if "training" in sections else LearningRate()
     if rate.low > rate.high:
         yield f"`training.learning_rate.low` must not exceed `high` ({rate.high:g}), got {rate.low:g}"

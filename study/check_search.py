@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from study.spec import Range, Sampler, Search, Value
+from study.spec import Range, Sampler, Search, Training, Value
 from trainables.batch import LANE_SETTINGS, Hyperparameter
 from trainables.methods import Contrastive, MethodError, get_method, method_names
 
@@ -16,13 +16,14 @@ def nearest(name: str, known: list[str]) -> str:
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 
-def search_problems(search: Search, n_hidden: int) -> Iterator[str]:
+def search_problems(search: Search, training: Training) -> Iterator[str]:
     """What is wrong with the methods of a search and their values.
 
     Args:
         search: A well-formed search.
-        n_hidden: Hidden layers of the classifier.
+        training: What is trained, and on what batches.
     """
+    n_hidden = len(training.hidden)
     for name, params in search.methods.items():
         try:
             method = get_method(name)
@@ -52,18 +53,43 @@ def search_problems(search: Search, n_hidden: int) -> Iterator[str]:
                 continue
             if isinstance(values, Range):
                 yield from _range_problems(place, values, search.sampler)
-                listed_values: tuple[Value, ...] = (values.low, values.high)
-            else:
-                listed_values = values if isinstance(values, tuple) else (values,)
-            if not listed_values:
+            if not _listed(values):
                 yield f"{place} is an empty list; give at least one value"
-            for value in listed_values:
+            for value in _listed(values):
                 if isinstance(value, str):
                     yield from _word_problems(place, value, known[key], n_hidden)
                 elif problem := known[key].problem(value):
                     yield f"{place} {problem}, got {value:g}"
                 elif key == "layer" and value > n_hidden:
                     yield f"{place} must not exceed the classifier's {n_hidden} hidden layers, got {value:g}"
+        if "components" in method.hyperparameters:
+            layers, values = (params.get(key, method.hyperparameters[key].default) for key in ("layer", "components"))
+            between = ("auto",) if isinstance(layers, Range) else ()
+            yield from _component_problems(name, (*_listed(layers), *between), _listed(values), training)
+
+
+def _listed(values: Value | Range | tuple[Value, ...]) -> tuple[Value, ...]:
+    """Every value; of a range, its ends."""
+    if isinstance(values, Range):
+        return values.low, values.high
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _component_problems(
+    name: str, layers: tuple[Value, ...], values: tuple[Value, ...], training: Training
+) -> Iterator[str]:
+    """More components than a layer or a batch has leave nothing out; how wide the input is, nobody knows yet."""
+    hidden = training.hidden
+    if not hidden or not all(layer == "auto" or layer in range(1, len(hidden) + 1) for layer in layers):
+        return
+    widest = max(width for layer in layers for width in (hidden if layer == "auto" else (hidden[int(layer) - 1],)))
+    limit = min(widest, training.batch_size)
+    for value in values:
+        if not isinstance(value, str) and value >= limit:
+            yield (
+                f"`search.methods.{name}.components` must be below {limit}, the units of the widest layer that it is "
+                f"for or the items of a batch, or it leaves nothing out; got {value:g}"
+            )
 
 
 def _word_problems(place: str, word: str, known: Hyperparameter, n_hidden: int) -> Iterator[str]:

@@ -284,6 +284,7 @@ def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
 
     with chatter_to(spec.log) as console, Progress(console, quiet=quiet) as progress:
         result = run_study(spec, progress)
+        progress.say("Writing the report ...")
     _report(spec, tracks=result.tracking_problem is None)
     _tell(result, spec, config)
     return EXIT_INCOMPLETE if result.failures else 0

@@ -74,7 +74,9 @@ def submit(config: Path, address: str, python: str, no_preflight: bool, detach: 
     _exit_unless_ran(job, address, 0, 1, 2)
     if job.exit_code == 2:
         sys.exit(2)  # the log has said why
-    click.echo(f"Report: {_report_here(cluster, spec, job, output or Path(f'{spec.name}-report'))}")
+    here = _report_here(cluster, spec, job, output or Path(f"{spec.name}-report"))
+    if here != _report_there(spec):  # which the log has named
+        click.echo(f"Copied to this machine: {here}")
     sys.exit(job.exit_code)
 
 
@@ -143,9 +145,13 @@ def _exit_unless_ran(job: Job, address: str, *expected: int) -> None:
     sys.exit(2)
 
 
+def _report_there(spec: StudySpec) -> Path:
+    return spec.root / "report" / "report.html"
+
+
 def _report_here(cluster: Cluster, spec: StudySpec, job: Job, folder: Path) -> Path:
     """The report where this machine sees the study's storage, else a copy of it."""
-    there = spec.root / "report" / "report.html"
+    there = _report_there(spec)
     if there.exists() and there.stat().st_mtime >= job.started_s:
         return there
     return cluster.fetch_report(spec, folder)

@@ -10,7 +10,8 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,7 @@ from trainables.unfinished import FAILED, STOPPED, Failure, Stop, read_failures,
 
 
 def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
-    """Encodes the shards that the store lacks; Ray is started once the input is found sound."""
-
-    def start() -> None:
-        if not ray.is_initialized():
-            address = address_of(spec)
-            progress.say("Starting Ray ..." if address == "local" else f"Joining the Ray cluster at {address} ...")
-        connect(spec)
-
+    """Encodes the shards that the store lacks; Ray is started once the input is found sound, where any are missing."""
     with loss_as_error():
         summary = extract(
             spec.data.source,
@@ -66,7 +60,7 @@ def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
             rows_per_shard=spec.resources.rows_per_shard,
             on_error=spec.data.on_error,
             on_progress=progress.embedding,
-            start_ray=start,
+            start_ray=lambda: _connect(spec, progress),
         )
     progress.end_embedding()
     for column in summary.columns:
@@ -78,6 +72,13 @@ def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
             + (f", {column.n_skipped:,} skipped" if column.n_skipped else "")
         )
     return summary
+
+
+def _connect(spec: StudySpec, progress: Progress) -> None:
+    if not ray.is_initialized():
+        address = address_of(spec)
+        progress.say("Starting Ray ..." if address == "local" else f"Joining the Ray cluster at {address} ...")
+    connect(spec)
 
 
 def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
@@ -108,7 +109,12 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
         tracker = BackgroundTracker(
             lambda: make_tracker(spec, description), lambda: read_records(spec.records), progress.say
         )
-        context = ray.put(pack_context(spec, embeddings, labels, description))
+
+        @cache
+        def context() -> ray.ObjectRef:
+            _connect(spec, progress)  # nothing was encoded, perhaps, and nothing is to be trained
+            return ray.put(pack_context(spec, embeddings, labels, description))
+
         run = _Run(spec, progress, tracker, read_records(spec.records))
         for phase in phases(spec.splits.protocol):
             run.phase(phase, context)
@@ -200,7 +206,7 @@ class _Run:
         self._journal: Journal | None = None
         self._best: dict[str, Candidate] = {}
 
-    def phase(self, phase: str, context: ray.ObjectRef) -> None:
+    def phase(self, phase: str, context: Callable[[], ray.ObjectRef]) -> None:
         """Trains what a phase lacks; later phases know the best candidate of each method that has ended it."""
         spec, metric = self.spec, self.spec.objective.metric
         if phase == "confirm":
@@ -239,7 +245,7 @@ class _Run:
         if not queue.exhausted:
             resources = spec.resources
             train_packs(
-                queue, context, spec.root / "tune", self, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack
+                queue, context(), spec.root / "tune", self, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack
             )
         self._journal = None
         self._recorded = []  # a thousand records and their curves are not needed again

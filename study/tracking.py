@@ -29,6 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.aggregate import UNDEFINED, CandidateSummary
 from analysis.references import is_reference
+from analysis.words import cause
 from study.results import Outcome
 from trainables.records import TrialRecord
 
@@ -285,7 +286,7 @@ class Tracker:
                 "of a user who may write. Nothing is lost: `study sync` then writes what it lacks."
             )
         return TrackingError(
-            f"MLflow at {self._uri} does not answer ({str(error).splitlines()[0][:200]}). "
+            f"MLflow at {self._uri} does not answer ({cause(error)}). "
             "Nothing is lost: once it is back, `study sync` writes what it lacks."
         )
 
@@ -313,7 +314,7 @@ def check_server(uri: str) -> None:
     try:
         MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     except _UNREACHABLE as error:
-        raise TrackingError(str(error).strip().splitlines()[0]) from error
+        raise TrackingError(cause(error)) from error
 
 
 def _make_database(uri: str) -> None:
