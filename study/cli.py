@@ -88,9 +88,11 @@ def embed(config: Path, quiet: bool) -> None:
     """Encode the shards that the embedding store lacks."""
     spec = _load(config)
     from study.progress import Progress, chatter_to
-    from study.runner import embed as embed_missing
 
     with chatter_to(spec.log) as console, Progress(console, quiet=quiet) as progress:
+        progress.say(f"Study {spec.name}, in {spec.root}")
+        from study.runner import embed as embed_missing  # seconds
+
         embed_missing(spec, progress)
     click.echo(f"Embeddings: {spec.store}")
 
@@ -280,9 +282,11 @@ def _preset(name: str) -> str:
 
 def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
     from study.progress import Progress, chatter_to
-    from study.runner import run_study
 
     with chatter_to(spec.log) as console, Progress(console, quiet=quiet) as progress:
+        progress.say(f"Study {spec.name}, in {spec.root}")
+        from study.runner import run_study  # seconds
+
         result = run_study(spec, progress)
         progress.say("Writing the report ...")
     _report(spec, tracks=result.tracking_problem is None)

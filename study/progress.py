@@ -10,16 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from embedding_jobs.extract import ExtractionProgress
-from study.packs import PackQueue
 from trainables.records import Candidate, TrialConfig, TrialRecord, value_text
 from trainables.unfinished import Failure, Stop
+
+if TYPE_CHECKING:
+    from embedding_jobs.summary import ExtractionProgress
+    from study.packs import PackQueue
 
 _PLAIN_LINE_EVERY_S = 10
 """Pause between the lines that take the place of a live display where there is no terminal."""
