@@ -218,6 +218,7 @@ def test_an_interrupt_lets_the_run_go_on(head: Head, tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert re.match(r"left-[0-9a-f]{8}-1 is sent", process.stdout.readline())
+    assert "Study left, in" in process.stdout.readline()
     assert "Ray" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
