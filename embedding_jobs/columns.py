@@ -64,15 +64,6 @@ def existing_column(
     return found
 
 
-def missing_shards(store: Store, known: ColumnManifest | Plan) -> list[int]:
-    """Numbers of shards that are missing or damaged, by checksum (complete column) or by their own key."""
-    folder = store.path(known.name if isinstance(known, Plan) else f"{known.column}--{known.encoder}")
-    if isinstance(known, Plan):
-        return [i for i, key in enumerate(known.shard_keys) if not sound_shard(folder / part_name(i), key)]
-    wrong = damaged(folder, known.shards)
-    return [number for number, shard in enumerate(known.shards) if shard.file in wrong]
-
-
 class ColumnRun:
     """One column being encoded: what of it is missing, and where it stands.
 
@@ -115,7 +106,8 @@ class ColumnRun:
         self._began_s = time.time()
         self._manifest = existing_column(self._store, self.name, self._made_of, "skip" if self.job.skip else "fail")
         if self._manifest is not None:
-            self._missing = missing_shards(self._store, self._manifest)
+            wrong = damaged(self._store.path(self.name), self._manifest.shards)
+            self._missing = [number for number, shard in enumerate(self._manifest.shards) if shard.file in wrong]
         return self._missing != []
 
     def start(self, device: str) -> None:
@@ -129,7 +121,7 @@ class ColumnRun:
         self._store.units(self.name).mkdir(parents=True, exist_ok=True)
         made_of = {**self._made_of, "made_with": self._made_with}
         plan = make_plan(self._store, self._items, self.name, self.job.column, made_of, self.job.config.items_per_unit)
-        missing = missing_shards(self._store, plan) if self._missing is None else self._missing
+        missing = self._missing_shards(plan) if self._missing is None else self._missing
         self._plan = plan
         self._gatherer = Gatherer(self._store, plan, missing)
         self._dimension = self._manifest.dimension if self._manifest else None
@@ -284,13 +276,26 @@ class ColumnRun:
         if not path.exists():
             return False
         try:
-            n_found = len(read_unit(path)[0])
+            vectors, notes = read_unit(path)
+            sound = len(vectors) == len(plan.unit_rows(unit)) and not self._may_not_stay(notes)
         except StoreError:
-            n_found = -1
-        if n_found == len(plan.unit_rows(unit)):
-            return True
-        path.unlink()
-        return False
+            sound = False
+        if not sound:
+            path.unlink()
+        return sound
+
+    def _missing_shards(self, plan: Plan) -> list[int]:
+        """Numbers of the shards that are missing, damaged or of something else, where no manifest tells."""
+        paths = [self._store.path(self.name) / part_name(number) for number in range(len(plan.shard_keys))]
+        return [
+            number
+            for number, (path, key) in enumerate(zip(paths, plan.shard_keys, strict=True))
+            if not sound_shard(path, key) or self._may_not_stay(read_part(path, ["note"]).column("note").to_pylist())
+        ]
+
+    def _may_not_stay(self, notes: list[str | None]) -> bool:
+        """Whether a run that was allowed to skip rows, and ended early, left some out that this one needs."""
+        return not self.job.skip and any(note is not None and note.startswith(SKIP_NOTE) for note in notes)
 
     def _remove_stale_units(self, plan: Plan) -> None:
         """Remove units of what the table or the encoder no longer is."""

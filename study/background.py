@@ -64,10 +64,11 @@ class BackgroundTracker:
                 self._keep_up(self._connect())
                 self._error = None
                 return
-            except TrackingError as error:
+            except Exception as error:
+                found = error if isinstance(error, TrackingError) else _unforeseen(error)
                 if self._error is None or self._connected:
-                    self._say(str(error))
-                self._error = error
+                    self._say(str(found))
+                self._error = found
             with self._changed:
                 self._connected = False
                 self._waiting.clear()
@@ -87,3 +88,11 @@ class BackgroundTracker:
             if not records:
                 return
             tracker.write(records)
+
+
+def _unforeseen(error: Exception) -> TrackingError:
+    """Nobody would hear of an error that ended the thread."""
+    return TrackingError(
+        f"What is recorded could not be tracked ({type(error).__name__}: {error}). Nothing is lost: once that is "
+        "mended, `study sync` writes what MLflow lacks."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
 import sys
@@ -244,11 +245,15 @@ def _user_errors_as_messages() -> Iterator[None]:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted; stopping. What is recorded stays: the same command goes on from there.", err=True)
         sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        _fail(f"{error}. Make room there; what is recorded stays, and the same command goes on from it.")
     except _user_errors() as error:
         _fail(error)
 
 
-def _fail(error: BaseException) -> None:
+def _fail(error: BaseException | str) -> None:
     click.echo(f"Error: {error}", err=True)
     sys.exit(EXIT_USER)
 
@@ -303,6 +308,7 @@ def _report(spec: StudySpec, *, tracks: bool = True) -> None:
     from analysis.texts import unsure
     from study.importance import write_importances
     from study.runner import attach
+    from study.status import read_activity
     from study.terminal import show
     from study.tracking import TrackingError
 
@@ -315,7 +321,7 @@ def _report(spec: StudySpec, *, tracks: bool = True) -> None:
     for sentence in (*written.findings, *(f"Missing: {sentence}" for sentence in missing_trials(results))):
         click.echo(sentence)
     try:
-        if tracks:
+        if tracks and read_activity(spec.root) is None:  # else a run works, which will attach its own
             attach(spec, {"report": written.html.parent})
     except TrackingError as error:
         click.echo(error, err=True)

@@ -114,6 +114,7 @@ def _context(
         records=str(spec.records),
         unknown_classes=_label_indices(spec.splits.unknown_classes, class_names),
         unknown_class_fraction=spec.splits.unknown_class_fraction,
+        objective=spec.objective.metric,
         n_threads=max(1, int(spec.resources.cpus_per_pack)),
         provenance=made_by,
     )

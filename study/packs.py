@@ -85,6 +85,7 @@ class PackQueue:
         self._stopping = stopping
         self._batches: dict[str, list[Candidate]] = {}
         self._ended: set[str] = set()
+        self._abandoned = False
         self._ready: deque[Pack] = deque()
         self._in_flight: set[Pack] = set()
         self._n_open: Counter[Candidate] = Counter()
@@ -98,7 +99,11 @@ class PackQueue:
     @property
     def exhausted(self) -> bool:
         """Whether no pack is ready and none will be: every method has ended, or waits for one that failed."""
-        return not self._ready and not self._in_flight
+        return self._abandoned or (not self._ready and not self._in_flight)
+
+    def abandon(self) -> None:
+        """Hands out nothing more."""
+        self._abandoned = True
 
     @property
     def in_flight(self) -> list[Pack]:
@@ -107,7 +112,7 @@ class PackQueue:
 
     def take(self) -> Pack | None:
         """The next pack to train; None when there is none now."""
-        if not self._ready:
+        if self._abandoned or not self._ready:
             return None
         pack = self._ready.popleft()
         self._in_flight.add(pack)

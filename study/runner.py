@@ -10,7 +10,8 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,20 @@ from study.progress import Progress
 from study.results import StudyResult, outcome
 from study.search import proposals
 from study.spec import StudySpec, phases
-from study.status import Activity, only_run, write_activity
+from study.status import Activity, StudyError, only_run, write_activity
 from study.stopping import Stopping
 from study.tracking import StudyFacts, Tracker, TrackingError
 from study.tuning import train_packs
 from trainables.pack import Pack
-from trainables.records import CONTRASTIVE, SUPERVISED, Candidate, TrialRecord, read_record_file, read_records
+from trainables.records import (
+    CONTRASTIVE,
+    SUPERVISED,
+    Candidate,
+    TrialRecord,
+    read_record_file,
+    read_records,
+    record_name,
+)
 from trainables.unfinished import FAILED, STOPPED, Failure, Stop, read_failures, read_stops, write_failure, write_stop
 
 
@@ -157,12 +166,15 @@ def attach(spec: StudySpec, folders: Mapping[str, Path]) -> str:
         The id of the run.
 
     Raises:
+        study.status.StudyError: A run works in the directory; it attaches its own report.
         TrackingError: The server cannot be reached.
         study.description.DescriptionError: No study was run in the directory.
     """
-    tracker = make_tracker(spec, read_description(spec.root))
-    _finish(tracker, spec, folders)
-    return tracker.study_run
+    description = read_description(spec.root)
+    with only_run(spec.root):
+        tracker = make_tracker(spec, description)
+        _finish(tracker, spec, folders)
+        return tracker.study_run
 
 
 def sync(spec: StudySpec) -> int:
@@ -172,17 +184,20 @@ def sync(spec: StudySpec) -> int:
         How many trials were written.
 
     Raises:
+        study.status.StudyError: A run works in the directory; it catches up by itself.
         TrackingError: The server cannot be reached.
         study.description.DescriptionError: No study was run in the directory.
         analysis.load.ReportError: It has no finished trial.
     """
-    tracker = make_tracker(spec, read_description(spec.root))
-    n_written = tracker.write(read_records(spec.records))
-    report = spec.root / "report"
-    if not (report / "report.html").exists():
-        write_report(spec.root)
-    _finish(tracker, spec, {"report": report})
-    return n_written
+    description = read_description(spec.root)
+    with only_run(spec.root):
+        tracker = make_tracker(spec, description)
+        n_written = tracker.write(read_records(spec.records))
+        report = spec.root / "report"
+        if not (report / "report.html").exists():
+            write_report(spec.root)
+        _finish(tracker, spec, {"report": report})
+        return n_written
 
 
 def _finish(tracker: Tracker, spec: StudySpec, folders: Mapping[str, Path]) -> None:
@@ -205,6 +220,7 @@ class _Run:
         self._stopping: Stopping | None = None
         self._journal: Journal | None = None
         self._best: dict[str, Candidate] = {}
+        self._unwritable: str | None = None
 
     def phase(self, phase: str, context: Callable[[], ray.ObjectRef]) -> None:
         """Trains what a phase lacks; later phases know the best candidate of each method that has ended it."""
@@ -247,6 +263,11 @@ class _Run:
             train_packs(
                 queue, context(), spec.root / "tune", self, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack
             )
+        if self._unwritable is not None:
+            raise StudyError(
+                f"{spec.root} cannot be written to ({self._unwritable}). What is recorded stays; once there is room, "
+                "the same command goes on from there."
+            )
         self._journal = None
         self._recorded = []  # a thousand records and their curves are not needed again
         self.progress.end_phase()
@@ -256,6 +277,10 @@ class _Run:
 
     def started(self) -> None:
         """Says what is in training."""
+        with suppress(OSError):  # it is for whoever looks on
+            self._write_activity()
+
+    def _write_activity(self) -> None:
         packs = tuple(f"{pack.candidate} on {len(pack.splits)} splits" for pack in self._queue.in_flight)
         activity = Activity(self._phase, self._since_s, self.n_trained - self._n_before, packs)
         write_activity(self.spec.root, activity)
@@ -266,11 +291,29 @@ class _Run:
             return False  # nothing to judge by: a lane has left, or hidden layers are still being pretrained
         evaluations[result["epoch"]] = result[self._stopping.metric]
         stopped = self._queue.judge(pack, evaluations)
-        self._note_stops()
+        with self._ending_where_unwritable():
+            self._note_stops()
         return stopped
 
     def trained(self, pack: Pack, record: Path | None, failures: dict[int, str]) -> None:
         """Reads, scores, tracks and shows what a pack left."""
+        with self._ending_where_unwritable():
+            self._take(pack, record, failures)
+        self.started()
+
+    def unwritable(self, reason: str) -> None:
+        """Ends the phase: what packs train could not be kept."""
+        self._unwritable = reason
+        self._queue.abandon()
+
+    @contextmanager
+    def _ending_where_unwritable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.unwritable(str(error))
+
+    def _take(self, pack: Pack, record: Path | None, failures: dict[int, str]) -> None:
         records = read_record_file(record) if record is not None else []
         scores = {record.config: record.metrics[self.spec.objective.metric] for record in records}
         self.scores |= scores
@@ -287,16 +330,20 @@ class _Run:
         for split, reason in failures.items():
             self._give_up(Pack(pack.phase, pack.candidate, (split,)), reason, 1)
         self._note_stops()
-        self.started()
 
     def lost(self, pack: Pack, traceback: str) -> None:
         """Has the pack tried again, `max_failures` times, then gives it up."""
+        record = self.spec.records / record_name(pack.trials)
+        if record.exists():  # all was done, and only the message of it was lost
+            self.trained(pack, record, {})
+            return
         self._n_attempts[pack] += 1
         if self._n_attempts[pack] <= self.spec.resources.max_failures:
             self._queue.retry(pack)
             return
         self._queue.finish(pack, {})
-        self._give_up(pack, traceback, self._n_attempts[pack])
+        with self._ending_where_unwritable():
+            self._give_up(pack, traceback, self._n_attempts[pack])
 
     def _give_up(self, pack: Pack, traceback: str, n_attempts: int) -> None:
         cause = traceback.splitlines()[-1]

@@ -234,9 +234,9 @@ class Search(Section):
 class Equivalence(Section):
     """Differences up to these are of no practical importance."""
 
-    auc_weighted: float = Field(0.002, ge=0)
-    accuracy: float = Field(0.005, ge=0)
-    ece_known: float = Field(0.005, ge=0)
+    auc_weighted: float = Field(0.002, gt=0)
+    accuracy: float = Field(0.005, gt=0)
+    ece_known: float = Field(0.005, gt=0)
 
 
 class Objective(Section):

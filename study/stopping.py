@@ -22,6 +22,9 @@ from trainables.unfinished import Stop
 Evaluations = Mapping[int, float]
 """What a candidate was judged by, by epoch: the mean over its splits."""
 
+_ROUNDING = 1e-6
+"""Means of equal float32 figures differ by less; what differs by no more is equal."""
+
 
 def rung(epoch: int, grace_epochs: int, reduction_factor: float) -> int:
     """Number of the highest rung that an epoch has reached, -1 before the first: rung k is at grace * factor^k."""
@@ -35,7 +38,9 @@ def falls_behind(value: float, others: Sequence[float], reduction_factor: float)
         Li et al., "A System for Massively Parallel Hyperparameter Tuning" (2020), https://arxiv.org/abs/1810.05934;
         the rule is that of Ray Tune's `AsyncHyperBandScheduler`.
     """
-    return bool(others) and value < float(np.percentile(others, 100 * (1 - 1 / reduction_factor)))
+    if not others:
+        return False
+    return value < float(np.percentile(others, 100 * (1 - 1 / reduction_factor))) - _ROUNDING
 
 
 def is_beaten(scores: Sequence[float], best: Sequence[float], confidence: float, n_looks: int) -> bool:
@@ -55,6 +60,8 @@ def is_beaten(scores: Sequence[float], best: Sequence[float], confidence: float,
     if len(gaps) < 2 or gaps.mean() <= 0:
         return False
     error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
+    if error < _ROUNDING:  # gaps of one item each, say: a spread of nothing proves nothing
+        return False
     return bool(gaps.mean() > student.ppf(1 - (1 - confidence) / n_looks, len(gaps) - 1) * error)
 
 

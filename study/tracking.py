@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,15 +112,13 @@ class Tracker:
         self._study_key = about.key
         self._experiment_name, self._artifacts = experiment, artifacts
         self._known: dict[str, _Known] = {}
-        try:
+        with self._as_tracking_errors():
             _make_database(uri)
             self._client = MlflowClient(tracking_uri=uri)
             self._experiment = self._experiment_id()
             self._load_known()
             self.study_run = self._study_run_id()
             self._client.log_artifact(self.study_run, str(about.description))
-        except _UNREACHABLE as error:
-            raise self._unreachable(error) from error
 
     def write(self, records: Iterable[TrialRecord]) -> int:
         """Writes the trials that the server lacks, and finishes those that were left half-written.
@@ -130,13 +129,8 @@ class Tracker:
         Raises:
             TrackingError: The server cannot be reached.
         """
-        written = 0
-        try:
-            for record in records:
-                written += self._write(record)
-        except _UNREACHABLE as error:
-            raise self._unreachable(error) from error
-        return written
+        with self._as_tracking_errors():
+            return sum(self._write(record) for record in records)
 
     def finish(self, outcome: Outcome, attached: Mapping[str, Path]) -> None:
         """Ends the study's run: figures of the study and of each candidate over its splits, and artifacts.
@@ -148,7 +142,8 @@ class Tracker:
         Raises:
             TrackingError: The server cannot be reached.
         """
-        try:
+        with self._as_tracking_errors():
+            self._client.log_artifact(self.study_run, str(self._about.description))  # it knows every candidate now
             for name, folder in attached.items():
                 if folder.is_dir():
                     self._client.log_artifacts(self.study_run, str(folder), name)
@@ -157,8 +152,6 @@ class Tracker:
             for name, value in outcome.metrics.items():
                 self._client.log_metric(self.study_run, name, value)
             self._client.set_terminated(self.study_run, "FINISHED" if outcome.complete else "FAILED")
-        except _UNREACHABLE as error:
-            raise self._unreachable(error) from error
 
     def _summarise(self, candidate: CandidateSummary) -> None:
         run = self._known.get(f"{self._study_key}/{candidate.phase}/{candidate.candidate.key}")
@@ -265,7 +258,12 @@ class Tracker:
         run = self._known.get(about.key)
         if run is None:
             run = self._create(about.key, about.name, None, None, about.made_by)
+        elif run.finished:
+            self._client.update_run(run.run_id, status="RUNNING")
+        found = self._client.get_run(run.run_id)
+        if not found.data.params:  # it is new, or who made it came no further
             self._log(run.run_id, [], about.params)
+        if not found.inputs.dataset_inputs:
             source = Dataset(
                 name=Path(about.table).name,
                 digest=about.data_digest[:36],  # as long as MLflow takes
@@ -275,19 +273,31 @@ class Tracker:
             )
             context = InputTag("mlflow.data.context", "training and validation")
             self._client.log_inputs(run.run_id, datasets=[DatasetInput(source, [context])])
-        elif run.finished:
-            self._client.update_run(run.run_id, status="RUNNING")
         return run.run_id
 
-    def _unreachable(self, error: Exception) -> TrackingError:
+    @contextmanager
+    def _as_tracking_errors(self) -> Iterator[None]:
+        """Turns whatever goes wrong into a `TrackingError`: an artifact store has errors of its own, of any kind."""
+        try:
+            yield
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> TrackingError:
         if isinstance(error, MlflowException) and error.get_http_status_code() in (401, 403):
             return TrackingError(
                 f"MLflow at {self._uri} refuses us: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those "
                 "of a user who may write. Nothing is lost: `study sync` then writes what it lacks."
             )
+        if isinstance(error, _UNREACHABLE):
+            return TrackingError(
+                f"MLflow at {self._uri} does not answer ({cause(error)}). "
+                "Nothing is lost: once it is back, `study sync` writes what it lacks."
+            )
         return TrackingError(
-            f"MLflow at {self._uri} does not answer ({cause(error)}). "
-            "Nothing is lost: once it is back, `study sync` writes what it lacks."
+            f"MLflow at {self._uri} answers, but what it is told cannot be stored ({type(error).__name__}: {error}). "
+            "Most often its artifact store is a place that this machine cannot write to. Nothing is lost: once that is "
+            "mended, `study sync` writes what it lacks."
         )
 
 

@@ -60,6 +60,10 @@ class PackWatcher(Protocol):
         """
         ...
 
+    def unwritable(self, reason: str) -> None:
+        """What a pack trained could not be written."""
+        ...
+
     def lost(self, pack: Pack, traceback: str) -> None:
         """A pack raised, or its process or node died."""
         ...
@@ -166,7 +170,9 @@ class _Callback(_Stateless, tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         result = trial.last_result or {}
-        if "record" in result:  # a pack that the scheduler stopped has none
+        if result.get("unwritable"):
+            self._watcher.unwritable(result["unwritable"])
+        elif "record" in result:  # a pack that the scheduler stopped has none
             record = Path(result["record"]) if result["record"] else None
             self._watcher.trained(trial.config["pack"], record, result["failures"])
         # Tune keeps running means of every field of every trial to its end: most of what a pack costs in memory.

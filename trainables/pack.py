@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -58,6 +59,7 @@ class PackContext:
         records: Folder of the study's records, on storage that every node sees.
         unknown_classes: Label indices that are never trained on.
         unknown_class_fraction: Share of the other classes that each split withholds from training.
+        objective: The figure that candidates are compared by; a trial where it is not defined has failed.
         n_threads: CPU threads of a pack.
         provenance: What is written into every record.
     """
@@ -69,6 +71,7 @@ class PackContext:
     records: str
     unknown_classes: npt.NDArray[np.int64]
     unknown_class_fraction: float
+    objective: str
     n_threads: int
     provenance: Mapping[str, str]
 
@@ -96,15 +99,19 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
 
         Returns:
             `epoch` and the lanes' mean of each of `EVALUATED`, NaN once a lane has left; at the end `record`, the
-            file's path ("" if every lane failed), and `failures`, the reason of each split that failed.
+            file's path ("" if every lane failed), and `failures`, the reason of each split that failed; or
+            `unwritable`, why there is no file.
         """
         evaluation = self._training.advance()
         means = {name: float(np.mean(getattr(evaluation, name))) for name in EVALUATED}
         report: dict[str, Any] = {"epoch": evaluation.epoch, **means}
         if self._training.finished:
             records, failures = self._results()
-            path = write_records(Path(self._context.records), records) if records else ""
-            report |= {"done": True, "record": str(path), "failures": failures}
+            report |= {"done": True, "failures": failures}
+            try:
+                report["record"] = str(write_records(Path(self._context.records), records)) if records else ""
+            except OSError as error:  # to train it again would end likewise
+                report["unwritable"] = str(error)
         return report
 
     def _start(self, config: Mapping[str, Any]) -> None:
@@ -118,6 +125,11 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         for trial, result in zip(self._pack.trials, self._training.results(), strict=True):
             if isinstance(result, LaneFailure):
                 failures[trial.split] = result.reason
+            elif result is not None and not math.isfinite(result.metrics[self._context.objective]):
+                failures[trial.split] = (
+                    f"{self._context.objective} is not defined on split {trial.split}, which has no item to measure it "
+                    "on; compare by another `objective.metric`, or split otherwise"
+                )
             elif result is not None:
                 records.append(
                     TrialRecord(

@@ -160,7 +160,7 @@ def run_ours(
     records = Path(storage) / "records"
     packs = [Pack("paper", Candidate.of(method, params), tuple(splits)) for method, params in METHODS.items()]
     none = np.array([], np.int64)
-    context = ray.put(PackContext(x, labels, 0.1, settings, str(records), none, 0, 1, {}))
+    context = ray.put(PackContext(x, labels, 0.1, settings, str(records), none, 0, "auc_weighted", 1, {}))
     tune.Tuner(
         tune.with_resources(tune.with_parameters(PackTrainable, context=context), {"cpu": 1}),
         param_space={"pack": tune.grid_search(packs)},

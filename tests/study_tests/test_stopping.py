@@ -179,4 +179,5 @@ def test_doubt_is_kept_to_its_bound() -> None:
     worse = [is_beaten(np.zeros(6), rng.normal(3, 1, 6), 0.95, n_looks) for _ in range(400)]
     assert np.mean(worse) > 0.95
     assert not is_beaten([0.5], [0.9], 0.95, 1), "one split proves nothing"
-    assert is_beaten([0.5, 0.5], [0.9, 0.9], 0.95, 1)
+    assert is_beaten([0.5, 0.51], [0.9, 0.9], 0.95, 1)
+    assert not is_beaten([0.875, 0.75], [0.9375, 0.8125], 0.95, 1), "one item twice, without a spread, proves nothing"
