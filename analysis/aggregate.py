@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -127,7 +128,8 @@ def spread(x: npt.ArrayLike) -> Spread:
     values = values[~np.isnan(values)]
     if values.size == 0:
         return UNDEFINED
-    return Spread(float(values.mean()), maximum_deviation(values), int(values.size))
+    # Rounded once, in whatever order the values come: a search that compares means must find them again here.
+    return Spread(fmean(values.tolist()), maximum_deviation(values), int(values.size))
 
 
 def summarise_candidates(results: StudyResults, phase: str) -> list[CandidateSummary]:
@@ -156,9 +158,10 @@ def summarise(results: StudyResults) -> list[MethodSummary]:
     return [
         _method_summary(
             method,
-            [summary for summary in choosing if summary.candidate.method == method and summary.complete],
+            _best(results, choosing, method),
             reported,
             description.objective,
+            sum(summary.candidate.method == method and summary.complete for summary in choosing),
             description.n_candidates[method],
         )
         for method in description.methods
@@ -176,6 +179,10 @@ def missing_trials(results: StudyResults) -> list[str]:
     for phase in dict.fromkeys((description.choosing_phase, description.reported_phase)):
         summaries = summarise_candidates(results, phase)
         choosing = phase == description.choosing_phase
+        if choosing:
+            best = {one.candidate for method in description.methods if (one := _best(results, summaries, method))}
+        else:  # what was confirmed before the search went on, and is not the best any more, is not missed
+            summaries = [summary for summary in summaries if summary.candidate in best]
         for method in description.methods:
             own = {summary.candidate: summary for summary in summaries if summary.candidate.method == method}
             planned = description.n_candidates[method] if choosing else 1
@@ -220,19 +227,25 @@ def _candidate_summary(
     )
 
 
+def _best(results: StudyResults, choosing: Iterable[CandidateSummary], method: str) -> CandidateSummary | None:
+    """Of a method's candidates that finished every split of the choosing phase the best; the first of equals."""
+    complete = [summary for summary in choosing if summary.candidate.method == method and summary.complete]
+    # `max` keeps the first of equals, and the candidates come in order.
+    return max(complete, key=lambda summary: summary.figures[results.description.objective].mean, default=None)
+
+
 def _method_summary(
     method: str,
-    complete: list[CandidateSummary],
+    best: CandidateSummary | None,
     reported: Mapping[Candidate, CandidateSummary],
     objective: str,
+    n_complete: int,
     n_planned: int,
 ) -> MethodSummary:
-    # `max` keeps the first of equals, and the candidates come in order.
-    best = max(complete, key=lambda summary: summary.figures[objective].mean, default=None)
     shown = reported.get(best.candidate) if best is not None else None
     if best is None or shown is None or not shown.complete:
         score = best.figures[objective] if best is not None else UNDEFINED
-        return MethodSummary(method, None, (), UNDEFINED, {}, math.nan, score, len(complete), n_planned)
+        return MethodSummary(method, None, (), UNDEFINED, {}, math.nan, score, n_complete, n_planned)
     return MethodSummary(
         method=method,
         candidate=best.candidate,
@@ -241,6 +254,6 @@ def _method_summary(
         figures=shown.figures,
         duration_s=shown.duration_s,
         choosing_score=best.figures[objective],
-        n_complete=len(complete),
+        n_complete=n_complete,
         n_planned=n_planned,
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from trainables.records import TrialConfig, TrialRecord, read_record_file, read_records, record_files
+from trainables.records import Candidate, TrialConfig, TrialRecord, read_record_file, read_records, record_files
 from trainables.unfinished import Failure, Stop, read_failures, read_stops
 
 FORMAT = 1
@@ -62,6 +62,7 @@ class StudyDescription:
         methods: Method names in the study file's order.
         splits: Planned split seeds of each phase of the protocol.
         n_candidates: Planned candidates of each method.
+        candidates: The candidates of each method that the study has proposed; a method that is not named may have any.
         settings: The whole study file, resolved.
         choices: Text of each choice made where the published method is silent, by short name.
         data: The data and its embeddings.
@@ -76,6 +77,7 @@ class StudyDescription:
     methods: tuple[str, ...]
     splits: Mapping[str, tuple[int, ...]]
     n_candidates: Mapping[str, int]
+    candidates: Mapping[str, frozenset[Candidate]]
     settings: Mapping[str, Any]
     choices: Mapping[str, str]
     data: DataDescription
@@ -99,7 +101,8 @@ class StudyResults:
     Attributes:
         description: What was asked for.
         records: The finished trials that the description plans, sorted by coordinates.
-        n_unplanned: Finished trials left out because the study no longer names their method, phase or split.
+        n_unplanned: Finished trials left out because the study no longer asks for their method, candidate, phase
+            or split.
         unsound: Why finished trials are left out that were made by other settings or have no score, a sentence each.
         failures: Packs that could not be trained.
         stops: Candidates that the search gave up before they had met every split.
@@ -165,9 +168,13 @@ def with_unfinished(results: StudyResults, folder: Path) -> StudyResults:
         failures=tuple(
             failure
             for failure in read_failures(folder)
-            if failure.candidate.method in results.description.methods and not finished.issuperset(failure.trials)
+            if _is_asked(failure.candidate, results.description) and not finished.issuperset(failure.trials)
         ),
-        stops=tuple(stop for stop in read_stops(folder) if not finished.issuperset(stop.trials)),
+        stops=tuple(
+            stop
+            for stop in read_stops(folder)
+            if _is_asked(stop.candidate, results.description) and not finished.issuperset(stop.trials)
+        ),
     )
 
 
@@ -253,6 +260,10 @@ def _description(raw: Mapping[str, Any]) -> StudyDescription:
         methods=tuple(raw["methods"]),
         splits={phase: tuple(int(seed) for seed in seeds) for phase, seeds in raw["splits"].items()},
         n_candidates={method: int(count) for method, count in raw["n_candidates"].items()},
+        candidates={
+            method: frozenset(Candidate.of(method, params) for params in found["proposed"])
+            for method, found in (raw.get("candidates") or {}).items()
+        },
         settings=raw.get("settings") or {},
         choices=raw.get("choices") or {},
         data=DataDescription(
@@ -280,7 +291,12 @@ def _importances(path: Path) -> Mapping[str, Mapping[str, float]]:
 
 def _is_planned(record: TrialRecord, description: StudyDescription) -> bool:
     config = record.config
-    return config.candidate.method in description.methods and config.split in description.splits.get(config.phase, ())
+    return _is_asked(config.candidate, description) and config.split in description.splits.get(config.phase, ())
+
+
+def _is_asked(candidate: Candidate, description: StudyDescription) -> bool:
+    method, proposed = candidate.method, description.candidates
+    return method in description.methods and (method not in proposed or candidate in proposed[method])
 
 
 def _problem(record: TrialRecord, description: StudyDescription) -> str | None:

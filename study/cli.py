@@ -121,7 +121,6 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     from rich.table import Table
 
     from study.description import DESCRIPTION, DescriptionError, differs, planned, read_description, refuse_changed_file
-    from study.space import listed
     from study.status import in_words, read_activity, read_status, work_in_words
 
     if not (spec.root / DESCRIPTION).exists() and (activity := read_activity(spec.root)) is not None:
@@ -129,7 +128,7 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
         return
     before = read_description(spec.root)
     now = planned(spec, before)
-    found = read_status(spec.root, now, listed(spec.search))
+    found = read_status(spec.root, now)
     table = Table(box=None, pad_edge=False)
     for index, heading in enumerate(("phase", "method", "planned", "done", "failed", "stopped", "missing")):
         table.add_column(heading, justify="left" if index < 2 else "right")

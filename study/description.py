@@ -6,13 +6,13 @@ The report reads it, and a later run is refused where it would mix its records w
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.files import write_whole
 from embedding_jobs.store import Embeddings, Store
-from study.space import n_candidates
+from study.space import asked, listed, n_candidates
 from study.spec import StudySpec, Training, digest, phases
 from trainables.records import CONTRASTIVE, Candidate
 from trainables.splits import n_folds, n_searched_folds
@@ -135,7 +135,34 @@ def _refuse_differing(spec: StudySpec, old: Mapping[str, Any], new: Mapping[str,
 
 def planned(spec: StudySpec, description: Mapping[str, Any]) -> dict[str, Any]:
     """A description with the splits, methods and candidates that a study file asks for now."""
-    return {**description, **plan_of(spec), "settings": spec.model_dump(mode="json")}
+    now = {**description, **plan_of(spec), "settings": spec.model_dump(mode="json")}
+    if "candidates" in description:
+        none: dict[str, list[Candidate]] = {method: [] for method in spec.search.methods}
+        known = none | candidates_before(spec, description) | listed(spec.search)
+        now["candidates"] = candidates_entry(spec, known)
+    return now
+
+
+def candidates_before(spec: StudySpec, description: Mapping[str, Any]) -> dict[str, list[Candidate]]:
+    """The candidates of each method that were proposed before, in order, where the same would be asked for now.
+
+    Args:
+        spec: The study.
+        description: Its `study.json`, if there is one.
+    """
+    return {
+        method: [Candidate.of(method, params) for params in found["proposed"]][: n_candidates(spec.search, method)]
+        for method, found in description.get("candidates", {}).items()
+        if method in spec.search.methods and found["asked"] == asked(spec.search, method)
+    }
+
+
+def candidates_entry(spec: StudySpec, candidates: Mapping[str, Sequence[Candidate]]) -> dict[str, Any]:
+    """Proposed candidates as `study.json` has them."""
+    return {
+        method: {"asked": asked(spec.search, method), "proposed": [dict(one.params) for one in proposed]}
+        for method, proposed in candidates.items()
+    }
 
 
 def differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Protocol
 
 from study.stopping import Evaluations, Stopping
@@ -163,10 +164,13 @@ class PackQueue:
     def score(self, candidate: Candidate) -> float | None:
         """Mean score of a candidate over the phase's splits; None while one is missing."""
         scores = self._scores_of(candidate)
-        return sum(scores.values()) / len(scores) if len(scores) == len(self._splits) else None
+        return fmean(scores.values()) if len(scores) == len(self._splits) else None
 
     def best(self, method: str) -> Candidate | None:
-        """The method's candidate of the highest mean score; the first of equals; None before any is complete."""
+        """The method's candidate of the highest mean score; None before any is complete.
+
+        Of equals it is the first in candidate order, as in the report.
+        """
         return self._best_of(self.candidates[method])
 
     def outcomes(self, method: str) -> dict[Candidate, Outcome]:
@@ -206,8 +210,8 @@ class PackQueue:
         return self.candidates[candidate.method][: self._n_peers[candidate]]
 
     def _best_of(self, candidates: Iterable[Candidate]) -> Candidate | None:
-        scored = [(score, candidate) for candidate in candidates if (score := self.score(candidate)) is not None]
-        return max(scored, key=lambda pair: pair[0])[1] if scored else None
+        scores = {candidate: score for candidate in candidates if (score := self.score(candidate)) is not None}
+        return max(sorted(scores), key=lambda candidate: scores[candidate], default=None)
 
     def _advance_if_complete(self, method: str) -> None:
         if method not in self._ended and all(self._outcome(c) is not None for c in self._batches[method]):

@@ -30,6 +30,8 @@ from study.cluster import address_of, connect, loss_as_error
 from study.context import encoder_configs, load_embeddings, pack_context, provenance
 from study.description import (
     DESCRIPTION,
+    candidates_before,
+    candidates_entry,
     describe,
     read_description,
     refuse_changed_file,
@@ -114,6 +116,8 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
         class_names, labels = np.unique(embeddings.labels, return_inverse=True)
         description = describe(spec, embeddings, [str(name) for name in class_names])
         refuse_other_settings(spec, description)
+        before = candidates_before(spec, read_description(spec.root)) if (spec.root / DESCRIPTION).exists() else {}
+        description["candidates"] = candidates_entry(spec, before)
         write_description(spec.root, description)
         tracker = BackgroundTracker(
             lambda: make_tracker(spec, description), lambda: read_records(spec.records), progress.say
@@ -124,7 +128,7 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
             _connect(spec, progress)  # nothing was encoded, perhaps, and nothing is to be trained
             return ray.put(pack_context(spec, embeddings, labels, description))
 
-        run = _Run(spec, progress, tracker, read_records(spec.records))
+        run = _Run(spec, progress, tracker, read_records(spec.records), description)
         for phase in phases(spec.splits.protocol):
             run.phase(phase, context)
         problem = None
@@ -209,11 +213,17 @@ class _Run:
     """The phases of one run: what is missing goes to Tune, and note is taken of what becomes of it."""
 
     def __init__(
-        self, spec: StudySpec, progress: Progress, tracker: BackgroundTracker, recorded: list[TrialRecord]
+        self,
+        spec: StudySpec,
+        progress: Progress,
+        tracker: BackgroundTracker,
+        recorded: list[TrialRecord],
+        description: dict[str, Any],
     ) -> None:
         self.spec, self.progress, self.tracker = spec, progress, tracker
         self.scores = {record.config: record.metrics[spec.objective.metric] for record in recorded}
-        self._recorded = recorded
+        self._recorded, self._description = recorded, description
+        self._before = candidates_before(spec, description)
         self.n_trained = 0
         self.failures = read_failures(spec.records)
         self.stops: list[Stop] = []
@@ -228,7 +238,9 @@ class _Run:
         if phase == "confirm":
             methods: dict[str, Proposals] = {name: FixedProposals([best]) for name, best in self._best.items()}
         else:
-            methods = {method: proposals(spec.search, method) for method in spec.search.methods}
+            methods = {
+                method: proposals(spec.search, method, self._before.get(method, ())) for method in spec.search.methods
+            }
         splits = spec.split_seeds(phase)
         self._stopping = None
         if phase == "search":
@@ -249,6 +261,7 @@ class _Run:
         )
         self._queue, self._phase, self._since_s, self._n_before = queue, phase, time.time(), self.n_trained
         self._n_attempts: Counter[Pack] = Counter()
+        self._note_candidates()
         n_planned = sum(plan.planned for plan in methods.values()) * len(splits)
         self.progress.start_phase(phase, queue, n_planned, n_stopped, metric)
         planned = set(queue.trials())
@@ -277,6 +290,8 @@ class _Run:
 
     def started(self) -> None:
         """Says what is in training."""
+        with self._ending_where_unwritable():
+            self._note_candidates()  # of a pack in training, the candidate is written down
         with suppress(OSError):  # it is for whoever looks on
             self._write_activity()
 
@@ -351,6 +366,19 @@ class _Run:
         write_failure(self.spec.records, failure)
         self.failures.append(failure)
         self.progress.failed([failure])
+
+    def _note_candidates(self) -> None:
+        """Writes down what was proposed: that stands, whatever a sampler would say another time."""
+        if self._phase == "confirm":
+            return
+        known = dict(self._before)
+        for method, now in self._queue.candidates.items():
+            if known.get(method, [])[: len(now)] != now:
+                known[method] = now
+        if known != self._before or not self._description["candidates"]:
+            self._before = known
+            self._description["candidates"] = candidates_entry(self.spec, known)
+            write_description(self.spec.root, self._description)
 
     def _note_stops(self) -> None:
         stops, self._queue.new_stops = self._queue.new_stops, []

@@ -2,58 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from study.packs import FixedProposals, Outcome, Proposals
-from study.space import distributions, grid, sampled
+from study.space import distributions, every, few, grid, sampled
 from study.spec import Search
 from trainables.records import Candidate
 from trainables.unfinished import Stop
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+_N_ASKED = 20  # for one new candidate; a sampler that has settled comes back to the same ones
+
 
 class SampledProposals:
-    """Candidates from an Optuna study of one method, the same number for every method.
+    """Candidates from an Optuna study of one method, the same number for every method, all different.
 
     The study is in memory: asked and told in candidate order with a seeded sampler, it is the same study each time.
-    A method with nothing to choose has one candidate.
+    Where the scores have changed since, with further splits say, or the sampler's arithmetic, on another processor,
+    what was proposed before stands: it is trained already.
+
+    Args:
+        search: The study file's search.
+        method: Name of one of its methods.
+        before: What was proposed for it before, in order.
     """
 
-    def __init__(self, search: Search, method: str) -> None:
+    def __init__(self, search: Search, method: str, before: Sequence[Candidate] = ()) -> None:
         self._search, self._method = search, method
         self._space = distributions(search, method)
-        self.planned = search.n_candidates if self._space else 1
+        self.planned = search.n_candidates
+        self._before = before
         self._study = optuna.create_study(sampler=_sampler(search), direction="maximize")
         self._waiting: list[tuple[optuna.Trial, Candidate]] = []
-        self._n_proposed = 0
+        self._proposed: dict[Candidate, None] = {}
 
     def next_batch(self, outcomes: Mapping[Candidate, Outcome]) -> list[Candidate] | None:
         """Tells the study what became of the batch before, and asks for the next."""
         for trial, candidate in self._waiting:
-            outcome = outcomes[candidate]
-            if isinstance(outcome, Stop):
-                trial.report(outcome.value, percent_done(outcome))
-                self._study.tell(trial, state=TrialState.PRUNED)
-            else:
-                self._study.tell(trial, outcome)
-        size = min(self._search.batch_size, self.planned - self._n_proposed)
-        self._n_proposed += size
-        trials = [self._study.ask(self._space) for _ in range(size)]
-        self._waiting = [(trial, sampled(self._search, self._method, trial.params)) for trial in trials]
+            self._tell(trial, outcomes[candidate])
+        self._waiting = []
+        size = min(self._search.batch_size, self.planned - len(self._proposed))
+        for _ in range(size):
+            trial, candidate = self._ask_new(outcomes)
+            self._waiting.append((trial, candidate))
+            self._proposed[candidate] = None
         return [candidate for _, candidate in self._waiting] or None
 
+    def _ask_new(self, outcomes: Mapping[Candidate, Outcome]) -> tuple[optuna.Trial, Candidate]:
+        """A candidate that was not proposed yet: the one that stands at this place, else the sampler's."""
+        for _ in range(_N_ASKED):
+            trial = self._study.ask(self._space)
+            candidate = sampled(self._search, self._method, trial.params)
+            place = len(self._proposed)
+            if place < len(self._before) and candidate != self._before[place]:
+                self._study.tell(trial, state=TrialState.FAIL)
+                return self._placed(self._before[place])
+            if candidate not in self._proposed:
+                return trial, candidate
+            if candidate in outcomes:
+                self._tell(trial, outcomes[candidate])
+            else:  # of this same batch
+                self._study.tell(trial, state=TrialState.FAIL)
+        return self._placed(next(c for c in every(self._search, self._method) if c not in self._proposed))
 
-def proposals(search: Search, method: str) -> Proposals:
-    """What the study file's sampler proposes for one of its methods."""
-    if search.sampler != "grid":
-        return SampledProposals(search, method)
-    # Early stopping compares with earlier batches: a grid given at once would have none.
-    return FixedProposals(grid(search, method), search.batch_size if search.pruning.is_on else None)
+    def _placed(self, candidate: Candidate) -> tuple[optuna.Trial, Candidate]:
+        """A trial of the sampler's study with a candidate that it did not choose."""
+        self._study.enqueue_trial({name: value for name, value in candidate.params if name in self._space})
+        return self._study.ask(self._space), candidate
+
+    def _tell(self, trial: optuna.Trial, outcome: Outcome) -> None:
+        if isinstance(outcome, Stop):
+            trial.report(outcome.value, percent_done(outcome))
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, outcome)
+
+
+def proposals(search: Search, method: str, before: Sequence[Candidate] = ()) -> Proposals:
+    """What the study file's sampler proposes for one of its methods.
+
+    Args:
+        search: The study file's search.
+        method: Name of one of its methods.
+        before: What it has proposed before, in order.
+    """
+    known = grid(search, method) if search.sampler == "grid" else few(search, method)
+    if known is None:
+        return SampledProposals(search, method, before)
+    # Early stopping compares with earlier batches: candidates given at once would have none.
+    return FixedProposals(known, search.batch_size if search.pruning.is_on else None)
 
 
 def percent_done(stop: Stop) -> int:
@@ -62,10 +104,8 @@ def percent_done(stop: Stop) -> int:
 
 
 def _sampler(search: Search) -> BaseSampler:
-    kinds: dict[str, type[BaseSampler]] = {
-        "tpe": TPESampler,
-        "random": RandomSampler,
-        "qmc": QMCSampler,
-        "gp": GPSampler,
-    }
-    return kinds[search.sampler](seed=search.seed)  # type: ignore[call-arg]
+    if search.sampler == "tpe":
+        return TPESampler(n_startup_trials=search.n_startup, seed=search.seed)
+    if search.sampler == "gp":
+        return GPSampler(n_startup_trials=search.n_startup, seed=search.seed)
+    return QMCSampler(seed=search.seed) if search.sampler == "qmc" else RandomSampler(seed=search.seed)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from study.spec import Range, Search, Value
+from study.spec import Range, Search, Value, digest
 from trainables.batch import LANE_SETTINGS
 from trainables.methods import canonical, get_method
 from trainables.records import AUTO, Candidate
@@ -28,7 +28,8 @@ def n_candidates(search: Search, method: str) -> int:
     """
     if search.sampler == "grid":
         return len(grid(search, method))
-    return search.n_candidates if any(map(_is_chosen, _values(search, method).values())) else 1
+    every = few(search, method)
+    return search.n_candidates if every is None else len(every)
 
 
 def grid(search: Search, method: str) -> list[Candidate]:
@@ -40,17 +41,53 @@ def grid(search: Search, method: str) -> list[Candidate]:
         search: The study file's search, without ranges.
         method: Name of one of its methods.
     """
+    return list(every(search, method))
+
+
+def few(search: Search, method: str) -> list[Candidate] | None:
+    """Every candidate that a sampler could propose, where there are no more than it may; None where there are more."""
+    known = {**get_method(method).hyperparameters, **LANE_SETTINGS}
     values = _values(search, method)
-    lists = [listed if isinstance(listed, tuple) else (listed,) for listed in values.values()]
-    points = (dict(zip(values, point, strict=True)) for point in itertools.product(*lists))
-    return list(dict.fromkeys(_candidate(method, point) for point in points))  # type: ignore[arg-type]
+    if any(isinstance(given, Range) and not known[name].whole for name, given in values.items()):
+        return None
+    found = list(itertools.islice(every(search, method), search.n_candidates + 1))
+    return found if len(found) <= search.n_candidates else None
 
 
-def listed(search: Search) -> dict[str, set[str]]:
-    """Keys of the candidates of each method whose candidates are known before the search: those of a grid."""
-    if search.sampler != "grid":
-        return {}
-    return {method: {candidate.key for candidate in grid(search, method)} for method in search.methods}
+def every(search: Search, method: str) -> Iterator[Candidate]:
+    """Every combination of a method's values and whole numbers of its ranges, in the study file's order, each once."""
+    values = _values(search, method)
+    lists = [_enumerated(given) for given in values.values()]
+    seen = set()
+    for point in itertools.product(*lists):
+        candidate = _candidate(method, dict(zip(values, point, strict=True)))
+        if candidate not in seen:
+            seen.add(candidate)
+            yield candidate
+
+
+def _enumerated(given: Numbers) -> Sequence[float]:
+    if isinstance(given, Range):
+        return range(int(given.low), int(given.high) + 1)
+    return given if isinstance(given, tuple) else (given,)
+
+
+def listed(search: Search) -> dict[str, list[Candidate]]:
+    """The candidates of each method whose candidates are known before the search."""
+    known = {
+        method: grid(search, method) if search.sampler == "grid" else few(search, method) for method in search.methods
+    }
+    return {method: candidates for method, candidates in known.items() if candidates is not None}
+
+
+def asked(search: Search, method: str) -> str:
+    """A digest of what a method's proposals follow from, besides scores: with another, they are others."""
+    drawn = {} if search.sampler == "grid" else search.model_dump(include={"seed", "batch_size", "n_startup"})
+    values = {
+        name: given.model_dump() if isinstance(given, Range) else given
+        for name, given in _values(search, method).items()
+    }
+    return digest({"sampler": search.sampler, "values": values, **drawn})
 
 
 def distributions(search: Search, method: str) -> dict[str, BaseDistribution]:

@@ -217,6 +217,7 @@ class Search(Section):
 
     sampler: Sampler = "grid"
     n_candidates: int = Field(10, ge=1)
+    n_startup: int = Field(10, ge=1)
     batch_size: int = Field(4, ge=1)
     seed: int = Field(0, ge=0)
     pruning: Pruning = Pruning()

@@ -6,7 +6,7 @@ import fcntl
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from analysis.files import write_whole
 from analysis.texts import what_was_saved
 from analysis.words import plural
-from trainables.records import TrialConfig, read_coordinates
+from trainables.records import Candidate, TrialConfig, read_coordinates
 from trainables.unfinished import Failure, Stop, read_failures, read_stops
 
 _LOCK, _ACTIVITY = ".lock", "running.json"
@@ -92,15 +92,12 @@ class Status:
         return sum(method.n_missing for method in self.methods)
 
 
-def read_status(
-    directory: Path, description: Mapping[str, Any], candidates: Mapping[str, Collection[str]] | None = None
-) -> Status:
+def read_status(directory: Path, description: Mapping[str, Any]) -> Status:
     """Reads where a study stands.
 
     Args:
         directory: The study's directory.
-        description: Its `study.json`.
-        candidates: Keys of a method's candidates, where they are known beforehand; others then do not count.
+        description: Its `study.json`; where that names the candidates of a method, others do not count.
 
     Raises:
         trainables.records.RecordError: A record file is damaged or of another version.
@@ -109,7 +106,10 @@ def read_status(
     failures = read_failures(directory / "records")
     stops = read_stops(directory / "records") if _stops_early(description) else []
     splits = description["splits"]
-    known = candidates or {}
+    known = {
+        method: {Candidate.of(method, params) for params in found["proposed"]}
+        for method, found in description.get("candidates", {}).items()
+    }
 
     def counted(trials: Iterable[TrialConfig]) -> Counter[tuple[str, str]]:
         """Trials by phase and method, without those that the study no longer asks for."""
@@ -117,7 +117,7 @@ def read_status(
             (trial.phase, method)
             for trial in trials
             if trial.split in splits.get(trial.phase, ())
-            and ((method := trial.candidate.method) not in known or trial.candidate.key in known[method])
+            and ((method := trial.candidate.method) not in known or trial.candidate in known[method])
         )
 
     done = counted(durations)
