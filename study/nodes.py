@@ -56,6 +56,7 @@ class NodeFacts:
         versions: Of python and of `SOFTWARE`.
         n_gpus: GPUs that torch sees.
         gpu_bytes: Memory of the smallest.
+        gpus_are_busy: Whether some are in use, so that it did not look at them.
         encoders: By column.
         storage_problem: Why the study's directory cannot be written; "" if it can.
         table_bytes: Of the table's files; or
@@ -69,6 +70,7 @@ class NodeFacts:
     versions: dict[str, str]
     n_gpus: int
     gpu_bytes: int
+    gpus_are_busy: bool
     encoders: dict[str, FoundEncoder]
     storage_problem: str
     table_bytes: int
@@ -101,14 +103,15 @@ def ask(spec: StudySpec, asked: Sequence[Node]) -> dict[str, NodeFacts | str]:
     Returns:
         By node id what it says, or why it does not.
     """
-    look = ray.remote(_look_around)
-    waiting = {
-        node.id: look.options(**_pinned(node, n_gpus=node.n_gpus)).remote(
-            encoder_configs(spec), spec.data.table, spec.directory, _mark(node), node.n_gpus > 0
+    look, free = ray.remote(_look_around), _free_gpus()
+    waiting = {}
+    for node in asked:
+        busy = free.get(node.id, 0) < node.n_gpus  # whoever asks for them would wait for the packs that are there
+        n_gpus = 0 if busy else node.n_gpus
+        waiting[node.id] = look.options(**_pinned(node, n_gpus=n_gpus)).remote(
+            encoder_configs(spec), spec.data.table, spec.directory, _mark(node), n_gpus > 0, busy
         )
-        for node in asked
-    }
-    return {node: _answer(reference) for node, reference in waiting.items()}
+    return _answers(waiting)
 
 
 def read_across(spec: StudySpec, asked: Sequence[Node], facts: Mapping[str, NodeFacts | str]) -> dict[str, list[str]]:
@@ -129,7 +132,7 @@ def read_across(spec: StudySpec, asked: Sequence[Node], facts: Mapping[str, Node
     }
     read = ray.remote(_unseen)
     waiting = {node.id: read.options(**_pinned(node)).remote(spec.directory, list(wrote)) for node in asked}
-    missing = {node: _answer(reference) for node, reference in waiting.items()}
+    missing = _answers(waiting)
     with suppress(OSError):  # the directory holds more, or never was
         for mark in wrote:
             (spec.root / mark).unlink(missing_ok=True)
@@ -141,11 +144,16 @@ def read_across(spec: StudySpec, asked: Sequence[Node], facts: Mapping[str, Node
 def slots_of(spec: StudySpec, node: Node) -> int:
     """Packs that a node trains at once."""
     resources = spec.resources
-    limits = [node.n_cpus // resources.cpus_per_pack] if resources.cpus_per_pack else []
+    limits = [_fitting(node.n_cpus, resources.cpus_per_pack)] if resources.cpus_per_pack else []
     if resources.gpus_per_pack:
-        per_gpu = 1 // resources.gpus_per_pack if resources.gpus_per_pack < 1 else 0
-        limits.append(node.n_gpus * per_gpu if per_gpu else node.n_gpus // resources.gpus_per_pack)
-    return int(min(limits)) if limits else int(node.n_cpus)
+        share = resources.gpus_per_pack
+        limits.append(int(node.n_gpus) * _fitting(1, share) if share < 1 else _fitting(node.n_gpus, share))
+    return min(limits) if limits else int(node.n_cpus)
+
+
+def _fitting(amount: float, share: float) -> int:
+    """How many shares fit into an amount of a resource, counted as Ray counts: in ten thousandths."""
+    return round(amount * 10_000) // round(share * 10_000)
 
 
 def versions() -> dict[str, str]:
@@ -162,13 +170,24 @@ def _pinned(node: Node, n_gpus: float = 0) -> dict[str, Any]:
     }
 
 
+def _free_gpus() -> dict[str, float]:
+    """GPUs that nobody holds, by node id; of single nodes Ray has no public way to tell."""
+    found = ray._private.state.available_resources_per_node()
+    return {node: resources.get("GPU", 0) for node, resources in found.items()}
+
+
+def _answers(waiting: Mapping[str, ray.ObjectRef]) -> dict[str, Any]:
+    """What tasks returned, or one line on why they did not; all of them have the same time."""
+    ray.wait(list(waiting.values()), num_returns=len(waiting), timeout=_ANSWERS_WITHIN_S)
+    return {node: _answer(reference) for node, reference in waiting.items()}
+
+
 def _answer(reference: ray.ObjectRef) -> Any:
-    """What a task returned, or one line on why it did not."""
     try:
-        return ray.get(reference, timeout=_ANSWERS_WITHIN_S)
+        return ray.get(reference, timeout=1)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(reference, force=True)
-        return f"no answer within {_ANSWERS_WITHIN_S} s; its devices are taken, or it hangs"
+        return f"no answer within {_ANSWERS_WITHIN_S} s; it hangs, or its Ray starts no process"
     except ray.exceptions.RayError as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
@@ -178,7 +197,7 @@ def _mark(node: Node) -> str:
 
 
 def _look_around(
-    encoders: Mapping[str, EncoderConfig], table: str, directory: str, mark: str, on_gpu: bool
+    encoders: Mapping[str, EncoderConfig], table: str, directory: str, mark: str, on_gpu: bool, gpus_are_busy: bool
 ) -> NodeFacts:
     from embedding_jobs.torch_runtime import gpu_memories
 
@@ -200,6 +219,7 @@ def _look_around(
         versions=versions(),
         n_gpus=len(gpus),
         gpu_bytes=min(gpus, default=0),
+        gpus_are_busy=gpus_are_busy,
         encoders=_load(encoders, "cuda" if on_gpu and gpus else "cpu"),
         storage_problem=problem,
         table_bytes=n_bytes,

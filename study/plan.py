@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,15 +19,15 @@ from embedding_jobs.shards import StoreError
 from embedding_jobs.sources import SourceError
 from embedding_jobs.store import Store
 from study.context import encoder_configs, pilot_context
+from study.description import DESCRIPTION, planned, read_description
 from study.nodes import Node, NodeFacts, ask, read_across, slots_of
 from study.preflight import Check, Needs, check_tracker, in_gb, judge
 from study.search import proposals
-from study.space import n_candidates
-from study.spec import StudySpec, phases
-from study.status import duration
+from study.spec import StudySpec
+from study.status import duration, read_status
 from trainables.pack import Pack, PackContext
 from trainables.pilot import PackCost, measure_pack
-from trainables.records import Candidate, read_coordinates
+from trainables.records import Candidate
 from trainables.splits import n_train_items
 
 _DRIVER_S_PER_PACK = 0.1  # tests/benchmarks/bench_study_packs.py
@@ -46,6 +45,7 @@ class Phase:
         n_trials: Planned trials.
         n_left: Those that are not recorded.
         n_lanes: Trials of a pack.
+        n_splits: Trials of a candidate.
         n_train: Training items of a trial.
     """
 
@@ -54,12 +54,14 @@ class Phase:
     n_trials: int
     n_left: int
     n_lanes: int
+    n_splits: int
     n_train: int
 
     @property
     def n_packs_left(self) -> int:
-        """Packs that are left to train."""
-        return math.ceil(self.n_left / self.n_lanes)
+        """Packs that are left to train; each is of one candidate."""
+        n_whole, n_begun = divmod(self.n_left, self.n_splits)
+        return n_whole * math.ceil(self.n_splits / self.n_lanes) + math.ceil(n_begun / self.n_lanes)
 
 
 @dataclass(frozen=True)
@@ -146,25 +148,22 @@ def count(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
     """
     label = spec.data.label
     labels = tuple(chain.from_iterable(map(str, c[label]) for _, c in tables.stream(spec.data.table, [label])))
-    recorded: Counter[tuple[str, str]] = Counter()
-    if spec.records.exists():
-        recorded.update((trial.phase, trial.candidate.method) for trial in read_coordinates(spec.records))
-    planned = []
-    for phase in phases(spec.splits.protocol):
-        splits = spec.split_seeds(phase)
-        n_lanes = min(spec.resources.lanes_per_pack or len(splits), len(splits))
-        n_train = n_train_items(len(labels), spec.splits.train_fraction, phase)
-        for method in spec.search.methods:
-            n_trials = len(splits) * (1 if phase == "confirm" else n_candidates(spec.search, method))
-            n_left = max(0, n_trials - recorded[phase, method])
-            planned.append(Phase(phase, method, n_trials, n_left, n_lanes, n_train))
+    before = read_description(spec.root) if (spec.root / DESCRIPTION).exists() else {}
+    planned_work = []
+    for row in read_status(spec.root, planned(spec, before)).methods:
+        n_splits = len(spec.split_seeds(row.phase))
+        n_lanes = min(spec.resources.lanes_per_pack or n_splits, n_splits)
+        n_train = n_train_items(len(labels), spec.splits.train_fraction, row.phase)
+        planned_work.append(Phase(row.phase, row.method, row.n_planned, row.n_missing, n_lanes, n_splits, n_train))
     store, left = Store(spec.store), []
     for column, config in encoder_configs(spec).items():
         try:
             store.column(f"{column}--{encoder_name(config)}")
         except StoreError:
             left.append(column)
-    return Work(labels, dimensions, tuple(left), tuple(planned), math.ceil(len(labels) / spec.resources.rows_per_shard))
+    return Work(
+        labels, dimensions, tuple(left), tuple(planned_work), math.ceil(len(labels) / spec.resources.rows_per_shard)
+    )
 
 
 def needs(spec: StudySpec, work: Work) -> Needs:
@@ -173,8 +172,8 @@ def needs(spec: StudySpec, work: Work) -> Needs:
     sizes_of = {"float16": 2, "float32": 4}
     widths = {column: n * sizes_of[configs[column].vector_dtype] for column, n in work.dimensions.items()}
     # Units lie beside the shards until their column is complete.
-    store = sum(work.n_items * width * (2 if column in work.columns_left else 1) for column, width in widths.items())
-    records = sum(phase.n_trials * (work.n_items * _ITEM_BYTES + _TRIAL_BYTES) for phase in work.phases)
+    store = sum(work.n_items * widths[column] * 2 for column in work.columns_left)
+    records = sum(phase.n_left * (work.n_items * _ITEM_BYTES + _TRIAL_BYTES) for phase in work.phases)
     n_lanes = max((phase.n_lanes for phase in work.phases), default=1)
     sizes = [work.n_features, *spec.training.hidden, len(set(work.labels))]
     n_weights = sum(inputs * outputs for inputs, outputs in pairwise(sizes))
@@ -226,8 +225,8 @@ def in_words(
     n_slots = sum(slots_of(spec, node) for node in nodes)
     yield (
         f"Embeddings: {work.n_items:,} rows in {work.n_shards:,} shards a column, {work.n_features:,} numbers a row; "
-        f"{len(work.columns_left)} of {len(work.dimensions)} columns to encode. Store and records: at most "
-        f"{in_gb(asked.store_bytes)}."
+        f"{len(work.columns_left)} of {len(work.dimensions)} columns to encode. Still to be written: at "
+        f"most {in_gb(asked.to_write_bytes)}."
     )
     yield f"Training: {n_trials:,} trials, {n_left:,} of them left, in {n_packs:,} packs; {n_slots:,} packs at once."
     if not n_slots:
@@ -237,7 +236,6 @@ def in_words(
         )
     if costs is None or not n_slots:
         return
-    unit = "GPU" if costs.pool.device == "cuda" else "core"
     encode_s, encoding_s = _encoding_s(work, costs)
     for column, rates in costs.encoding.items():
         yield f"  {column}: {rates.encoded_per_s:,.0f} inputs/s by each of {costs.pool.n_actors} encoders, measured."
@@ -252,15 +250,20 @@ def in_words(
         )
     each = spec.resources.gpus_per_pack or spec.resources.cpus_per_pack
     training_s = max(pack_s / min(n_slots, max(n_packs, 1)), n_packs * _DRIVER_S_PER_PACK)
-    work_s = encode_s + pack_s * each
-    kind, seconds = ("hours", 3600) if work_s >= 3600 else ("minutes", 60)
-    told = f"about {work_s / seconds:,.3g} {unit}-{kind} ({encode_s / seconds:,.2g} to encode, the rest to train)"
-    yield f"Work: {told}; the start of processes and the report come on top."
+    encoder = "GPU" if costs.pool.device == "cuda" else "core"
+    trainer = "GPU" if spec.resources.gpus_per_pack else "core"
+    told = f"{_device_time(encode_s, encoder)} to encode, {_device_time(pack_s * each, trainer)} to train"
+    yield f"Work: about {told}; the start of processes and the report come on top."
     yield f"Time on these {len(nodes)} nodes: about {duration(encoding_s)} to encode, {duration(training_s)} to train."
     if price_per_hour is not None:
         total_h = (encoding_s + training_s) / 3600
         price = total_h * len(nodes) * price_per_hour
         yield f"Price: about {price:,.2f} = {total_h:,.3g} h x {len(nodes)} nodes x {price_per_hour:g} an hour."
+
+
+def _device_time(seconds: float, device: str) -> str:
+    """Device time to read."""
+    return f"{seconds / 3600:,.3g} {device}-hours" if seconds >= 3600 else f"{seconds / 60:,.3g} {device}-minutes"
 
 
 def _encoding_s(work: Work, costs: Costs) -> tuple[float, float]:

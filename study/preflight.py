@@ -38,12 +38,12 @@ class Needs:
     """What a study asks of a node.
 
     Attributes:
-        store_bytes: Of the embedding store and the records, together, at its largest.
+        to_write_bytes: Of what store and records still lack, at most.
         matrix_bytes: Of the embeddings, which every node holds once.
         pack_bytes: Of the memory of one pack in training, beside the embeddings.
     """
 
-    store_bytes: int
+    to_write_bytes: int
     matrix_bytes: int
     pack_bytes: int
 
@@ -70,7 +70,10 @@ def judge(
     for node in asked:
         found = facts[node.id]
         if not isinstance(found, NodeFacts):
-            remedy = "install the same version of this project for the Python that runs `ray start` there"
+            remedy = (
+                "see whether Ray still works there, and install the same version of this project for the Python that "
+                "runs `ray start`"
+            )
             checks.append(Check(node.address, "answers", False, found, remedy))
             continue
         assert first is not None
@@ -107,7 +110,9 @@ def _judge_software(node: Node, found: NodeFacts, first: NodeFacts) -> Iterator[
     yield Check(node.address, "versions", not other, ", ".join(other.values()) or "as here", remedy)
     remedy = "install a torch that fits its driver, or start Ray there with --num-gpus as many as there are"
     says = f"torch sees {found.n_gpus} GPUs, Ray counts {node.n_gpus:g}"
-    yield Check(node.address, "devices", found.n_gpus == node.n_gpus, says, remedy)
+    if found.gpus_are_busy:
+        says = f"of its {node.n_gpus:g} GPUs some are in use, so none was looked at"
+    yield Check(node.address, "devices", found.gpus_are_busy or found.n_gpus == node.n_gpus, says, remedy)
     for column, encoder in found.encoders.items():
         if encoder.problem:
             remedy = "make the model available there under the same name (package, folder, or hub cache)"
@@ -139,9 +144,9 @@ def _judge_places(
 
 
 def _judge_sizes(spec: StudySpec, node: Node, found: NodeFacts, needs: Needs) -> Iterator[Check]:
-    says = f"{in_gb(found.free_disk_bytes)} free, {in_gb(needs.store_bytes)} needed"
+    says = f"{in_gb(found.free_disk_bytes)} free, {in_gb(needs.to_write_bytes)} needed"
     remedy = f"make room in {spec.directory}, or set the encoders' `vector_dtype` to float16"
-    yield Check(node.address, "disk", found.free_disk_bytes >= needs.store_bytes, says, remedy)
+    yield Check(node.address, "disk", found.free_disk_bytes >= needs.to_write_bytes, says, remedy)
     slots = slots_of(spec, node)
     on_gpu = spec.resources.gpus_per_pack > 0
     needed = needs.matrix_bytes + (0 if on_gpu else slots * needs.pack_bytes)
@@ -151,7 +156,7 @@ def _judge_sizes(spec: StudySpec, node: Node, found: NodeFacts, needs: Needs) ->
     if ok and node.object_store_bytes < needs.matrix_bytes:
         ok, says = False, f"object store of {in_gb(node.object_store_bytes)}, embeddings of {in_gb(needs.matrix_bytes)}"
         remedy = "start Ray there with a larger --object-store-memory"
-    if ok and on_gpu and slots:
+    if ok and on_gpu and slots and not found.gpus_are_busy:
         share = needs.matrix_bytes + needs.pack_bytes  # a process holds its own copy on the device
         packs_a_gpu = max(1, int(1 / spec.resources.gpus_per_pack))
         ok = found.gpu_bytes >= packs_a_gpu * share

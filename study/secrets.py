@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 _PRINTED = {
     "directory": "give its keys by the environment",
@@ -12,6 +12,15 @@ _PRINTED = {
     "resources.address": "give the cluster's token by RAY_AUTH_TOKEN_PATH",
     "tracking.uri": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
 }
+
+
+_SECRET_WORDS = ("passw", "pwd", "token", "secret", "sig", "credential", "key")
+
+
+def has_secret_parameter(address: str) -> bool:
+    """Whether an address has what looks like a password or key among its parameters."""
+    names = [name.lower() for name, _ in parse_qsl(urlsplit(address).query, keep_blank_values=True)]
+    return any(word in name for name in names for word in _SECRET_WORDS)
 
 
 def secret_problems(sections: Mapping[str, Any]) -> Iterator[str]:
@@ -23,5 +32,5 @@ def secret_problems(sections: Mapping[str, Any]) -> Iterator[str]:
     for place, remedy in _PRINTED.items():
         section, _, key = place.partition(".")
         value = getattr(sections.get(section), key, None) if key else sections.get(section)
-        if isinstance(value, str) and "@" in urlsplit(value).netloc:
-            yield f"`{place}` must not hold a user or password, since it is printed and recorded; {remedy}"
+        if isinstance(value, str) and ("@" in urlsplit(value).netloc or has_secret_parameter(value)):
+            yield f"`{place}` must not hold a user, password or key, since it is printed and recorded; {remedy}"

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
+from study.secrets import has_secret_parameter
+
 if TYPE_CHECKING:
     from study.tracker import Secret
 
@@ -38,7 +40,8 @@ def up(context: click.Context, directory: Path, host: str, port: int, backend_st
     from study.tracker import TrackerError, run_server
 
     given = context.get_parameter_source("backend_store_uri") is ParameterSource.COMMANDLINE
-    if given and urlsplit(backend_store_uri or "").password:
+    uri = backend_store_uri or ""
+    if given and (urlsplit(uri).password or has_secret_parameter(uri)):
         raise click.UsageError(
             "--backend-store-uri must not hold a password, which every user of this machine could read there; set "
             "MLFLOW_BACKEND_STORE_URI instead"

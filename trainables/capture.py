@@ -36,6 +36,7 @@ class CapturedStep:
 
     def __init__(self, step: Step, draws: Sequence[LaneDraws]) -> None:
         self._step, self._draws = step, draws
+        self._stream = _stream()
         self._n_rehearsed = 0
         self._replay: Callable[[], None] | None = None
 
@@ -44,7 +45,7 @@ class CapturedStep:
         if self._n_rehearsed < _N_REHEARSALS:
             for draws in self._draws:
                 draws.note()
-            with _beside_others():
+            with _beside_others(self._stream):
                 self._step(items, rates)
             self._n_rehearsed += 1
             return
@@ -63,15 +64,19 @@ class CapturedStep:
         generators = [generator for draws in self._draws for generator in draws.generators]
         for draws in self._draws:
             draws.give_noted()
-        return graph_of(lambda: self._step(self._items, rates), generators)
+        return graph_of(lambda: self._step(self._items, rates), generators, self._stream)
 
 
-def graph_of(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+def graph_of(
+    work: Callable[[], None], generators: Sequence[torch.Generator], stream: torch.cuda.Stream | None
+) -> Callable[[], None]:
     """Captures work without doing it.
 
     Args:
         work: What is to be captured.
         generators: What it draws random numbers from; each replay draws further ones.
+        stream: Where it was rehearsed. Libraries keep a workspace for each stream: on one that graphs share, a graph
+            that goes would take another's with it.
 
     Returns:
         What replays it.
@@ -79,15 +84,20 @@ def graph_of(work: Callable[[], None], generators: Sequence[torch.Generator]) ->
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         work()
     return graph.replay
 
 
+def _stream() -> torch.cuda.Stream | None:
+    """A stream of one step's own."""
+    return torch.cuda.Stream() if torch.cuda.is_available() else None
+
+
 @contextmanager
-def _beside_others() -> Iterator[None]:
-    """On a stream of its own, as a capture will be."""
-    stream = torch.cuda.Stream()
+def _beside_others(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """On the stream of the capture to come."""
+    assert stream is not None
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         yield

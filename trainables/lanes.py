@@ -128,13 +128,23 @@ def ready(lanes: Sequence[Lane], settings: Settings, steps_per_epoch: int | None
     """
     if not lanes:
         raise TrainingError("A pack must have at least one lane, got none.")
+    for lane in lanes:
+        if problem := too_short(lane, settings):
+            raise TrainingError(problem)
     progress = [_hold_out(lane, settings.early_stopping_fraction) for lane in lanes]
     smallest = min(len(one.lane.split.train) for one in progress)
-    if settings.batch_size > smallest:
-        raise TrainingError(
-            f"The batch ({settings.batch_size}) must not exceed the training items ({smallest}). Lower it."
-        )
     return progress, steps_per_epoch or smallest // settings.batch_size
+
+
+def too_short(lane: Lane, settings: Settings) -> str | None:
+    """Why a lane cannot be trained: it has fewer items than a batch; None where it can."""
+    n_train = len(lane.split.train)
+    n_train -= round(n_train * settings.early_stopping_fraction)
+    if settings.batch_size <= n_train:
+        return None
+    return (
+        f"The batch ({settings.batch_size}) must not exceed the {n_train} training items of split {lane.seed}: lower it"
+    )
 
 
 def diverged(lane: Lane, loss: float, epoch: int) -> LaneFailure | None:
@@ -158,7 +168,7 @@ def drop(members: list[int], stack: Stack, places: Sequence[int]) -> None:
 
     Args:
         members: Place in the pack of each of the stack's lanes; changed.
-        stack: Left as it is where no lane remains.
+        stack: Where no lane remains, it keeps the weights of the last ones.
         places: Places in the stack of the lanes that leave.
     """
     if not places:
@@ -167,6 +177,8 @@ def drop(members: list[int], stack: Stack, places: Sequence[int]) -> None:
     members[:] = [members[place] for place in kept]
     if kept:
         stack.keep(kept)
+    else:
+        stack.release()
 
 
 def cka_metrics(cka: npt.NDArray[np.float32]) -> dict[str, float]:

@@ -6,6 +6,7 @@ above 17 is exactly 1, and an overconfident classifier would be judged on ties t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,6 +138,7 @@ def weighted_auc(logits: Tensor, target: Tensor) -> WeightedAuc:
         roc_tpr += weight * reached
         auc += weight * class_auc
         weights += weight
+    weights = weights or math.nan  # no class has both: nothing is defined
     return WeightedAuc(auc / weights, influence / weights, roc_tpr / weights)
 
 

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from ray import tune
 from torch import Tensor
 
-from trainables.lanes import LaneFailure, LaneTraining
+from trainables.lanes import LaneFailure, LaneTraining, too_short
 from trainables.methods import get_method
 from trainables.records import Candidate, TrialConfig, TrialRecord, write_records
 from trainables.scout import start_training
@@ -102,6 +102,14 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
             file's path ("" if every lane failed), and `failures`, the reason of each split that failed; or
             `unwritable`, why there is no file.
         """
+        if self._training is None:
+            return {
+                "epoch": 0,
+                **dict.fromkeys(EVALUATED, math.nan),
+                "done": True,
+                "record": "",
+                "failures": self._too_short,
+            }
         evaluation = self._training.advance()
         means = {name: float(np.mean(getattr(evaluation, name))) for name in EVALUATED}
         report: dict[str, Any] = {"epoch": evaluation.epoch, **means}
@@ -115,13 +123,20 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         return report
 
     def _start(self, config: Mapping[str, Any]) -> None:
-        self._pack: Pack = config["pack"]
+        pack: Pack = config["pack"]
+        # What one split lacks must not fail the others, which might have been packs of their own.
+        found = {lane.seed: too_short(lane, self._context.settings) for lane in _lanes(self._context, pack)}
+        self._too_short = {split: problem for split, problem in found.items() if problem}
+        self._pack = replace(pack, splits=tuple(split for split in pack.splits if split not in self._too_short))
         self._started_at_s = time.time()
-        self._training = pack_training(self._context, self._pack, self._embeddings, self._labels)
+        self._training = (
+            pack_training(self._context, self._pack, self._embeddings, self._labels) if self._pack.splits else None
+        )
 
     def _results(self) -> tuple[list[TrialRecord], dict[int, str]]:
         """The records of the lanes that gave a result, and why the others did not, by split."""
-        records, failures = [], {}
+        assert self._training is not None
+        records, failures = [], dict(self._too_short)
         for trial, result in zip(self._pack.trials, self._training.results(), strict=True):
             if isinstance(result, LaneFailure):
                 failures[trial.split] = result.reason
@@ -174,6 +189,16 @@ def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: 
         labels: The context's labels, on the same device.
     """
     n_items = len(context.labels)
+    lanes = _lanes(context, pack)
+    # Of the phase alone: a lane whose unknown classes leave it fewer items takes them more often.
+    n_train = n_train_items(n_items, context.train_fraction, pack.phase)
+    n_trained_on = int(n_train * (1 - context.settings.early_stopping_fraction))
+    steps = max(1, n_trained_on // context.settings.batch_size)
+    return start_training(embeddings, labels, lanes, context.settings, steps)
+
+
+def _lanes(context: PackContext, pack: Pack) -> list[Lane]:
+    n_items = len(context.labels)
     method = get_method(pack.candidate.method)
     untested = searched_items(n_items, context.train_fraction) if pack.phase == "confirm" else None
     lanes = []
@@ -181,8 +206,4 @@ def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: 
         split = make_split(n_items, context.train_fraction, pack.phase, seed)
         split = withhold(split, context.labels, context.unknown_classes, context.unknown_class_fraction, seed, untested)
         lanes.append(Lane(method, dict(pack.candidate.params), seed, split))
-    # Of the phase alone: a lane whose unknown classes leave it fewer items takes them more often.
-    n_train = n_train_items(n_items, context.train_fraction, pack.phase)
-    n_trained_on = int(n_train * (1 - context.settings.early_stopping_fraction))
-    steps = max(1, n_trained_on // context.settings.batch_size)
-    return start_training(embeddings, labels, lanes, context.settings, steps)
+    return lanes

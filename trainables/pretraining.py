@@ -87,6 +87,9 @@ class ContrastiveTraining:
         """
         n_pretraining = self._settings.pretraining.epochs
         if self._judges is None:
+            if not self._members:  # every scout has failed
+                nothing = np.full(len(self._given), np.nan)
+                return Evaluation(self.epoch, nothing, nothing, nothing, nothing)
             every = self._settings.evaluate_every_epochs
             epochs = min(every - self.epoch % every, n_pretraining - self.epoch)
             self.epoch += epochs
@@ -158,6 +161,7 @@ class ContrastiveTraining:
     def _freeze(self) -> tuple[Training, Training]:
         """The classifiers and the linear probes on the hidden layers as they are now."""
         settings = self._settings
+        self._stack.release()
         lanes = []
         for index in self._members:
             given = self._given[index]

@@ -99,8 +99,8 @@ class ScoutedTraining:
 
     @property
     def stacks(self) -> list[SupervisedStack]:
-        """The classifiers in training; none before the scouts are back."""
-        return self._training.stacks if self._training else []
+        """The classifiers in training; the scouts go first, where they have not yet."""
+        return self._scouted().stacks
 
     def advance(self) -> Evaluation:
         """Trains every lane to the next evaluation, the scouts before the first; lanes that end there leave."""
@@ -166,3 +166,4 @@ class ScoutedTraining:
             self._scouted_s[place] = spent_s
             if failure is not None:
                 self._failures[place] = LaneFailure(f"without augmentation, {failure.reason}")
+        stack.release()

@@ -254,6 +254,10 @@ class Stack(ABC):
         self._captured = None  # it was of the tensors until now
         self._optimizer.keep(list(self.model.parameters()), lanes)
 
+    def release(self) -> None:
+        """Lets go of what only training needs: a captured step holds its stack, and the memory of a graph."""
+        self._captured = None
+
     def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Shift and scale of the inputs, and each feature's deviation after them: (lanes, 1, features) each."""
         moments = [torch.std_mean(self.embeddings[items].double(), dim=0, correction=0) for items in self._train]

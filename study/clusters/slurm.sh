@@ -39,6 +39,7 @@ finish() {
 trap finish EXIT
 trap 'exit 143' TERM INT
 
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"   # since Slurm 22.05 a step has one CPU unless it is told
 srun --nodes=1 --ntasks=1 --overlap -w "${nodes[0]}" \
     "${ray[@]}" --head --node-ip-address="$head" --port="$port" --include-dashboard=false &
 steps+=($!)

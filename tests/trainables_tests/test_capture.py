@@ -32,7 +32,9 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Has replays on a CPU do the work anew, on the memory that a graph would have; counts them."""
     counted: list[int] = []
 
-    def again(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    def again(
+        work: Callable[[], None], generators: Sequence[torch.Generator], stream: torch.cuda.Stream | None
+    ) -> Callable[[], None]:
         assert len(set(map(id, generators))) == len(generators) > 0
         counted.append(0)
 
@@ -43,7 +45,7 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return replay
 
     monkeypatch.setattr(capture, "graph_of", again)
-    monkeypatch.setattr(capture, "_beside_others", nullcontext)
+    monkeypatch.setattr(capture, "_beside_others", lambda stream: nullcontext())
     sound = Stack.__init__
 
     def captured(self: Stack, *args: Any, **kwargs: Any) -> None:
@@ -85,6 +87,23 @@ def test_replays_train_the_same(name: str, replays: list[int]) -> None:
     """Also once a lane has left, which begins anew: fifty steps, of which three are rehearsals each time."""
     assert_trains_the_same(name, "cpu")
     assert replays == [22, 22]
+
+
+@pytest.mark.parametrize("name", ["control", "contrastive_control"])
+def test_a_trained_stack_lets_go_of_its_graph(name: str, replays: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which holds memory of the device, and the stack by its step: in a cycle, until Python next looks for those."""
+    made: list[Stack] = []
+    sound = Stack.__init__
+
+    def noted(self: Stack, *args: Any, **kwargs: Any) -> None:
+        sound(self, *args, **kwargs)
+        made.append(self)
+
+    monkeypatch.setattr(Stack, "__init__", noted)
+    x, labels = items()
+    finish(start_training(x, labels, lanes_of(name, [3, 4]), replace(SETTINGS, cuda_graph=True)))
+    assert len(replays) == len(made) > 0, "each was captured"
+    assert [stack._captured for stack in made] == [None] * len(made)
 
 
 @pytest.mark.parametrize("name", METHODS)

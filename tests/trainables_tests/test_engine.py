@@ -264,7 +264,7 @@ def test_a_lane_that_diverges_fails_alone() -> None:
 def test_a_batch_larger_than_the_split_is_refused() -> None:
     x, labels = items()
     settings = Settings(epochs=1, batch_size=256)
-    with pytest.raises(TrainingError, match=r"The batch \(256\) must not exceed the training items \(160\)"):
+    with pytest.raises(TrainingError, match=r"The batch \(256\) must not exceed the 160 training items of split"):
         Training(x, labels, lanes_of("control", [0]), settings)
     with pytest.raises(TrainingError, match="at least one lane"):
         Training(x, labels, [], settings)
