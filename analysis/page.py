@@ -162,7 +162,7 @@ def render(
             rows=table_rows(results, evidence),
             one_split=any(summary.n_splits == 1 for summary in summaries),
             paper=repeats_the_paper(results),
-            chosen=description.protocol == "paper" and max(description.n_candidates.values()) > 1,
+            chosen=texts.optimistic(results) is not None,
             candidates=[
                 (candidate_row(summary, description.objective), summary.candidate in best)
                 for summary in summarise_candidates(results, description.choosing_phase)
@@ -170,7 +170,7 @@ def render(
             missing=missing_trials(results),
             failures=results.failures,
             importances=results.importances,
-            stops=[texts.given_up(stop) for stop in results.stops],
+            stops=[texts.given_up(stop, results.description.objective) for stop in results.stops],
             unsure=texts.unsure(results),
             saved=texts.what_was_saved(results.stops),
             no_none=all(summary.figure("accuracy_none").n == 0 for summary in summaries),

@@ -65,6 +65,16 @@ def unsure(results: StudyResults) -> str | None:
     )
 
 
+def optimistic(results: StudyResults) -> str | None:
+    """What to say where candidates were chosen on the items that are reported; None elsewhere."""
+    if results.description.protocol != "paper" or all(n == 1 for n in results.description.n_candidates.values()):
+        return None
+    return (
+        "These numbers are optimistic: each method's best candidate was chosen on the validation items that are "
+        "reported. The nested protocol reports only what was not used to choose."
+    )
+
+
 def what_was_saved(stops: Sequence[Stop]) -> str:
     """What early stopping has done for a search."""
     by_rule = Counter(stop.rule for stop in stops)
@@ -73,12 +83,18 @@ def what_was_saved(stops: Sequence[Stop]) -> str:
     return f"Candidates given up early: {rules}; of their {planned:,} epochs of training {saved:,} were saved."
 
 
-def given_up(stop: Stop) -> str:
-    """Why a search gave a candidate up."""
+def given_up(stop: Stop, objective: str) -> str:
+    """Why a search gave a candidate up.
+
+    Args:
+        stop: That.
+        objective: The study's; on the way of a training only accuracies are known, and successive halving goes by one.
+    """
     after = f"after {100 * stop.share:.0f} % of its training"
     if stop.rule == "asha":
-        return f"{stop.candidate}, {after}: at {stop.value:.4f} it was not among the best of its method."
-    return f"{stop.candidate}, {after}: at {stop.value:.4f} it was worse than its method’s best."
+        figure = objective if objective.startswith("accuracy") else "accuracy"
+        return f"{stop.candidate}, {after}: with {figure} {stop.value:.4f} it was not among the best of its method."
+    return f"{stop.candidate}, {after}: with {objective} {stop.value:.4f} it was worse than its method’s best."
 
 
 def paragraph(results: StudyResults) -> list[str]:

@@ -273,7 +273,7 @@ def find_model(model: str, revision: str | None) -> ModelFolder:
     try:
         found = Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except (OSError, HFValidationError) as error:  # not cached, offline, unknown: the hub's errors are OSErrors
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].removeprefix("Got: ")
         raise EncoderError(
             f"the encoder `{model}`{f' at revision {revision}' if revision else ''} cannot be had: {reason}. "
             "Download it where there is a network (`hf download`) and set `model` to its folder, or name another"

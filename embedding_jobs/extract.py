@@ -31,10 +31,10 @@ from embedding_jobs.encoders import (
     encoder_name,
     fingerprint,
 )
-from embedding_jobs.items import ensure_items, refuse_other_source, with_stored_columns
+from embedding_jobs.items import checked_source, ensure_items
 from embedding_jobs.ray_session import start_ray
 from embedding_jobs.shards import StoreError
-from embedding_jobs.sources import Source, SourceError, check_source, table_columns
+from embedding_jobs.sources import Source, SourceError
 from embedding_jobs.stages import Encode, Job, Prepare, Unit, WrittenUnit, guarded, write
 from embedding_jobs.store import Store
 from embedding_jobs.summary import ColumnSummary, ExtractionProgress, ExtractionSummary
@@ -81,10 +81,8 @@ def extract(
         raise SourceError(f"`on_error` must be fail or skip, got {on_error!r}")
     _check_encoders(source, encoders)
     opened = Store(store)
-    source = with_stored_columns(source, opened, table_columns(source.table))
-    facts = check_source(source, allow_missing_images=on_error == "skip" or source.image not in encoders)
+    source, facts = checked_source(source, encoders, opened, on_error)
     fingerprints = {column: fingerprint(config) for column, config in encoders.items()}
-    refuse_other_source(opened, facts, source.table)
     for column, config in encoders.items():
         existing_column(opened, f"{column}--{encoder_name(config)}", fingerprints[column], on_error)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from embedding_jobs.manifests import MANIFEST, ColumnManifest, ItemsManifest, write_manifest
 from embedding_jobs.shards import (
@@ -18,7 +18,15 @@ from embedding_jobs.shards import (
     remove_asides,
     write_file,
 )
-from embedding_jobs.sources import Source, SourceError, SourceFacts, iter_items, size_column
+from embedding_jobs.sources import (
+    Source,
+    SourceError,
+    SourceFacts,
+    check_source,
+    iter_items,
+    size_column,
+    table_columns,
+)
 from embedding_jobs.store import ITEMS, Store
 
 if TYPE_CHECKING:
@@ -51,6 +59,27 @@ def with_stored_columns(source: Source, store: Store, table_columns: list[str]) 
     kept = tuple(name for name in items.text if name not in source.text and name in table_columns)
     image = source.image or (items.image if items.image in table_columns else None)
     return replace(source, text=(*source.text, *kept), image=image)
+
+
+def checked_source(
+    source: Source, encoded: Collection[str], store: Store, on_error: Literal["fail", "skip"]
+) -> tuple[Source, SourceFacts]:
+    """The source with every column that the store keeps, and what is in it, once all of it is found sound.
+
+    Args:
+        source: The table.
+        encoded: Its columns that are to be encoded.
+        store: Where to; it may not be there yet.
+        on_error: What an unreadable image is to do.
+
+    Raises:
+        SourceError: The table is unsound.
+        StoreError: The store was made from another table.
+    """
+    source = with_stored_columns(source, store, table_columns(source.table))
+    facts = check_source(source, allow_missing_images=on_error == "skip" or source.image not in encoded)
+    refuse_other_source(store, facts, source.table)
+    return source, facts
 
 
 def refuse_other_source(store: Store, facts: SourceFacts, table: str) -> None:

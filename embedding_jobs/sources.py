@@ -224,6 +224,9 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
         problems.append(f"`{source.label}` must not be null: {null_labels}; label these rows or leave them out")
     if n_items and len(labels) < 2:
         problems.append(f"`{source.label}` must hold at least 2 classes, got {len(labels)}: {sorted(labels)}")
+    for name in source.text:
+        if n_items and n_empty[name] == n_items:
+            problems.append(f"`{name}` must hold texts, every row's is empty; name another column")
     if lost_images.count and not allow_missing_images:
         problems.append(
             f"`{source.image}` must name an image that exists: {lost_images}; "

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from analysis.words import plural
 from embedding_jobs.encoders import ENTRY_POINT_GROUP
-from embedding_jobs.sources import SourceError, count_rows, table_columns
-from study.check_search import nearest, search_problems
+from study.check_search import nearest, pruning_problems, search_problems
+from study.check_table import named_columns, size_problems, table_problems, unknown_class_problems
 from study.secrets import secret_problems
 from study.spec import (
     PACKAGE_SCHEME,
@@ -32,10 +32,9 @@ from study.spec import (
     Splits,
     StudySpec,
     Training,
-    phases,
 )
 from study.travel import travel_problems
-from trainables.splits import n_folds, n_train_items
+from trainables.splits import n_folds
 
 _SECTIONS: dict[str, type[Section]] = {
     name: field.annotation
@@ -237,9 +236,13 @@ def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, looks: bo
     if data is not None and "data" not in unsound:
         yield from _data_problems(data, sections.get("encoders"))
     if data is not None and looks:
-        yield from _table_problems(data)
+        yield from table_problems(data)
     if data is not None and looks and not unsound & {"data", "splits", "training"}:
-        yield from _size_problems(data, sections.get("splits", Splits()), sections.get("training", Training()))
+        yield from size_problems(data, sections.get("splits", Splits()), sections.get("training", Training()))
+    if data is not None and looks and not unsound & {"data", "splits"} and "splits" in sections:
+        yield from unknown_class_problems(data, sections["splits"])
+    if not unsound & {"training", "search"} and "search" in sections:
+        yield from pruning_problems(sections["search"], sections.get("training", Training()))
     if not unsound & {"splits", "search", "resources"}:
         resources = sections.get("resources", Resources())
         yield from _protocol_problems(sections.get("splits", Splits()), sections.get("search"), resources)
@@ -255,7 +258,7 @@ def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, looks: bo
 def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
     if not data.columns:
         yield "`data.text` and `data.image` are both empty; name at least one column to encode"
-    columns = [column for column in _named_columns(data).values() if column]
+    columns = [column for column in named_columns(data).values() if column]
     for twice in sorted({column for column in columns if columns.count(column) > 1}):
         yield f"`data` uses the column `{twice}` twice; each of id, label, text and image needs its own"
     if encoders is not None:
@@ -268,26 +271,6 @@ def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
                 yield f"`encoders.{kind}` is missing, and `data.{kind}` names a column; give its model"
             if data.columns and not used and getattr(encoders, kind) is not None:
                 yield f"`encoders.{kind}` has nothing to encode; name a column in `data.{kind}`, or leave it out"
-
-
-def _named_columns(data: Data) -> dict[str, str | None]:
-    """The table's columns by the key that names them."""
-    named: dict[str, str | None] = {"id": data.id, "label": data.label, "image": data.image}
-    return named | {f"text.{index}": column for index, column in enumerate(data.text)}
-
-
-def _table_problems(data: Data) -> Iterator[str]:
-    try:
-        present = table_columns(data.table)
-    except SourceError as error:
-        yield f"`data.table`: {error}"
-        return
-    for key, name in _named_columns(data).items():
-        if name and name not in present:
-            yield (
-                f"`data.{key}` names the column `{name}`, which {data.table} lacks{nearest(name, present)}; "
-                f"its columns are {', '.join(present)}"
-            )
 
 
 def _protocol_problems(splits: Splits, search: Search | None, resources: Resources) -> Iterator[str]:
@@ -316,22 +299,6 @@ def _protocol_problems(splits: Splits, search: Search | None, resources: Resourc
         )
 
 
-def _size_problems(data: Data, splits: Splits, training: Training) -> Iterator[str]:
-    try:
-        n_items = count_rows(data.table)
-    except SourceError:
-        return  # reported with the table
-    for phase in phases(splits.protocol):
-        n_train = n_train_items(n_items, splits.train_fraction, phase)
-        if training.batch_size > n_train:
-            yield (
-                f"`training.batch_size` must not exceed the {phase} split's training items: {n_train} = "
-                f"{splits.train_fraction:g} of {n_items} rows, got {training.batch_size}; lower it to at most "
-                f"{n_train // 2 * 2}, or raise `splits.train_fraction`"
-            )
-            return
-
-
 def _encoder_problems(encoders: Encoders) -> Iterator[str]:
     for column, custom in encoders.custom.items():
         if not entry_points(group=ENTRY_POINT_GROUP, name=custom.kind):
@@ -339,8 +306,15 @@ def _encoder_problems(encoders: Encoders) -> Iterator[str]:
             yield f"`encoders.custom.{column}.kind` is no installed kind of encoder ({known}), got {custom.kind!r}"
     if encoders.text and encoders.text.model.startswith(PACKAGE_SCHEME):
         package = encoders.text.model.removeprefix(PACKAGE_SCHEME).split("/")[0]
-        if importlib.util.find_spec(package) is None:
-            yield f"`encoders.text.model` names the Python package `{package}`, which is not installed; install it"
+        folder = encoders.text.model.removeprefix(PACKAGE_SCHEME).partition("/")[2]
+        found = importlib.util.find_spec(package)
+        if found is None:
+            other = package.replace("-", "_")
+            meant = other != package and importlib.util.find_spec(other) is not None
+            remedy = f"is it `{other}`?" if meant else "install it"
+            yield f"`encoders.text.model` names the Python package `{package}`, which is not installed; {remedy}"
+        elif not any(Path(place, folder).is_dir() for place in found.submodule_search_locations or ()):
+            yield f"`encoders.text.model` names the folder {folder} of the Python package `{package}`, which lacks it"
     elif encoders.text and encoders.text.model.startswith("/") and not Path(encoders.text.model).is_dir():
         yield f"`encoders.text.model` names the folder {encoders.text.model}, which does not exist"
     if encoders.image and encoders.image.checkpoint and not Path(encoders.image.checkpoint).is_file():

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from study.spec import Range, Sampler, Search, Training, Value
 from trainables.batch import LANE_SETTINGS, Hyperparameter
 from trainables.methods import Contrastive, MethodError, get_method, method_names
+from trainables.records import Candidate
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -107,3 +108,17 @@ def _range_problems(place: str, values: Range, sampler: Sampler) -> Iterator[str
         yield f"{place}.low must be below high ({values.high:g}), got {values.low:g}"
     if values.log and values.low <= 0:
         yield f"{place}.low must be above 0 on a log scale, got {values.low:g}"
+
+
+def pruning_problems(search: Search, training: Training) -> Iterator[str]:
+    """What is wrong with the rules of early stopping."""
+    asha = search.pruning.asha
+    if asha is None:
+        return
+    objectives = {Candidate(method).objective for method in search.methods}
+    n_epochs = max(training.n_epochs(objective) for objective in objectives)
+    if asha.grace_epochs >= n_epochs:
+        yield (
+            f"`search.pruning.asha.grace_epochs` must be below the {n_epochs} epochs of a training, or nothing is ever "
+            f"stopped, got {asha.grace_epochs}"
+        )

@@ -43,12 +43,13 @@ def study() -> None:
 
 
 @study.command()
-@click.argument("preset", type=click.Choice(PRESETS), default="paper")
+@click.argument("preset", type=click.Choice(PRESETS), default="nested")
 @click.option(
     "-o", "--output", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="File to write."
 )
 def init(preset: str, output: Path) -> None:
     """Write a commented study file from PRESET."""
+    output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with output.open("x") as file:
             file.write(_preset(preset))
@@ -63,8 +64,10 @@ def check(config: Path) -> None:
     """Check a study file against its table: every problem at once, before anything heavy starts."""
     from analysis.references import uncompared
     from analysis.words import plural
+    from embedding_jobs.items import checked_source
+    from embedding_jobs.store import Store
     from study.check import load_spec
-    from study.space import n_candidates
+    from study.space import n_candidates, unguided
     from study.spec import phases
 
     spec = load_spec(config)
@@ -72,13 +75,14 @@ def check(config: Path) -> None:
         from study.description import refuse_changed_file
 
         refuse_changed_file(spec)
+    checked_source(spec.data.source, spec.data.columns, Store(spec.store), spec.data.on_error)
     counts = {method: n_candidates(spec.search, method) for method in spec.search.methods}
     click.echo(f"{config}: sound. Candidates: {', '.join(f'{method} {n}' for method, n in counts.items())}.")
     for phase in phases(spec.splits.protocol):
         n, n_splits = len(counts) if phase == "confirm" else sum(counts.values()), len(spec.split_seeds(phase))
         trials = plural(n * n_splits, "trial")
         click.echo(f"{phase}: {plural(n, 'candidate')} x {plural(n_splits, 'split')} = {trials}.")
-    if remark := uncompared(counts):
+    for remark in filter(None, (uncompared(counts), unguided(spec.search))):
         click.echo(remark)
 
 
@@ -304,7 +308,7 @@ def _report(spec: StudySpec, *, tracks: bool = True) -> None:
     from analysis.references import uncompared
     from analysis.report import write_report
     from analysis.tables import terminal_table
-    from analysis.texts import unsure
+    from analysis.texts import optimistic, unsure
     from study.importance import write_importances
     from study.runner import attach
     from study.status import read_activity
@@ -315,7 +319,7 @@ def _report(spec: StudySpec, *, tracks: bool = True) -> None:
     results = load_study(spec.root)
     written = write_report(spec.root)
     show(terminal_table(results))
-    for remark in filter(None, (unsure(results), uncompared(results.description.methods))):
+    for remark in filter(None, (unsure(results), optimistic(results), uncompared(results.description.methods))):
         click.echo(remark)
     for sentence in (*written.findings, *(f"Missing: {sentence}" for sentence in missing_trials(results))):
         click.echo(sentence)

@@ -220,10 +220,11 @@ def _search(spec: StudySpec) -> str:
         "test set"
     )
     if pruning.asha is not None:
+        figure = spec.objective.metric if spec.objective.metric.startswith("accuracy") else "accuracy"
+        factor = f"{pruning.asha.reduction_factor:g}"
         text += (
-            f"; a candidate stops at {pruning.asha.grace_epochs} epochs, or {pruning.asha.reduction_factor:g} times as "
-            f"many, and so on, where it is not among the best 1/{pruning.asha.reduction_factor:g} of its method's "
-            "earlier batches there"
+            f"; by its {figure}, a candidate stops at {pruning.asha.grace_epochs} epochs, or {factor} times as many, "
+            f"and so on, where it is not among the best 1/{factor} of its method's earlier batches there"
         )
     if pruning.racing is not None:
         text += (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,21 @@ def listed(search: Search) -> dict[str, list[Candidate]]:
         method: grid(search, method) if search.sampler == "grid" else few(search, method) for method in search.methods
     }
     return {method: candidates for method, candidates in known.items() if candidates is not None}
+
+
+def unguided(search: Search) -> str | None:
+    """What to say where a sampler that learns from scores has no candidate left to learn for; None elsewhere."""
+    if search.sampler not in ("tpe", "gp"):
+        return None
+    n_random = math.ceil(search.n_startup / search.batch_size) * search.batch_size
+    methods = [method for method in search.methods if few(search, method) is None]
+    if not methods or n_random < search.n_candidates:
+        return None
+    return (
+        f"All {search.n_candidates} candidates of {', '.join(methods)} will be random: {search.sampler} learns from "
+        f"scores after {n_random} (`search.n_startup`, in whole batches). Raise `search.n_candidates`, or lower "
+        "`search.n_startup`."
+    )
 
 
 def asked(search: Search, method: str) -> str:

@@ -102,7 +102,7 @@ class Encoders(Section):
 class Splits(Section):
     """The split protocol."""
 
-    protocol: Protocol = "paper"
+    protocol: Protocol = "nested"
     train_fraction: float = Field(0.1, gt=0, lt=1)
     n_splits: int = Field(5, ge=1)
     n_search_splits: int = Field(3, ge=1)

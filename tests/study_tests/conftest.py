@@ -42,7 +42,7 @@ def settings(**sections: Any) -> dict[str, Any]:
         "directory": "out",
         "data": {"table": "table.csv", "id": "id", "label": "kind", "text": ["title"]},
         "encoders": {"text": {"model": MODEL}},
-        "splits": {"train_fraction": 0.4, "n_splits": 2},
+        "splits": {"protocol": "paper", "train_fraction": 0.4, "n_splits": 2},
         "training": {"epochs": 6, "batch_size": 32, "hidden": [16], "evaluate_every_epochs": 3},
         "search": {"methods": {"control": {}, "e_mixup": {"alpha": [0.2, 0.4]}}},
     }

