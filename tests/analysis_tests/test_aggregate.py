@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.aggregate import maximum_deviation, missing_trials, spread, summarise
+from analysis.aggregate import maximum_deviation, missing_trials, spread, summarise, summarise_candidates
 from analysis.load import load_study
 from analysis.tables import table_rows
 from trainables.records import Candidate
@@ -100,3 +100,34 @@ def test_nested_without_confirmation_reports_no_figure(study_of: Make) -> None:
     assert all(summary.choosing_score.n == 2 for summary in summarise(results))
     assert len(missing_trials(results)) == 2
     assert all(row.hyperparameters == "best candidate not confirmed" for row in table_rows(results))
+
+
+def test_only_what_the_study_proposes_now_competes(study_of: Make) -> None:
+    """Of a search whose ranges have changed, old candidates are recorded too, some of them on splits of that time."""
+    plan = {"protocol": "nested", "splits": {"search": [0, 1], "confirm": [0, 1]}, "methods": ("e_mixup",)}
+    every = summarise_candidates(load_study(study_of(**plan)), "search")
+    scores = {one.candidate: one.figures["auc_weighted"].mean for one in every}
+    best = max(scores, key=lambda candidate: scores[candidate])
+    others = [dict(candidate.params) for candidate in scores if candidate != best]
+    proposed = {"e_mixup": {"asked": "x", "proposed": others}}
+    results = load_study(study_of(**plan, changes={"candidates": proposed, "n_candidates": {"e_mixup": len(others)}}))
+    kept = summarise_candidates(results, "search")
+    assert {one.candidate for one in kept} == set(scores) - {best}
+    assert results.n_unplanned >= 2
+    assert summarise(results)[0].n_complete == len(others)
+
+
+def test_what_was_confirmed_before_is_not_missed(study_of: Make) -> None:
+    """More splits were asked for, and another candidate is the best by now."""
+    directory = study_of(
+        protocol="nested",
+        splits={"search": [0, 1], "confirm": [0, 1]},
+        methods=("e_mixup",),
+        alphas=(0.1, 0.3),
+        # What was confirmed, the first, has met one split of the two of each phase.
+        skip=lambda config: config.split == 1 and config.candidate == Candidate.of("e_mixup", {"alpha": 0.1}),
+    )
+    assert missing_trials(load_study(directory)) == [
+        "e_mixup(alpha=0.1): search split 1 is missing.",
+        "e_mixup: 1 of 1 candidate has no finished confirm trial.",
+    ]

@@ -4,7 +4,7 @@ import pytest
 
 from study.packs import FixedProposals, PackQueue
 from study.search import proposals
-from study.space import grid, n_candidates
+from study.space import grid, n_candidates, unguided
 from study.spec import Search
 from trainables.pack import Pack
 from trainables.records import Candidate, TrialConfig
@@ -137,6 +137,56 @@ def test_the_best_is_of_complete_candidates() -> None:
     del known[TrialConfig("paper", candidates[1], 1)]
     queue = PackQueue("paper", {"e_mixup": FixedProposals(candidates)}, [0, 1], known)
     assert queue.best("e_mixup") == candidates[2]
+
+
+def test_of_equals_the_best_is_the_first_in_candidate_order_as_in_the_report() -> None:
+    candidates = [Candidate.of("e_mixup", {"alpha": alpha}) for alpha in (1.0, 0.3)]
+    known = {TrialConfig("paper", candidate, split): 0.95 for candidate in candidates for split in (0, 1)}
+    queue = PackQueue("paper", {"e_mixup": FixedProposals(candidates)}, [0, 1], known)
+    assert queue.best("e_mixup") == min(candidates) == candidates[1]
+
+
+def test_a_space_within_the_budget_is_gone_through_whole() -> None:
+    wanted = search("tpe", methods={"e_mixup": {"alpha": [0.1, 0.3, 1.0]}, "control": {}})
+    assert [n_candidates(wanted, method) for method in wanted.methods] == [3, 1]
+    queue = make_queue(wanted, {})
+    drain(queue, {})
+    assert [dict(one.params)["alpha"] for one in queue.candidates["e_mixup"]] == [0.1, 0.3, 1.0]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
+def test_sampled_candidates_are_all_different(sampler: str) -> None:
+    values = {"alpha": [round(0.05 * step, 2) for step in range(1, 13)]}
+    wanted = search(sampler, methods={"e_mixup": values}, n_candidates=11)
+    queue = make_queue(wanted, {})
+    drain(queue, {})
+    assert len(queue.candidates["e_mixup"]) == len(set(queue.candidates["e_mixup"])) == 11
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_what_was_proposed_stands_whatever_the_scores_say_now(sampler: str) -> None:
+    wanted = search(sampler, n_candidates=14)
+    first = make_queue(wanted, {})
+    drain(first, {})
+    proposed = first.candidates["e_mixup"]
+
+    def again(before: list[Candidate], sign: int) -> list[Candidate]:
+        queue = PackQueue("paper", {"e_mixup": proposals(wanted, "e_mixup", before)}, [0, 1, 2], {})
+        while (pack := queue.take()) is not None:
+            queue.finish(pack, {trial: sign * score(trial) for trial in pack.trials})
+        return queue.candidates["e_mixup"]
+
+    assert again([], -1) != proposed, "other scores, other proposals"
+    assert again(proposed, -1) == proposed
+    assert again(proposed[:5], 1) == proposed, "and where the sampler would say the same, nothing has changed"
+
+
+def test_a_search_that_learns_nothing_is_told() -> None:
+    assert unguided(search("tpe", n_candidates=12)) is not None
+    assert "All 12 candidates of e_mixup, soft_e_mixup will be random" in str(unguided(search("tpe", n_candidates=12)))
+    assert unguided(search("tpe", n_candidates=13)) is None
+    assert unguided(search("tpe", n_candidates=8, n_startup=4)) is None
+    assert unguided(search("random", n_candidates=4)) is None
 
 
 def test_training_settings_and_whole_numbers_are_searched_too() -> None:

@@ -142,6 +142,39 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+def test_what_cannot_be_stored_is_told(connect: Callable[[str], Tracker], tmp_path: Path) -> None:
+    """Such as where a server's artifacts belong in a folder that this machine cannot write to."""
+    (tmp_path / "artifacts").write_text("in the way")
+    said: list[str] = []
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracker = BackgroundTracker(lambda: connect(uri), lambda: RECORDS, said.append, retry_s=60)
+    with pytest.raises(
+        TrackingError, match=r"answers, but what it is told cannot be stored .*artifact store.*study sync"
+    ):
+        tracker.close()
+    assert len(said) == 1
+
+    def unreadable() -> list[TrialRecord]:
+        raise ValueError("a record is damaged")
+
+    (tmp_path / "artifacts").unlink()
+    tracker = BackgroundTracker(lambda: connect(uri), unreadable, said.append, retry_s=60)
+    with pytest.raises(TrackingError, match=r"could not be tracked \(ValueError: a record is damaged\).*study sync"):
+        tracker.close()
+
+
+def test_a_study_run_that_was_only_begun_is_completed(connect: Callable[[str], Tracker], tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tracker, "_log", None)
+        with pytest.raises(TrackingError):
+            connect(uri)
+    run = MlflowClient(uri).get_run(connect(uri).study_run)
+    assert run.data.params
+    assert len(run.inputs.dataset_inputs) == 1
+    assert len(state(uri)) == 1
+
+
 def test_a_server_that_is_killed_in_the_middle(
     server: Server, connect: Callable[[str], Tracker], tmp_path: Path
 ) -> None:

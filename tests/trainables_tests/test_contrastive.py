@@ -1,5 +1,6 @@
 """Contrastive trials: the loss is NT-Xent, a lane is its solo run, and pretraining does what it is for."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from trainables.methods import METHODS, Contrastive
 from trainables.pretraining import PROBED, ContrastiveTraining
 from trainables.records import AUTO
 from trainables.scout import start_training
+from trainables.solo import _finish
 from trainables.stack import Pretraining, Settings
 
 CONTRASTIVE = [name for name, method in METHODS.items() if isinstance(method, Contrastive)]
@@ -159,6 +161,30 @@ def test_auto_targets_the_layer_most_like_the_next(name: str) -> None:
     assert_equal_lanes(auto, plain)
     assert auto.device_s > plain.device_s / 2
     assert "layer_targeted" not in plain.metrics
+
+
+@pytest.mark.parametrize("method", ["deep_dropout", "contrastive_deep_dropout"])
+def test_where_every_scout_diverges_its_reason_is_told(method: str) -> None:
+    x, labels = items()
+    lanes = [replace(lane, params={**lane.params, "layer": AUTO}) for lane in lanes_of(method, [1, 2])]
+    training = start_training(x * math.nan, labels, lanes, SETTINGS)
+    while not training.finished:
+        training.advance()
+    results = training.results()
+    assert all(isinstance(result, LaneFailure) for result in results)
+    assert all(
+        "without augmentation, the loss" in result.reason for result in results if isinstance(result, LaneFailure)
+    )
+
+
+def test_an_auto_lane_of_one_evaluation_can_be_exported() -> None:
+    x, labels = items()
+    (lane,) = lanes_of("deep_dropout", [1])
+    settings = replace(SETTINGS, evaluate_every_epochs=SETTINGS.epochs)
+    training = start_training(x, labels, [replace(lane, params={**lane.params, "layer": AUTO})], settings)
+    trained = _finish(training, "cpu")
+    assert trained.result.metrics["layer_targeted"] in (0, 1, 2)
+    assert len(trained.weights) == len(settings.hidden) + 1
 
 
 @pytest.mark.parametrize("layer", [1.0, AUTO])

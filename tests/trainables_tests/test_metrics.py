@@ -58,6 +58,13 @@ def test_classes_without_positives_are_left_out() -> None:
     assert float(result.influence.mean()) == pytest.approx(result.auc, abs=1e-12)
 
 
+def test_without_a_class_to_tell_from_another_nothing_is_defined() -> None:
+    result = weighted_auc(torch.randn(5, 3), torch.full((5,), 2))
+    assert np.isnan(result.auc)
+    assert result.influence.shape == (5,)
+    assert result.influence.isnan().all()
+
+
 def test_influences_against_pairwise_definition() -> None:
     logits, target = problem(1, n=120, ties=True)
     n = len(target)
