@@ -155,6 +155,12 @@ def test_unreadable_images_fail_by_name_or_are_skipped_in_place(
     images = [(folder / "images" / f"{i}.png").read_bytes() for i in loaded.ids]
     np.testing.assert_allclose(loaded.matrix, encode(image_config, images), atol=1e-6)
 
+    # A run that might skip, and ended before its column was complete, has skipped for itself alone.
+    (store / "photo--tiny" / "manifest.json").unlink()
+    with pytest.raises(SourceError, match=r"id (5|41): images/"):
+        extract(catalogue, {"photo": image_config}, store)
+    assert not (store / "photo--tiny" / "manifest.json").exists()
+
 
 def test_what_can_be_refused_before_compute_leaves_nothing_behind(
     catalogue: Source, tmp_path: Path, text_config: TextEncoderConfig, image_config: ImageEncoderConfig

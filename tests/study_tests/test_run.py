@@ -28,10 +28,11 @@ from study.check import load_spec
 from study.description import DescriptionError, read_description
 from study.progress import Progress
 from study.runner import StudyResult, run_study
-from study.status import StudyError, in_words, read_status
+from study.status import StudyError, in_words, only_run, read_status
 from study.tracking import KEY_TAG
 from tests.study_tests.conftest import MakeStudy, write_table
 from trainables.records import read_records
+from trainables.splits import make_split, withhold
 from trainables.unfinished import read_failures, read_stops
 
 
@@ -104,6 +105,60 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
     write_table(tmp_path / "table.csv", seed=1)
     with pytest.raises(ValueError, match="table"):
         run(make_study())
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_more_splits_keep_what_a_sampler_has_proposed(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
+    search = {
+        "sampler": "tpe",
+        "n_candidates": 6,
+        "n_startup": 2,
+        "batch_size": 2,
+        "methods": {"control": {}, "e_mixup": {"alpha": {"low": 0.1, "high": 1.0}}},
+    }
+    before, _ = run(make_encoded_study(search=search))
+    assert before.n_trained == 7 * 2
+    proposed = read_description(tmp_path / "out")["candidates"]["e_mixup"]["proposed"]
+    assert len(proposed) == 6
+    path = make_encoded_study(search=search, splits={"n_splits": 3})
+    extended, _ = run(path)
+    assert extended.n_trained == 7, "of each candidate the third split, though scores are others now"
+    status = read_status(tmp_path / "out", read_description(tmp_path / "out"))
+    assert in_words(status) == ["Every planned trial is recorded."]
+    with only_run(tmp_path / "out"), pytest.raises(StudyError, match="Another `study run` works"):
+        study.runner.sync(load_spec(path))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_records_that_cannot_be_written_end_the_run(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
+    path = make_encoded_study(search={"methods": {"control": {}}})
+    (tmp_path / "out" / "records").write_text("in the way, as a full disk would be")
+    with pytest.raises(StudyError, match=r"cannot be written to \(.*records.*the same command goes on"):
+        run(path)
+    (tmp_path / "out" / "records").unlink()
+    result, _ = run(path)
+    assert (result.n_trained, result.failures) == (2, ())
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_one_split_lacks_fails_that_split_alone(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
+    """Of 96 training items, withholding a fifth of the classes leaves some splits fewer than a batch."""
+    sections = {"search": {"methods": {"control": {}}}, "splits": {"n_splits": 6, "unknown_class_fraction": 0.2}}
+    path = make_encoded_study(**sections)
+    spec = load_spec(path)
+    data = pd.read_csv(tmp_path / "table.csv")
+    left = {}
+    for seed in spec.split_seeds("paper"):
+        split = make_split(len(data), 0.4, "paper", seed)
+        labels = np.unique(data["kind"], return_inverse=True)[1]
+        left[seed] = len(withhold(split, labels, np.array([], np.int64), 0.2, seed).train)
+    batch = sorted(left.values())[2] // 2 * 2
+    short = {seed for seed, n in left.items() if n < batch}
+    assert 0 < len(short) < 6
+    result, _ = run(make_encoded_study(**sections, training={"batch_size": batch}))
+    assert {split for failure in result.failures for split in failure.splits} == short
+    assert all("must not exceed the" in failure.cause for failure in result.failures)
+    assert result.n_trained == 6 - len(short)
 
 
 @pytest.mark.usefixtures("ray_session")
