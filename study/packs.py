@@ -1,8 +1,8 @@
 """Which pack is trained next: the candidates of every method, in batches, and what has become of them.
 
 Seeds are never sampled: a candidate always meets all splits of its phase. What a method proposes depends on the search
-seed and on what became of its own earlier candidates, in candidate order; so a study started anew proposes the same
-candidates, finds those that are recorded, and trains the rest.
+seed and on what became of its own earlier candidates, in candidate order, and once proposed it is written down; so a
+study started anew proposes the same candidates, finds those that are recorded, and trains the rest.
 """
 
 from __future__ import annotations
