@@ -208,7 +208,14 @@ def _draw_forest(figure: ForestFigure, styles: Mapping[str, LineStyle]) -> Figur
     ends = [end for row in rows for end in (*row.two_way, *row.naive) if math.isfinite(end)]
     ends += [-figure.region, figure.region]
     margin = 0.12 * (max(ends) - min(ends))
-    axes.set_xlim(min(ends) - margin, max(ends) + margin)
+    low, high = min(ends) - margin, max(ends) + margin
+    axes.set_xlim(low, high)
+    for place, row in enumerate(rows):
+        arrow: dict[str, Any] = {"color": styles[row.method].color, "markersize": 4, "clip_on": False, "alpha": 0.55}
+        if row.nadeau_bengio[0] < low:
+            axes.plot([low], [place + 0.26], marker="<", gid=f"left-range-{place}", **arrow)
+        if row.nadeau_bengio[1] > high:
+            axes.plot([high], [place + 0.26], marker=">", gid=f"right-range-{place}", **arrow)
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.set_yticks(range(len(rows)), [row.method for row in rows])
     axes.tick_params(length=3)

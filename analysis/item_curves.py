@@ -97,7 +97,7 @@ def forest_figures(evidence: Mapping[str, MethodEvidence], names: Mapping[str, s
             own = f" {each}" if (each := each_with_its_own(differences)) else ""
             note = (
                 f"Bar: 95 % over splits and items. Thin, above: over splits alone, too narrow; below: Nadeau and "
-                f"Bengio, too wide. Shade: ±{region:g}, practically equal.{own}"
+                f"Bengio, too wide, with an arrow where it runs on. Shade: ±{region:g}, practically equal.{own}"
             )
             found.append(
                 ForestFigure(
