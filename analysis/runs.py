@@ -107,6 +107,8 @@ def load_runs(uri: str, study: str) -> ServerStudy:
         records = [finished[config][0] for config in sorted(finished)]
         with TemporaryDirectory() as folder:
             description = read_description(Path(_study_json(client, own, folder, uri)))
+            if own.info.status == "RUNNING":  # it has proposed more since it was begun
+                description = replace(description, candidates={})
             results = checked(description, records)
             if any(artifact.path == _UNFINISHED for artifact in client.list_artifacts(own.info.run_id)):
                 unfinished = client.download_artifacts(own.info.run_id, _UNFINISHED, folder)
