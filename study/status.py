@@ -150,7 +150,7 @@ def read_activity(directory: Path) -> Activity | None:
         with (directory / _LOCK).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except BlockingIOError:
         pass

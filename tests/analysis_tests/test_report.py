@@ -254,7 +254,10 @@ def test_failures_and_candidates_that_were_given_up_are_named(study_of: Make) ->
     assert "2 packs of trials could not be trained" in text
     assert "e_stitchup(alpha=0.2) on paper splits 0, 1, 2: the loss is <nan> (2 attempts)" in text
     assert "incomplete: 0 of 2 candidates" in text
-    assert "e_mixup(alpha=0.4), after 75 % of its training: at 0.8100 it was worse than its method’s best." in text
+    assert (
+        "e_mixup(alpha=0.4), after 75 % of its training: with auc_weighted 0.8100 it was worse than its method’s best."
+        in text
+    )
     assert missing_trials(load_study(directory)) == ["e_stitchup: 2 of 2 candidates have no finished paper trial."]
 
 
