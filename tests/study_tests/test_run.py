@@ -32,7 +32,6 @@ from study.status import StudyError, in_words, only_run, read_status
 from study.tracking import KEY_TAG
 from tests.study_tests.conftest import MakeStudy, write_table
 from trainables.records import read_records
-from trainables.splits import make_split, withhold
 from trainables.unfinished import read_failures, read_stops
 
 
@@ -138,27 +137,6 @@ def test_records_that_cannot_be_written_end_the_run(make_encoded_study: MakeStud
     (tmp_path / "out" / "records").unlink()
     result, _ = run(path)
     assert (result.n_trained, result.failures) == (2, ())
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_what_one_split_lacks_fails_that_split_alone(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
-    """Of 96 training items, withholding a fifth of the classes leaves some splits fewer than a batch."""
-    sections = {"search": {"methods": {"control": {}}}, "splits": {"n_splits": 6, "unknown_class_fraction": 0.2}}
-    path = make_encoded_study(**sections)
-    spec = load_spec(path)
-    data = pd.read_csv(tmp_path / "table.csv")
-    left = {}
-    for seed in spec.split_seeds("paper"):
-        split = make_split(len(data), 0.4, "paper", seed)
-        labels = np.unique(data["kind"], return_inverse=True)[1]
-        left[seed] = len(withhold(split, labels, np.array([], np.int64), 0.2, seed).train)
-    batch = sorted(left.values())[2] // 2 * 2
-    short = {seed for seed, n in left.items() if n < batch}
-    assert 0 < len(short) < 6
-    result, _ = run(make_encoded_study(**sections, training={"batch_size": batch}))
-    assert {split for failure in result.failures for split in failure.splits} == short
-    assert all("must not exceed the" in failure.cause for failure in result.failures)
-    assert result.n_trained == 6 - len(short)
 
 
 @pytest.mark.usefixtures("ray_session")
