@@ -129,17 +129,6 @@ def test_more_splits_keep_what_a_sampler_has_proposed(make_encoded_study: MakeSt
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_records_that_cannot_be_written_end_the_run(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
-    path = make_encoded_study(search={"methods": {"control": {}}})
-    (tmp_path / "out" / "records").write_text("in the way, as a full disk would be")
-    with pytest.raises(StudyError, match=r"cannot be written to \(.*records.*the same command goes on"):
-        run(path)
-    (tmp_path / "out" / "records").unlink()
-    result, _ = run(path)
-    assert (result.n_trained, result.failures) == (2, ())
-
-
-@pytest.mark.usefixtures("ray_session")
 def test_nested_stops_candidates_early_and_confirms_each_methods_best(
     make_encoded_study: MakeStudy, tmp_path: Path
 ) -> None:
@@ -201,10 +190,15 @@ def test_trials_that_fail_are_listed_until_they_are_retried(make_encoded_study: 
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_pack_that_raises_is_tried_again_then_given_up(
+def test_what_cannot_be_written_ends_the_run_and_what_raises_is_tried_again(
     make_encoded_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_encoded_study(resources={"max_failures": 1}, search={"methods": {"control": {}}})
+    (tmp_path / "out" / "records").write_text("in the way, as a full disk would be")
+    with pytest.raises(StudyError, match=r"cannot be written to \(.*records.*the same command goes on"):
+        run(path)
+    (tmp_path / "out" / "records").unlink()
+
     sound = study.runner.pack_context
     with monkeypatch.context() as patch:
         patch.setattr(study.runner, "pack_context", lambda *args: replace(sound(*args), settings=None))
@@ -253,7 +247,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_the_command_survives_kill_and_reports(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
+def test_the_command_survives_kill_and_reports(make_encoded_study: MakeStudy, encoded: Path, tmp_path: Path) -> None:
     """Kill -9 in the middle of training: the next run trains the rest, and the outcome is that of a whole run."""
     sections = {"training": {"epochs": 60}, "splits": {"n_splits": 3}, "resources": {"cpus_per_pack": 2}}
     make_encoded_study(**sections)
@@ -291,6 +285,7 @@ def test_the_command_survives_kill_and_reports(make_encoded_study: MakeStudy, tm
     assert values(tmp_path / "whole/records") == values(records), "equal to the last bit"
 
     path = make_encoded_study(**sections, tracking={"uri": f"sqlite:///{tmp_path}/another.db"})
+    shutil.copy(encoded / "out/mlflow.db", tmp_path / "another.db")  # an empty one
     synced = CliRunner().invoke(study.cli.study, ["sync", "-c", str(path)])
     assert "9 trials written" in synced.output
     assert len(runs_of(tmp_path / "another.db")) == 13
