@@ -163,19 +163,12 @@ def with_unfinished(results: StudyResults, folder: Path) -> StudyResults:
         RecordError: A file is damaged or of another version.
     """
     finished = {record.config for record in results.records}
-    return replace(
-        results,
-        failures=tuple(
-            failure
-            for failure in read_failures(folder)
-            if _is_asked(failure.candidate, results.description) and not finished.issuperset(failure.trials)
-        ),
-        stops=tuple(
-            stop
-            for stop in read_stops(folder)
-            if _is_asked(stop.candidate, results.description) and not finished.issuperset(stop.trials)
-        ),
-    )
+
+    def tells(note: Failure | Stop) -> bool:
+        return _is_asked(note.candidate, results.description) and not finished.issuperset(note.trials)
+
+    failures, stops = filter(tells, read_failures(folder)), filter(tells, read_stops(folder))
+    return replace(results, failures=tuple(failures), stops=tuple(stops))
 
 
 def checked(description: StudyDescription, records: Sequence[TrialRecord]) -> StudyResults:

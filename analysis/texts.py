@@ -13,7 +13,7 @@ from analysis.decisions import in_short, sentence
 from analysis.load import StudyResults
 from analysis.tables import FIGURE_NAMES, Evidence
 from analysis.words import plural
-from trainables.unfinished import Stop
+from trainables.unfinished import Stop, judged_by
 
 _PHASE_WORDS: Mapping[str, str] = {"paper": "random split", "search": "search split", "confirm": "training fold"}
 
@@ -88,11 +88,11 @@ def given_up(stop: Stop, objective: str) -> str:
 
     Args:
         stop: That.
-        objective: The study's; on the way of a training only accuracies are known, and successive halving goes by one.
+        objective: The study's.
     """
     after = f"after {100 * stop.share:.0f} % of its training"
     if stop.rule == "asha":
-        figure = objective if objective.startswith("accuracy") else "accuracy"
+        figure = judged_by(objective)
         return f"{stop.candidate}, {after}: with {figure} {stop.value:.4f} it was not among the best of its method."
     return f"{stop.candidate}, {after}: with {objective} {stop.value:.4f} it was worse than its method’s best."
 

@@ -305,8 +305,7 @@ def _encoder_problems(encoders: Encoders) -> Iterator[str]:
             known = ", ".join(sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))) or "none"
             yield f"`encoders.custom.{column}.kind` is no installed kind of encoder ({known}), got {custom.kind!r}"
     if encoders.text and encoders.text.model.startswith(PACKAGE_SCHEME):
-        package = encoders.text.model.removeprefix(PACKAGE_SCHEME).split("/")[0]
-        folder = encoders.text.model.removeprefix(PACKAGE_SCHEME).partition("/")[2]
+        package, _, folder = encoders.text.model.removeprefix(PACKAGE_SCHEME).partition("/")
         found = importlib.util.find_spec(package)
         if found is None:
             other = package.replace("-", "_")

@@ -8,7 +8,7 @@ from embedding_jobs.sources import SourceError, count_rows, table_columns
 from embedding_jobs.tables import stream
 from study.check_search import nearest
 from study.spec import Data, Splits, Training, phases
-from trainables.splits import SEARCH_TRAIN_FRACTION, n_train_items
+from trainables.splits import SEARCH_TRAIN_FRACTION, n_held_out, n_train_items
 
 
 def named_columns(data: Data) -> dict[str, str | None]:
@@ -65,7 +65,7 @@ def size_problems(data: Data, splits: Splits, training: Training) -> Iterator[st
     held_out = training.early_stopping.fraction if training.early_stopping else 0
     for phase in phases(splits.protocol):
         n_train = n_train_items(n_items, splits.train_fraction, phase)
-        n_train -= round(n_train * held_out)
+        n_train -= n_held_out(n_train, held_out)
         if training.batch_size > n_train:
             cut = (
                 f"{SEARCH_TRAIN_FRACTION:g} x {splits.train_fraction:g}"

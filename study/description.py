@@ -16,6 +16,7 @@ from study.space import asked, listed, n_candidates
 from study.spec import StudySpec, Training, digest, phases
 from trainables.records import CONTRASTIVE, Candidate
 from trainables.splits import n_folds, n_searched_folds
+from trainables.unfinished import judged_by
 
 DESCRIPTION = "study.json"
 """What a study's directory says of itself; the report reads it."""
@@ -220,8 +221,7 @@ def _search(spec: StudySpec) -> str:
         "test set"
     )
     if pruning.asha is not None:
-        figure = spec.objective.metric if spec.objective.metric.startswith("accuracy") else "accuracy"
-        factor = f"{pruning.asha.reduction_factor:g}"
+        figure, factor = judged_by(spec.objective.metric), f"{pruning.asha.reduction_factor:g}"
         text += (
             f"; by its {figure}, a candidate stops at {pruning.asha.grace_epochs} epochs, or {factor} times as many, "
             f"and so on, where it is not among the best 1/{factor} of its method's earlier batches there"

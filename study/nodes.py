@@ -144,14 +144,14 @@ def read_across(spec: StudySpec, asked: Sequence[Node], facts: Mapping[str, Node
 def slots_of(spec: StudySpec, node: Node) -> int:
     """Packs that a node trains at once."""
     resources = spec.resources
-    limits = [_fitting(node.n_cpus, resources.cpus_per_pack)] if resources.cpus_per_pack else []
+    limits = [fitting(node.n_cpus, resources.cpus_per_pack)] if resources.cpus_per_pack else []
     if resources.gpus_per_pack:
         share = resources.gpus_per_pack
-        limits.append(int(node.n_gpus) * _fitting(1, share) if share < 1 else _fitting(node.n_gpus, share))
+        limits.append(int(node.n_gpus) * fitting(1, share) if share < 1 else fitting(node.n_gpus, share))
     return min(limits) if limits else int(node.n_cpus)
 
 
-def _fitting(amount: float, share: float) -> int:
+def fitting(amount: float, share: float) -> int:
     """How many shares fit into an amount of a resource, counted as Ray counts: in ten thousandths."""
     return round(amount * 10_000) // round(share * 10_000)
 

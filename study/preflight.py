@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from embedding_jobs.manifests import comparable
 from study.addresses import is_loopback
-from study.nodes import Node, NodeFacts, slots_of, versions
+from study.nodes import Node, NodeFacts, fitting, slots_of, versions
 from study.spec import StudySpec
 
 CHECKS = ("answers", "versions", "devices", "encoders", "storage", "table", "disk", "memory", "token")
@@ -158,7 +158,7 @@ def _judge_sizes(spec: StudySpec, node: Node, found: NodeFacts, needs: Needs) ->
         remedy = "start Ray there with a larger --object-store-memory"
     if ok and on_gpu and slots and not found.gpus_are_busy:
         share = needs.matrix_bytes + needs.pack_bytes  # a process holds its own copy on the device
-        packs_a_gpu = max(1, int(1 / spec.resources.gpus_per_pack))
+        packs_a_gpu = max(1, fitting(1, spec.resources.gpus_per_pack))
         ok = found.gpu_bytes >= packs_a_gpu * share
         says += f"; GPUs of {in_gb(found.gpu_bytes)}, {in_gb(packs_a_gpu * share)} needed"
         remedy = "raise `resources.gpus_per_pack`, or set `resources.lanes_per_pack`" if not ok else remedy

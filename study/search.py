@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, T
 from optuna.trial import TrialState
 
 from study.packs import FixedProposals, Outcome, Proposals
-from study.space import distributions, every, few, grid, sampled
+from study.space import distributions, every, known_candidates, sampled
 from study.spec import Search
 from trainables.records import Candidate
 from trainables.unfinished import Stop
@@ -91,7 +91,7 @@ def proposals(search: Search, method: str, before: Sequence[Candidate] = ()) -> 
         method: Name of one of its methods.
         before: What it has proposed before, in order.
     """
-    known = grid(search, method) if search.sampler == "grid" else few(search, method)
+    known = known_candidates(search, method)
     if known is None:
         return SampledProposals(search, method, before)
     # Early stopping compares with earlier batches: candidates given at once would have none.

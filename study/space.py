@@ -27,10 +27,8 @@ def n_candidates(search: Search, method: str) -> int:
         search: The study file's search.
         method: Name of one of its methods.
     """
-    if search.sampler == "grid":
-        return len(grid(search, method))
-    every = few(search, method)
-    return search.n_candidates if every is None else len(every)
+    known = known_candidates(search, method)
+    return search.n_candidates if known is None else len(known)
 
 
 def grid(search: Search, method: str) -> list[Candidate]:
@@ -45,8 +43,13 @@ def grid(search: Search, method: str) -> list[Candidate]:
     return list(every(search, method))
 
 
-def few(search: Search, method: str) -> list[Candidate] | None:
-    """Every candidate that a sampler could propose, where there are no more than it may; None where there are more."""
+def known_candidates(search: Search, method: str) -> list[Candidate] | None:
+    """The candidates of a method that are known before the search: a grid, or all that a sampler has to choose from.
+
+    None where it has more than it may propose.
+    """
+    if search.sampler == "grid":
+        return grid(search, method)
     known = {**get_method(method).hyperparameters, **LANE_SETTINGS}
     values = _values(search, method)
     if any(isinstance(given, Range) and not known[name].whole for name, given in values.items()):
@@ -75,9 +78,7 @@ def _enumerated(given: Numbers) -> Sequence[float]:
 
 def listed(search: Search) -> dict[str, list[Candidate]]:
     """The candidates of each method whose candidates are known before the search."""
-    known = {
-        method: grid(search, method) if search.sampler == "grid" else few(search, method) for method in search.methods
-    }
+    known = {method: known_candidates(search, method) for method in search.methods}
     return {method: candidates for method, candidates in known.items() if candidates is not None}
 
 
@@ -86,7 +87,7 @@ def unguided(search: Search) -> str | None:
     if search.sampler not in ("tpe", "gp"):
         return None
     n_random = math.ceil(search.n_startup / search.batch_size) * search.batch_size
-    methods = [method for method in search.methods if few(search, method) is None]
+    methods = [method for method in search.methods if known_candidates(search, method) is None]
     if not methods or n_random < search.n_candidates:
         return None
     return (

@@ -15,9 +15,9 @@ import numpy as np
 from scipy.stats import t as student
 
 from study.spec import Pruning
-from trainables.pack import EVALUATED, Pack
+from trainables.pack import Pack
 from trainables.records import Candidate, TrialConfig, TrialRecord
-from trainables.unfinished import Stop
+from trainables.unfinished import Stop, judged_by
 
 Evaluations = Mapping[int, float]
 """What a candidate was judged by, by epoch: the mean over its splits."""
@@ -85,7 +85,7 @@ class Stopping:
         stops: Iterable[Stop] = (),
     ) -> None:
         self.settings = settings
-        self.metric = metric if metric in EVALUATED else "accuracy"
+        self.metric = judged_by(metric)
         self.stops = {stop.candidate: stop for stop in stops if getattr(settings, stop.rule) is not None}
         self._n_epochs, self._splits = n_epochs, tuple(splits)
         self._curves: dict[TrialConfig, Evaluations] = {}

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from trainables.records import Curves, ItemResults
-from trainables.splits import Indices, Split, stream
+from trainables.splits import Indices, Split, n_held_out, stream
 from trainables.stack import Lane, Settings, Stack
 from trainables.supervised import SupervisedStack
 
@@ -139,7 +139,7 @@ def ready(lanes: Sequence[Lane], settings: Settings, steps_per_epoch: int | None
 def too_short(lane: Lane, settings: Settings) -> str | None:
     """Why a lane cannot be trained: it has fewer items than a batch; None where it can."""
     n_train = len(lane.split.train)
-    n_train -= round(n_train * settings.early_stopping_fraction)
+    n_train -= n_held_out(n_train, settings.early_stopping_fraction)
     if settings.batch_size <= n_train:
         return None
     return (
@@ -189,9 +189,9 @@ def cka_metrics(cka: npt.NDArray[np.float32]) -> dict[str, float]:
 def _hold_out(lane: Lane, fraction: float) -> Progress:
     """A lane without the training items that early stopping holds out, and those items."""
     train = lane.split.train
-    n_held_out = round(len(train) * fraction)
-    if n_held_out == 0:
+    n = n_held_out(len(train), fraction)
+    if n == 0:
         return Progress(lane, train[:0])
     shuffled = stream(lane.seed, "early_stopping").permutation(train)
-    split = Split(np.sort(shuffled[n_held_out:]), lane.split.validation)
-    return Progress(replace(lane, split=split), np.sort(shuffled[:n_held_out]))
+    split = Split(np.sort(shuffled[n:]), lane.split.validation)
+    return Progress(replace(lane, split=split), np.sort(shuffled[:n]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,7 @@ from trainables.records import Candidate, TrialConfig, TrialRecord, write_record
 from trainables.scout import start_training
 from trainables.splits import make_split, n_train_items, searched_items, withhold
 from trainables.stack import Lane, Settings
-
-EVALUATED = ("accuracy", "accuracy_known", "accuracy_none")
-"""What an evaluation on the way reports, each the mean over the lanes."""
+from trainables.unfinished import EVALUATED
 
 
 @dataclass(frozen=True)
@@ -125,13 +123,12 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
     def _start(self, config: Mapping[str, Any]) -> None:
         pack: Pack = config["pack"]
         # What one split lacks must not fail the others, which might have been packs of their own.
-        found = {lane.seed: too_short(lane, self._context.settings) for lane in _lanes(self._context, pack)}
-        self._too_short = {split: problem for split, problem in found.items() if problem}
-        self._pack = replace(pack, splits=tuple(split for split in pack.splits if split not in self._too_short))
+        lanes, settings = _lanes(self._context, pack), self._context.settings
+        self._too_short = {lane.seed: problem for lane in lanes if (problem := too_short(lane, settings))}
+        lanes = [lane for lane in lanes if lane.seed not in self._too_short]
+        self._pack = replace(pack, splits=tuple(lane.seed for lane in lanes))
         self._started_at_s = time.time()
-        self._training = (
-            pack_training(self._context, self._pack, self._embeddings, self._labels) if self._pack.splits else None
-        )
+        self._training = _training(self._context, pack.phase, lanes, self._embeddings, self._labels) if lanes else None
 
     def _results(self) -> tuple[list[TrialRecord], dict[int, str]]:
         """The records of the lanes that gave a result, and why the others did not, by split."""
@@ -188,10 +185,14 @@ def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: 
         embeddings: The context's embeddings, on the device to train on.
         labels: The context's labels, on the same device.
     """
-    n_items = len(context.labels)
-    lanes = _lanes(context, pack)
+    return _training(context, pack.phase, _lanes(context, pack), embeddings, labels)
+
+
+def _training(
+    context: PackContext, phase: str, lanes: Sequence[Lane], embeddings: Tensor, labels: Tensor
+) -> LaneTraining:
     # Of the phase alone: a lane whose unknown classes leave it fewer items takes them more often.
-    n_train = n_train_items(n_items, context.train_fraction, pack.phase)
+    n_train = n_train_items(len(context.labels), context.train_fraction, phase)
     n_trained_on = int(n_train * (1 - context.settings.early_stopping_fraction))
     steps = max(1, n_trained_on // context.settings.batch_size)
     return start_training(embeddings, labels, lanes, context.settings, steps)

@@ -87,13 +87,11 @@ class ContrastiveTraining:
         """
         n_pretraining = self._settings.pretraining.epochs
         if self._judges is None:
-            if not self._members:  # every scout has failed
-                nothing = np.full(len(self._given), np.nan)
-                return Evaluation(self.epoch, nothing, nothing, nothing, nothing)
-            every = self._settings.evaluate_every_epochs
-            epochs = min(every - self.epoch % every, n_pretraining - self.epoch)
-            self.epoch += epochs
-            self._pretrain(epochs)
+            if self._members:  # else every scout has failed
+                every = self._settings.evaluate_every_epochs
+                epochs = min(every - self.epoch % every, n_pretraining - self.epoch)
+                self.epoch += epochs
+                self._pretrain(epochs)
             if self.epoch == n_pretraining and self._members:
                 self._judges = self._freeze()
             nothing = np.full(len(self._given), np.nan)

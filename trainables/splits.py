@@ -59,6 +59,16 @@ def n_train_items(n_items: int, train_fraction: float, phase: str) -> int:
     return int(fold * SEARCH_TRAIN_FRACTION) if phase == "search" else fold
 
 
+def n_held_out(n_train: int, fraction: float) -> int:
+    """Training items of a split that early stopping holds out.
+
+    Args:
+        n_train: Training items of the split.
+        fraction: Share of them to hold out; 0 without early stopping.
+    """
+    return round(n_train * fraction)
+
+
 def n_folds(train_fraction: float) -> int:
     """Disjoint training folds of a round: k for a train fraction of 1/k."""
     return max(2, round(1 / train_fraction))

@@ -21,6 +21,14 @@ FORMAT = 1
 FAILED, STOPPED = "failed", "stopped"
 """Their folders beside the records."""
 
+EVALUATED = ("accuracy", "accuracy_known", "accuracy_none")
+"""What an evaluation on the way of a training reports, each the mean over the lanes."""
+
+
+def judged_by(objective: str) -> str:
+    """The figure that a training is stopped by: the study's objective where it is known on the way, else accuracy."""
+    return objective if objective in EVALUATED else "accuracy"
+
 
 @dataclass(frozen=True)
 class Failure:
