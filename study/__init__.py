@@ -11,11 +11,11 @@ __all__ = ["load_spec", "run_study"]
 def __getattr__(name: str) -> Any:
     # Not imported above: `study --help` answers without loading torch and Ray.
     if name == "load_spec":
-        from study.check import load_spec
+        from study.config.load import load_spec
 
         return load_spec
     if name == "run_study":
-        from study.runner import run_study
+        from study.execution.run import run_study
 
         return run_study
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
 # Else each MLflow server starts seven more processes, for evaluations that nobody here asks for.
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

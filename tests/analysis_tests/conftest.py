@@ -12,15 +12,22 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from analysis.references import is_reference
-from analysis.report import ReportFiles, write_report
-from trainables.records import Candidate, Curves, ItemResults, TrialConfig, TrialRecord, write_records
+from analysis.report.write import ReportFiles, write_report
+from analysis.results.controls import is_reference
+from trainables.records.parquet import write_records
+from trainables.records.types import Candidate, Curves, ItemResults, TrialConfig, TrialRecord
 
 THRESHOLDS = np.arange(0.05, 0.951, 0.05)
+
 ROC_GRID = np.unique(np.concatenate([[0.0], np.logspace(-4, 0, 81), np.linspace(0, 1, 51)]))
+
 STRENGTHS = {"control": 1.1, "e_mixup": 1.3, "e_stitchup": 1.4, "soft_e_mixup": 1.45, "soft_e_stitchup": 1.55}
+
 EPOCHS = np.arange(4, 49, 4)
+
 DEPTH = 3
+
+
 DEEP_METHODS = (
     "control", "uniform_dropout", "deep_dropout", "deep_pca",
     "contrastive_control", "contrastive_uniform_dropout", "contrastive_deep_dropout", "contrastive_deep_pca",

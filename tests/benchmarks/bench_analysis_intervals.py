@@ -19,10 +19,11 @@ import time
 import numpy as np
 import torch
 
-from analysis.comparison import LEVEL, nadeau_bengio_interval, naive_interval, two_way_interval
-from trainables.metrics import weighted_auc
+from analysis.statistics.intervals import LEVEL, nadeau_bengio_interval, naive_interval, two_way_interval
+from trainables.evaluation.metrics import weighted_auc
 
 N_CLASSES, N_FEATURES = 15, 6
+
 CENTRES = np.random.default_rng(0).normal(size=(2, N_CLASSES, N_FEATURES))
 
 

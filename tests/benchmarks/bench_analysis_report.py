@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.report import write_report
-from trainables.records import Candidate, Curves, ItemResults, TrialConfig, TrialRecord, write_records
+from analysis.report.write import write_report
+from trainables.records.parquet import write_records
+from trainables.records.types import Candidate, Curves, ItemResults, TrialConfig, TrialRecord
 
 METHODS = ("control", "e_mixup", "e_stitchup", "soft_e_mixup", "soft_e_stitchup")
+
 N_CLASSES = 150
 
 

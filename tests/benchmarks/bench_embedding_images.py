@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 
@@ -34,11 +35,12 @@ def main() -> None:
     import ray
     import torch
 
-    from embedding_jobs.encoders import ImageEncoderConfig, encoder_kind
-    from embedding_jobs.extract import extract
-    from embedding_jobs.image_encoder import network
-    from embedding_jobs.sources import Source
-    from embedding_jobs.torch_runtime import compute_dtype
+    from embedding_jobs.encoders.config import ImageEncoderConfig
+    from embedding_jobs.encoders.image import network
+    from embedding_jobs.encoders.registry import encoder_kind
+    from embedding_jobs.encoders.torch_runtime import compute_dtype
+    from embedding_jobs.pipeline.extract import extract
+    from embedding_jobs.sources.items import Source
 
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -16,12 +16,13 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 
 def make_model(folder: Path) -> None:
-    from embedding_jobs.encoders import find_model
-    from embedding_jobs.torch_runtime import declare_torchvision_operators
+    from embedding_jobs.encoders.model_files import find_model
+    from embedding_jobs.encoders.torch_runtime import declare_torchvision_operators
 
     declare_torchvision_operators()
     from transformers import AutoTokenizer, BertConfig, BertModel
@@ -37,9 +38,9 @@ def run(model: str, n_rows: int) -> None:
     import pyarrow.parquet as pq
     import ray
 
-    from embedding_jobs.encoders import TextEncoderConfig
-    from embedding_jobs.extract import extract
-    from embedding_jobs.sources import Source
+    from embedding_jobs.encoders.config import TextEncoderConfig
+    from embedding_jobs.pipeline.extract import extract
+    from embedding_jobs.sources.items import Source
 
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "table.parquet"

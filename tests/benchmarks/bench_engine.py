@@ -20,15 +20,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from trainables.engine import Training
-from trainables.methods import METHODS
-from trainables.metrics import weighted_auc
-from trainables.splits import make_split
-from trainables.stack import Lane, Settings
-from trainables.supervised import SupervisedStack
+from trainables.evaluation.metrics import weighted_auc
+from trainables.methods.registry import METHODS
+from trainables.sampling.splits import make_split
+from trainables.training.engine import Training
+from trainables.training.settings import Lane, Settings
+from trainables.training.supervised import SupervisedStack
 
 N_ITEMS, N_FEATURES, N_CLASSES = 44_446, 768, 143
+
 SETTINGS = Settings(epochs=8, evaluate_every_epochs=8)
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 

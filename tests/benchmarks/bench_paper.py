@@ -18,9 +18,9 @@ from bench_trials import METHODS, peer_trainable
 from rich.console import Console
 from rich.table import Table
 
-from trainables.pack import Pack, PackContext
-from trainables.pilot import PackCost, measure_pack
-from trainables.records import Candidate
+from trainables.packs.cost import PackCost, measure_pack
+from trainables.packs.pack import Pack, PackContext
+from trainables.records.types import Candidate
 
 
 def plain_cost(context: PackContext, pack: Pack) -> PackCost:

@@ -15,13 +15,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from trainables.pack import Pack, PackContext
-from trainables.pilot import PackCost, measure_pack
-from trainables.records import Candidate
-from trainables.stack import Settings
+from trainables.packs.cost import PackCost, measure_pack
+from trainables.packs.pack import Pack, PackContext
+from trainables.records.types import Candidate
+from trainables.training.settings import Settings
 
 N_ITEMS, N_FEATURES, N_CLASSES, N_SPLITS = 44_446, 4_864, 171, 10
+
 PAPER = Settings(epochs=576, evaluate_every_epochs=24)
+
 N_EVALUATIONS = PAPER.epochs // PAPER.evaluate_every_epochs
 
 

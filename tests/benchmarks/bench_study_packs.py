@@ -15,16 +15,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from rich.console import Console
 
-from study.check import check_spec
-from study.progress import Progress
-from study.runner import run_study
+from study.config.load import check_spec
+from study.execution.progress import Progress
+from study.execution.run import run_study
 from tests.study_tests.conftest import settings, write_table
-from trainables.records import TrialRecord
+from trainables.records.types import TrialRecord
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 def memory_bytes() -> int:

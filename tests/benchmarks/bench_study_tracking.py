@@ -12,13 +12,13 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-
 import mlflow
 import numpy as np
 
-from study.tracking import StudyFacts, Tracker
-from trainables.records import Candidate, Curves, TrialConfig, TrialRecord
+from study.tracking.mlflow import StudyFacts, Tracker
+from trainables.records.types import Candidate, Curves, TrialConfig, TrialRecord
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 N_SPLITS, N_EVALUATIONS, N_FIGURES = 5, 24, 25
 

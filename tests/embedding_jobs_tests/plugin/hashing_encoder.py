@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from embedding_jobs.encoders import CustomEncoderConfig, Prepared
+from embedding_jobs.encoders.config import CustomEncoderConfig
+from embedding_jobs.encoders.protocol import Prepared
 
 
 class HashingKind:

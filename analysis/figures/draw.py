@@ -1,0 +1,232 @@
+"""Draws the figures of a report, for files and for the page. Every method keeps its style in every figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.figures.styles import FAINT, INK, MUTED, SHEET, LineStyle
+from analysis.figures.types import ForestFigure, LineFigure, Series
+
+_SIZE_INCHES = (4.8, 3.5)
+
+_LEGEND_INCHES = 0.22
+
+"""Height of one row of the legend."""
+
+_TITLE_INCHES = 0.25
+
+_ROW_INCHES = 0.46
+
+"""Height of one row of a forest plot."""
+
+_BESIDE = 0.12
+
+"""Distance between bars of one position, in units of the x axis."""
+
+
+def draw(
+    figure: LineFigure | ForestFigure, styles: Mapping[str, LineStyle], *, threshold: float, legend: bool
+) -> Figure:
+    """Draws one figure.
+
+    Args:
+        figure: What it shows.
+        styles: The style of each of its methods.
+        threshold: The study's threshold, marked where it runs along the x axis.
+        legend: Whether to set the legend below the axes and the title above; the page has its own.
+    """
+    with matplotlib.rc_context(dict(SHEET)):
+        if isinstance(figure, ForestFigure):
+            canvas = _draw_forest(figure, styles)
+        else:
+            canvas = _draw_lines(figure, styles, threshold, legend)
+        if legend:
+            canvas.axes[0].set_title(figure.title, fontsize=10.5, loc="left")
+        # The layout is settled once, not at every saving.
+        canvas.draw_without_rendering()
+        canvas.set_layout_engine("none")
+    return canvas
+
+
+def x_positions(canvas: Figure) -> tuple[float, float]:
+    """Where x = 0 and x = 1 of the first axes lie, in units of the SVG's view box."""
+    (left, right) = canvas.axes[0].transData.transform([(0.0, 0.0), (1.0, 0.0)])[:, 0]
+    return float(left), float(right)
+
+
+def to_svg(canvas: Figure, name: str) -> str:
+    """The figure as an SVG document, the same for the same figure: no date, no random identifiers."""
+    stream = io.StringIO()
+    with matplotlib.rc_context({**SHEET, "svg.hashsalt": name}):
+        canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Title": name})
+    return stream.getvalue()
+
+
+def to_pdf(canvas: Figure) -> bytes:
+    """The figure as a PDF document, without a date."""
+    stream = io.BytesIO()
+    with matplotlib.rc_context(dict(SHEET)):
+        canvas.savefig(stream, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    return stream.getvalue()
+
+
+def to_csv(figure: LineFigure | ForestFigure) -> str:
+    """The figure's numbers: one row a method and point, or one a method of a forest plot."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    if isinstance(figure, ForestFigure):
+        ends = [f"{kind}_{end}" for kind in ("two_way", "naive", "nadeau_bengio") for end in ("low", "high")]
+        writer.writerow(["method", "difference", *ends, "decision"])
+        for row in figure.rows:
+            numbers = (row.estimate, *row.two_way, *row.naive, *row.nadeau_bengio)
+            writer.writerow([row.method, *(f"{value:.7g}" for value in numbers), row.decision])
+        return stream.getvalue()
+    writer.writerow(["method", figure.x_label, *figure.columns])
+    for series in figure.series:
+        for x, *values in zip(series.x, series.mean, series.low, series.high, strict=True):
+            position = figure.ticks[float(x)].replace("\n", " ") if figure.ticks else f"{x:.7g}"
+            writer.writerow([series.method, position, *(f"{value:.7g}" for value in values)])
+    return stream.getvalue()
+
+
+def for_page(svg: str, name: str, label: str, styles: Mapping[str, LineStyle]) -> str:
+    """An SVG document as part of a page: themed by its style sheet, with an accessible text.
+
+    Args:
+        svg: A document of `to_svg`.
+        name: Prefix of its identifiers, unique on the page.
+        label: The accessible text, already escaped for an attribute.
+        styles: The styles that drew it.
+    """
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'(href="|url\()#', rf"\1#{name}-", body)
+    for color, variable in ((INK, "ink"), (MUTED, "muted"), (FAINT, "line")):
+        body = body.replace(color, f"var(--{variable})")
+    for style in styles.values():
+        body = body.replace(f": {style.color}", f": var(--c{style.color[1:]})")
+    # The page scales the figure: of the opening tag only the view box stays.
+    return re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{label}">', body, count=1)
+
+
+def _draw_lines(figure: LineFigure, styles: Mapping[str, LineStyle], threshold: float, legend: bool) -> Figure:
+    width, height = _SIZE_INCHES
+    if legend:
+        height += _TITLE_INCHES + _LEGEND_INCHES * -(-len(figure.series) // 3)
+    canvas = Figure(figsize=(width, height), layout="constrained")
+    axes = canvas.add_subplot()
+    for place, series in enumerate(figure.series):
+        _draw_series(axes, figure, series, styles[series.method], place)
+    quiet: dict[str, Any] = {"color": MUTED, "linewidth": 1.0, "zorder": 1}
+    if figure.x_label == "threshold":
+        axes.axvline(threshold, dashes=(2, 2), gid="cursor", **quiet)
+    if figure.region is not None:
+        axes.axhspan(-figure.region, figure.region, color=MUTED, alpha=0.14, linewidth=0, zorder=0)
+    if figure.reference == "zero":
+        axes.axhline(0.0, **quiet)
+    elif figure.reference == "diagonal":
+        axes.axline((0.0, 0.0), (1.0, 1.0), dashes=(2, 2), **quiet)
+    axes.set_xscale(figure.x_scale)
+    if figure.x_scale == "log":
+        axes.xaxis.set_major_formatter("{x:g}")
+    if figure.ticks:
+        axes.set_xticks(list(figure.ticks), list(figure.ticks.values()))
+        axes.grid(visible=False, axis="x")
+    axes.set_xlim(*figure.x_limits)
+    if figure.y_limits is not None:
+        axes.set_ylim(*figure.y_limits)
+    axes.set_xlabel(figure.x_label)
+    axes.set_ylabel(figure.y_label)
+    axes.tick_params(length=3)
+    if legend:
+        canvas.legend(
+            loc="outside lower center",
+            ncols=min(3, len(figure.series)),
+            frameon=False,
+            fontsize=8.5,
+            handlelength=3.2,
+            columnspacing=1.6,
+        )
+    return canvas
+
+
+def _draw_series(axes: Any, figure: LineFigure, series: Series, style: LineStyle, place: int) -> None:
+    line = {"color": style.color, "zorder": 3, "drawstyle": "steps-post" if figure.steps else "default"}
+    if figure.spread == "bars":
+        _draw_bars(axes, figure, series, style, place)
+        return
+    if figure.spread == "dotted":
+        # One line with a gap: minimum and maximum are one thing to show or hide.
+        gap = [math.nan]
+        x, y = np.concatenate([series.x, gap, series.x]), np.concatenate([series.low, gap, series.high])
+        axes.plot(x, y, linestyle=":", linewidth=1.0, alpha=0.75, gid=f"range-{place}", **line)
+    elif figure.spread == "band":
+        shade = {"color": style.color, "alpha": 0.13, "linewidth": 0, "zorder": 2}
+        axes.fill_between(series.x, series.low, series.high, gid=f"range-{place}", **shade)
+    if len(series.points):
+        dots = {"color": style.color, "marker": "o", "markersize": 3.2, "markeredgewidth": 0, "alpha": 0.55}
+        axes.plot(*series.points.T, linestyle="none", gid=f"range-{place}", zorder=2, **dots)
+    dashes = (0, style.dashes) if style.dashes else "solid"
+    axes.plot(series.x, series.mean, linestyle=dashes, label=series.method, gid=f"series-{place}", **line)
+    if series.method in figure.marks:
+        ring = {"marker": "o", "markersize": 6.5, "markeredgewidth": 1.6, "markerfacecolor": "none"}
+        at, height = figure.marks[series.method]
+        axes.plot([at], [height], linestyle="none", gid=f"mark-{place}", color=style.color, zorder=4, **ring)
+
+
+def _draw_bars(axes: Any, figure: LineFigure, series: Series, style: LineStyle, place: int) -> None:
+    # Beside those of the same position, so that no bar hides another; the joining line shows what belongs together.
+    there = [[at for at, other in enumerate(figure.series) if position in other.x] for position in series.x]
+    x = series.x + [_BESIDE * (own.index(place) - (len(own) - 1) / 2) for own in there]
+    (gaps,) = np.nonzero(np.diff(series.x) > 1)
+    line_x, line_y = np.insert(x, gaps + 1, math.nan), np.insert(series.mean, gaps + 1, math.nan)
+    dashes = (0, style.dashes) if style.dashes else "solid"
+    quiet = {"color": style.color, "linewidth": 1.1, "zorder": 3}
+    axes.vlines(x, series.low, series.high, alpha=0.7, gid=f"range-{place}", **quiet)
+    axes.plot(line_x, line_y, linestyle=dashes, label=series.method, gid=f"series-{place}", **quiet)
+    dots = {"marker": style.marker, "markersize": 4.6, "markeredgewidth": 0}
+    axes.plot(x, series.mean, linestyle="none", color=style.color, gid=f"mark-{place}", zorder=4, **dots)
+
+
+def _draw_forest(figure: ForestFigure, styles: Mapping[str, LineStyle]) -> Figure:
+    rows = figure.rows
+    canvas = Figure(figsize=(_SIZE_INCHES[0], 0.75 + _ROW_INCHES * len(rows)), layout="constrained")
+    axes = canvas.add_subplot()
+    axes.axvspan(-figure.region, figure.region, color=MUTED, alpha=0.14, linewidth=0, zorder=0)
+    axes.axvline(0.0, color=MUTED, linewidth=1.0, zorder=1)
+    for place, row in enumerate(rows):
+        color = styles[row.method].color
+        x, y = [*row.naive, math.nan, *row.nadeau_bengio], [place - 0.26] * 2 + [math.nan] + [place + 0.26] * 2
+        axes.plot(x, y, color=color, linewidth=1.0, alpha=0.55, gid=f"range-{place}")
+        axes.plot(row.two_way, [place] * 2, color=color, linewidth=3.2, solid_capstyle="round", gid=f"series-{place}")
+        axes.plot([row.estimate], [place], color=color, marker="o", markersize=7, gid=f"mark-{place}")
+    # Nadeau and Bengio's interval may run off: the axis is that of the interval that decides.
+    ends = [end for row in rows for end in (*row.two_way, *row.naive) if math.isfinite(end)]
+    ends += [-figure.region, figure.region]
+    margin = 0.12 * (max(ends) - min(ends))
+    low, high = min(ends) - margin, max(ends) + margin
+    axes.set_xlim(low, high)
+    for place, row in enumerate(rows):
+        arrow: dict[str, Any] = {"color": styles[row.method].color, "markersize": 4, "clip_on": False, "alpha": 0.55}
+        if row.nadeau_bengio[0] < low:
+            axes.plot([low], [place + 0.26], marker="<", gid=f"left-range-{place}", **arrow)
+        if row.nadeau_bengio[1] > high:
+            axes.plot([high], [place + 0.26], marker=">", gid=f"right-range-{place}", **arrow)
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.set_yticks(range(len(rows)), [row.method for row in rows])
+    axes.tick_params(length=3)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(figure.x_label)
+    return canvas

@@ -1,0 +1,129 @@
+"""Figures over all candidates of a study: how the objective answers to hyperparameters, and what the search cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from analysis.figures.types import LineFigure, Series, Values
+from analysis.results.aggregate import summarise_candidates
+from analysis.results.controls import is_reference
+from analysis.results.load import StudyResults
+from trainables.records.types import AUTO, Candidate, TrialRecord
+
+
+def search_figures(results: StudyResults, objective: str) -> list[LineFigure]:
+    """How the objective answers to each hyperparameter, and what it cost to find the best.
+
+    Args:
+        results: The study.
+        objective: How the objective is called.
+    """
+    trials: dict[Candidate, list[TrialRecord]] = {}
+    for record in results.records:
+        if record.config.phase == results.description.choosing_phase:
+            trials.setdefault(record.config.candidate, []).append(record)
+    complete = [
+        summary.candidate
+        for summary in summarise_candidates(results, results.description.choosing_phase)
+        if summary.complete
+    ]
+    scores = {
+        candidate: np.array([record.metrics[results.description.objective] for record in trials[candidate]])
+        for candidate in complete
+    }
+    found = list(_responses(scores, objective))
+    budget = _budget(results.description.methods, trials, scores)
+    if len(complete) > len(results.description.methods) and budget:
+        end = max(float(series.x[-1]) for series in budget)
+        found.append(
+            LineFigure(
+                "budget",
+                "What the search cost",
+                "Best mean score found so far.",
+                "device seconds",
+                f"best {objective}",
+                budget,
+                x_limits=(0.0, 1.02 * end),
+                spread="none",
+                steps=True,
+            )
+        )
+    return found
+
+
+def _responses(scores: Mapping[Candidate, Values], objective: str) -> Iterator[LineFigure]:
+    names = dict.fromkeys(name for candidate in scores for name, _ in candidate.params)
+    for name in names:
+        series = []
+        for method in dict.fromkeys(candidate.method for candidate in scores):
+            own = {c: values for c, values in scores.items() if c.method == method and name in dict(c.params)}
+            # With several hyperparameters, the best of the others stands for each value of this one.
+            best: dict[float, Values] = {}
+            for candidate, values in own.items():
+                x = dict(candidate.params)[name]
+                if name == "layer" and x == AUTO:
+                    continue  # No layer of its own, and none that an axis has a place for.
+                if x not in best or values.mean() > best[x].mean():
+                    best[x] = values
+            if best:
+                series.append(_response(method, dict(sorted(best.items()))))
+        values = np.array([x for one in series for x in one.x])
+        if len(np.unique(values)) < 2:
+            continue
+        margin = 0.04 * float(values.max() - values.min())
+        limits = (float(values.min()) - margin, float(values.max()) + margin)
+        without = {c: s for c, s in scores.items() if is_reference(c.method) and name not in dict(c.params)}
+        flat = [
+            Series(c.method, np.array(limits), *(np.full(2, value) for value in (s.mean(), s.min(), s.max())))
+            for c, s in _best_of_each_method(without).items()
+        ]
+        yield LineFigure(
+            f"response-{name}",
+            f"Response to {name}",
+            "Dot: one split. Line: mean over splits.",
+            name,
+            objective,
+            (*flat, *series),
+            x_limits=limits,
+            spread="none",
+        )
+
+
+def _best_of_each_method(scores: Mapping[Candidate, Values]) -> dict[Candidate, Values]:
+    best: dict[str, Candidate] = {}
+    for candidate, values in scores.items():
+        if candidate.method not in best or values.mean() > scores[best[candidate.method]].mean():
+            best[candidate.method] = candidate
+    return {candidate: scores[candidate] for candidate in best.values()}
+
+
+def _response(method: str, best: Mapping[float, Values]) -> Series:
+    return Series(
+        method,
+        np.array(list(best)),
+        np.array([values.mean() for values in best.values()]),
+        np.array([values.min() for values in best.values()]),
+        np.array([values.max() for values in best.values()]),
+        np.array([(x, value) for x, values in best.items() for value in values]),
+    )
+
+
+def _budget(
+    methods: Sequence[str], trials: Mapping[Candidate, list[TrialRecord]], scores: Mapping[Candidate, Values]
+) -> tuple[Series, ...]:
+    """Best mean score so far against device seconds spent, candidates in the order in which they started."""
+    found = []
+    for method in methods:
+        own = sorted(
+            (candidate for candidate in scores if candidate.method == method),
+            key=lambda candidate: min(record.started_at_s for record in trials[candidate]),
+        )
+        if own:
+            spent = np.cumsum([sum(record.duration_s for record in trials[candidate]) for candidate in own])
+            best = np.maximum.accumulate([scores[candidate].mean() for candidate in own])
+            found.append((method, spent, best))
+    end = max((float(spent[-1]) for _, spent, _ in found), default=0.0)
+    curves = [(method, np.append(spent, end), np.append(best, best[-1])) for method, spent, best in found]
+    return tuple(Series(method, spent, best, best, best) for method, spent, best in curves)

@@ -1,0 +1,154 @@
+"""The values of a figure before it is drawn: lines with bands, and rows of a forest plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve of one method over its splits; the arrays are (points,).
+
+    Attributes:
+        method: Name of the method, or of what else the curve is of.
+        x: Positions.
+        mean: Mean over the splits.
+        low: Minimum over the splits, or the lower end of an interval.
+        high: Maximum over the splits, or the upper end of an interval.
+        points: Single splits to show as dots, (dots, 2) of x and y.
+    """
+
+    method: str
+    x: Values
+    mean: Values
+    low: Values
+    high: Values
+    points: Values = field(default_factory=lambda: np.empty((0, 2)))
+
+
+@dataclass(frozen=True)
+class LineFigure:
+    """Curves on one pair of axes.
+
+    Attributes:
+        name: File name without its ending.
+        title: What is seen, in a few words.
+        note: One plain sentence on how to read it.
+        x_label: What runs along the x axis.
+        y_label: What runs along the y axis.
+        series: One curve a method; without any there is nothing to show.
+        x_limits: Range of the x axis.
+        y_limits: Range of the y axis; None to fit the curves.
+        spread: How low and high are drawn: `dotted` lines, a `band`, `bars` at points that stand beside each other, or
+            `none`.
+        x_scale: `linear` or `log`.
+        reference: A line to read against: `none`, `zero`, the `diagonal`.
+        steps: Whether a curve holds its value up to the next point.
+        marks: A point to mark on each method's curve, by method.
+        ticks: What the positions are called, where they are no numbers; positions further apart than 1 are not joined.
+        region: Half width of a region to shade around 0; None to shade none.
+        columns: What mean, low and high are called in the CSV file.
+    """
+
+    name: str
+    title: str
+    note: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    x_limits: tuple[float, float] = (0.0, 1.0)
+    y_limits: tuple[float, float] | None = None
+    spread: str = "band"
+    x_scale: str = "linear"
+    reference: str = "none"
+    steps: bool = False
+    marks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    ticks: Mapping[float, str] = field(default_factory=dict)
+    region: float | None = None
+    columns: tuple[str, str, str] = ("mean", "minimum", "maximum")
+
+    @property
+    def alternative_text(self) -> str:
+        """The figure in words, for those who do not see it."""
+        if self.ticks:
+            ends = "; ".join(f"{series.method}: {_points_in_words(series, self)}" for series in self.series)
+        else:
+            ends = "; ".join(f"{series.method} {_in_words(series)}" for series in self.series)
+        return f"{self.title}. {self.y_label} against {self.x_label}. {ends}."
+
+
+def _in_words(series: Series) -> str:
+    defined = ~np.isnan(series.mean)
+    x, mean = series.x[defined], series.mean[defined]
+    top = int(np.argmax(mean))
+    ends = f"from {mean[0]:.3f} at {x[0]:.3g} to {mean[-1]:.3f} at {x[-1]:.3g}"
+    inner = 0 < top < len(mean) - 1 and not math.isclose(mean[top], max(mean[0], mean[-1]))
+    return f"{ends}, highest {mean[top]:.3f} at {x[top]:.3g}" if inner else ends
+
+
+def _points_in_words(series: Series, figure: LineFigure) -> str:
+    sign = "+" if figure.reference == "zero" else ""
+    points = zip(series.x, series.mean, series.low, series.high, strict=True)
+    words = []
+    for x, mean, low, high in points:
+        ends = f" ({low:{sign}.4f} to {high:{sign}.4f})" if math.isfinite(low) else ""
+        words.append(f"{figure.ticks[float(x)]} {mean:{sign}.4f}{ends}".replace("\n", " "))
+    return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """One method of a forest plot; intervals are (low, high).
+
+    Attributes:
+        method: Name of the method.
+        estimate: Its difference to its control.
+        two_way: The interval that decides.
+        naive: Of a paired t over splits.
+        nadeau_bengio: Of the corrected resampled t.
+        decision: In one word.
+    """
+
+    method: str
+    estimate: float
+    two_way: tuple[float, float]
+    naive: tuple[float, float]
+    nadeau_bengio: tuple[float, float]
+    decision: str
+
+
+@dataclass(frozen=True)
+class ForestFigure:
+    """Differences to the methods' controls in one figure, with their intervals.
+
+    Attributes:
+        name: File name without its ending.
+        title: What is seen, in a few words.
+        note: One plain sentence on how to read it.
+        x_label: What runs along the x axis.
+        region: Half width of the region of practical equivalence.
+        rows: One a method, in the order of the study.
+    """
+
+    name: str
+    title: str
+    note: str
+    x_label: str
+    region: float
+    rows: tuple[ForestRow, ...]
+
+    @property
+    def alternative_text(self) -> str:
+        """The figure in words, for those who do not see it."""
+        words = "; ".join(
+            f"{row.method} {row.estimate:+.4f}, {row.two_way[0]:+.4f} to {row.two_way[1]:+.4f}, {row.decision}"
+            for row in self.rows
+        )
+        return f"{self.title}, with 95 % intervals. {words}."

@@ -1,0 +1,1 @@
+"""Gains by augmented layer, for studies of Deep Augmentation."""

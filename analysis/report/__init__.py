@@ -1,0 +1,1 @@
+"""Write the report: the page, the tables and the exports."""

@@ -1,0 +1,179 @@
+"""The results for other programs: LaTeX, CSV, and `results.json`.
+
+`results.json`, format 1. Every number is unrounded; null stands for what is not defined. Format rises when a key
+changes its meaning or goes; keys may be added.
+
+| key | holds |
+|---|---|
+| `format` | 1 |
+| `study` | `name`, `preset`, `protocol`, `objective`, `threshold`, `splits` by phase, `digests` |
+| `missing` | plain sentences, one for each candidate that is not finished; empty for a whole study |
+| `methods[]` | one a method, in the study's order |
+| `.method`, `.hyperparameters` | name, and the best candidate's values; null without a finished candidate |
+| `.splits` | the split seeds behind every figure of the method |
+| `.figures.NAME` | `mean`, `maximum_deviation` and `n_splits` where it is defined |
+| `.duration_s` | mean device seconds of a trial |
+| `.choosing_score`, `.optimism` | mean objective on the splits that chose; what it exceeds the reported one by |
+| `.intervals.NAME` | two-way 95 % interval of the figure: `estimate`, `low`, `high`, `standard_error`, `p_value` |
+| `.against_control.NAME` | differences to the control of the method's objective, `reference`: `two_way`, `naive` and |
+| | `nadeau_bengio`, each with the keys above, |
+| | `adjusted_p` after Holm, `region` of equivalence, `decision`, `further_splits` |
+| `importances.METHOD.NAME` | share of a hyperparameter in what makes candidates good (PED-ANOVA); absent if unknown |
+| `layers` | what is gained by augmenting a layer; null where fewer than two were: |
+| `.phase` | the phase of the trials |
+| `.gains[]` | `figure`, `basis`, `objective`, `augmentation`, `stop_gradient`, `layer`, and an interval's keys |
+| `.claims[]` | `claim`, `text`, `measured`, `figure`, `basis`, `verdict`, and an interval's keys |
+| `.exploratory[]` | the best hidden target against the input: its coordinates, `n_tests`, `adjusted_p`, `decision` |
+| `.auto[]` | `chosen` layers by split, `best_layer`, and the intervals `gain`, `best_gain`, `regret` |
+| `candidates[]` | `method`, `hyperparameters`, `phase`, `splits`, `missing_splits`, `figures`, `duration_s` |
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.layers.section import Layers
+from analysis.layers.section import to_json as layers_json
+from analysis.report.tables import Evidence, headings, table_rows
+from analysis.results.aggregate import MethodSummary, Spread, missing_trials, summarise, summarise_candidates
+from analysis.results.load import StudyResults
+from analysis.statistics.intervals import optimism
+
+RESULTS_FORMAT = 1
+
+"""Version of `results.json`."""
+
+
+def to_latex(results: StudyResults, evidence: Evidence) -> str:
+    r"""The table for a paper, to be set with `booktabs`: `\input{table.tex}`."""
+    columns = headings(results, evidence)
+    rows = [[getattr(row, name) for name in columns] for row in table_rows(results, evidence)]
+    alignment = "".join("l" if name in ("method", "hyperparameters", "decision") else "r" for name in columns)
+    lines = [
+        "% Needs \\usepackage{booktabs}.",
+        f"\\begin{{tabular}}{{{alignment}}}",
+        "\\toprule",
+        " & ".join(escape_latex(heading) for heading in columns.values()) + " \\\\",
+        "\\midrule",
+        *(" & ".join(escape_latex(cell) for cell in row) + " \\\\" for row in rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def escape_latex(text: str) -> str:
+    """Text as LaTeX sets it literally."""
+    special = {
+        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
+        "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
+        "“": "``", "”": "''", "−": "$-$", "<": r"\textless{}", ">": r"\textgreater{}",
+    }  # fmt: skip
+    return "".join(special.get(character, character) for character in text)
+
+
+def to_csv(results: StudyResults) -> str:
+    """The table's numbers unrounded, one row a method; an empty cell where a figure is not defined."""
+    summaries = summarise(results)
+    names = list(dict.fromkeys(name for summary in summaries for name in summary.figures))
+    params = list(
+        dict.fromkeys(name for summary in summaries if summary.candidate for name, _ in summary.candidate.params)
+    )
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    spreads = [column for name in names for column in (name, f"{name}_maximum_deviation", f"{name}_n_splits")]
+    writer.writerow(["method", *params, "n_splits", *spreads, "duration_s", "n_complete", "n_planned"])
+    for summary in summaries:
+        values = dict(summary.candidate.params) if summary.candidate else {}
+        cells: list[float] = []
+        for name in names:
+            figure = summary.figure(name)
+            cells += [figure.mean, figure.maximum_deviation, figure.n]
+        writer.writerow(
+            [
+                summary.method,
+                *(values.get(name, "") for name in params),
+                summary.n_splits,
+                *("" if math.isnan(cell) else cell for cell in cells),
+                "" if math.isnan(summary.duration_s) else summary.duration_s,
+                summary.n_complete,
+                summary.n_planned,
+            ]
+        )
+    return stream.getvalue()
+
+
+def to_json(results: StudyResults, evidence: Evidence, layers: Layers | None = None) -> str:
+    """The results as JSON; its keys are documented at the head of this module."""
+    description = results.description
+    found = {
+        "format": RESULTS_FORMAT,
+        "study": {
+            "name": description.name,
+            "preset": description.preset,
+            "protocol": description.protocol,
+            "objective": description.objective,
+            "threshold": description.threshold,
+            "splits": description.splits,
+            "digests": description.digests,
+        },
+        "missing": missing_trials(results),
+        "importances": results.importances,
+        "methods": [_method(summary, results, evidence) for summary in summarise(results)],
+        "layers": None if layers is None else layers_json(layers),
+        "candidates": [
+            {
+                "method": summary.candidate.method,
+                "hyperparameters": dict(summary.candidate.params),
+                "phase": phase,
+                "splits": summary.splits,
+                "missing_splits": summary.missing_splits,
+                "figures": _figures(summary.figures),
+                "duration_s": summary.duration_s,
+            }
+            for phase in description.splits
+            for summary in summarise_candidates(results, phase)
+        ],
+    }
+    return json.dumps(_without_nan(found), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _method(summary: MethodSummary, results: StudyResults, evidence: Evidence) -> dict[str, Any]:
+    own = evidence.get(summary.method)
+    nested = results.description.protocol == "nested"
+    return {
+        "method": summary.method,
+        "hyperparameters": None if summary.candidate is None else dict(summary.candidate.params),
+        "splits": summary.splits,
+        "figures": _figures(summary.figures),
+        "duration_s": summary.duration_s,
+        "choosing_score": summary.choosing_score.mean,
+        "optimism": optimism(summary.choosing_score.mean, summary.objective.mean) if nested else None,
+        "intervals": {name: dataclasses.asdict(interval) for name, interval in own.intervals.items()} if own else {},
+        "against_control": {
+            name: {key: value for key, value in dataclasses.asdict(difference).items() if key != "figure"}
+            for name, difference in (own.differences if own else {}).items()
+        },
+    }
+
+
+def _figures(figures: Mapping[str, Spread]) -> dict[str, Any]:
+    return {
+        name: {"mean": figure.mean, "maximum_deviation": figure.maximum_deviation, "n_splits": figure.n}
+        for name, figure in figures.items()
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with null for NaN, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

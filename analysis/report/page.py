@@ -1,0 +1,243 @@
+"""What the page shows: texts and figures for the template."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from analysis.figures import draw as figures
+from analysis.figures.curves import crossings, over_splits
+from analysis.figures.styles import LineStyle, method_styles
+from analysis.figures.types import ForestFigure, LineFigure
+from analysis.format import flatten
+from analysis.layers.section import LAYER_FIGURE_NAMES, Layers, auto_rows, drawings, gain_rows, remark, rule, verdicts
+from analysis.report import text as texts
+from analysis.report.tables import Evidence, candidate_row, headings, repeats_the_paper, table_rows
+from analysis.results.aggregate import missing_trials, summarise, summarise_candidates
+from analysis.results.controls import each_with_its_own, missing_references, references_text
+from analysis.results.load import StudyResults
+from trainables.records.types import TrialRecord
+
+_MEDIA_TYPES: Mapping[str, str] = {"svg": "image/svg+xml", "pdf": "application/pdf", "csv": "text/csv"}
+
+
+_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Against {references}": ("differences-", "class-gains"),
+    "Predicting “none”": ("accuracy-by", "none-accuracy-by"),
+    "Ranking": ("roc",),
+    "Confidence": ("reliability", "confidence-"),
+    "Learning": ("learning-",),
+    "Search": ("response-", "budget"),
+}
+
+"""Headings of the figures, and how the names of the figures under each begin."""
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """A figure drawn for the page, and as files to save.
+
+    Attributes:
+        figure: What it shows.
+        svg: The drawing, as part of the page.
+        files: The figure with title and legend as SVG, PDF and CSV, by kind.
+        x_positions: Where x = 0 and x = 1 lie in the drawing.
+        legend: Names and styles of its series, where they are not the page's methods.
+    """
+
+    figure: LineFigure | ForestFigure
+    svg: str
+    files: Mapping[str, bytes]
+    x_positions: tuple[float, float]
+    legend: tuple[tuple[str, LineStyle], ...] = ()
+
+    @property
+    def links(self) -> dict[str, str]:
+        """The files as addresses that hold them whole, by kind."""
+        return {
+            kind: f"data:{_MEDIA_TYPES[kind]};base64,{base64.b64encode(content).decode()}"
+            for kind, content in self.files.items()
+        }
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods in it, in the order of their marks in the drawing."""
+        rows = self.figure.rows if isinstance(self.figure, ForestFigure) else self.figure.series
+        return [row.method for row in rows]
+
+
+def draw(figure: LineFigure | ForestFigure, results: StudyResults) -> PageFigure:
+    """Draws a figure of a study for the page and for the files."""
+    return draw_figure(figure, method_styles(results.description.methods), threshold=results.description.threshold)
+
+
+def draw_figure(figure: LineFigure | ForestFigure, styles: Mapping[str, LineStyle], *, threshold: float) -> PageFigure:
+    """Draws a figure for a page and for files.
+
+    Args:
+        figure: What it shows.
+        styles: The style of each of its methods.
+        threshold: The study's threshold, marked where it runs along the x axis.
+    """
+    whole = figures.draw(figure, styles, threshold=threshold, legend=True)
+    bare = figures.draw(figure, styles, threshold=threshold, legend=False)
+    label = html.escape(figure.alternative_text)
+    return PageFigure(
+        figure=figure,
+        svg=figures.for_page(figures.to_svg(bare, figure.name), figure.name, label, styles),
+        files={
+            "svg": figures.to_svg(whole, figure.name).encode(),
+            "pdf": figures.to_pdf(whole),
+            "csv": figures.to_csv(figure).encode(),
+        },
+        x_positions=figures.x_positions(bare),
+    )
+
+
+def draw_layers(layers: Layers) -> list[PageFigure]:
+    """Draws the figures of the layers, whose series are no methods."""
+    found = []
+    for figure, styles in drawings(layers):
+        item = draw_figure(figure, styles, threshold=math.nan)
+        found.append(replace(item, legend=tuple((series.method, styles[series.method]) for series in figure.series)))
+    return found
+
+
+def environment() -> jinja2.Environment:
+    """Where the pages' templates are; all text is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(
+    results: StudyResults,
+    reported: Mapping[str, Sequence[TrialRecord]],
+    evidence: Evidence,
+    drawn: Sequence[PageFigure],
+    layers: Layers | None = None,
+    of_layers: Sequence[PageFigure] = (),
+) -> str:
+    """The page.
+
+    Args:
+        results: The study.
+        reported: The trials behind each method's reported figures, by method.
+        evidence: What their items say of each method.
+        drawn: The figures.
+        layers: What the study says of the layers that it augments.
+        of_layers: The figures of that.
+    """
+    description = results.description
+    summaries = summarise(results)
+    best = {summary.candidate for summary in summaries}
+    against = references_text(description.methods)
+    styles = method_styles(description.methods)
+    columns = headings(results, evidence)
+    candidate_columns = {
+        name: heading
+        for name, heading in columns.items()
+        if name not in ("published", "interval", "difference", "decision", "optimism")
+    }
+    for name in ("hyperparameters", "interval"):
+        columns.pop(name, None)  # They stand under the method and the mean.
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            description=description,
+            n_unplanned=results.n_unplanned,
+            paragraph=texts.paragraph(results),
+            facts=texts.facts(results),
+            findings=texts.findings(results, evidence),
+            headings=columns,
+            candidate_headings=candidate_columns,
+            rows=table_rows(results, evidence),
+            one_split=any(summary.n_splits == 1 for summary in summaries),
+            paper=repeats_the_paper(results),
+            chosen=texts.optimistic(results) is not None,
+            candidates=[
+                (candidate_row(summary, description.objective), summary.candidate in best)
+                for summary in summarise_candidates(results, description.choosing_phase)
+            ],
+            missing=missing_trials(results),
+            failures=results.failures,
+            importances=results.importances,
+            stops=[texts.given_up(stop, results.description.objective) for stop in results.stops],
+            unsure=texts.unsure(results),
+            saved=texts.what_was_saved(results.stops),
+            no_none=all(summary.figure("accuracy_none").n == 0 for summary in summaries),
+            none_source=texts.none_source(results),
+            without_items=any(record.items is None for records in reported.values() for record in records),
+            missing_references=missing_references(description.methods),
+            own_references=each_with_its_own(description.methods),
+            groups=[
+                (title.format(references=against), [item for item in drawn if item.figure.name.startswith(names)])
+                for title, names in _GROUPS.items()
+            ],
+            reader=_reader(reported, description.threshold),
+            layers=None if layers is None else _layers(layers, of_layers),
+            styles=styles,
+            colors=[*styles.values(), *(style for item in of_layers for _, style in item.legend)],
+            embeddings=[texts.embedding(column, options) for column, options in description.data.embeddings.items()],
+            settings=list(flatten(description.settings)),
+            provenance=texts.provenance(results),
+        )
+    )
+
+
+def _layers(layers: Layers, drawn: Sequence[PageFigure]) -> dict[str, Any]:
+    """The section of the layers, for the template."""
+    headings, rows = gain_rows(layers)
+    return {
+        "remark": remark(layers),
+        "rule": rule(layers),
+        "verdicts": verdicts(layers),
+        "drawn": drawn,
+        "auto": auto_rows(layers),
+        "main": LAYER_FIGURE_NAMES.get(layers.main, layers.main),
+        "headings": headings,
+        "rows": rows,
+    }
+
+
+def _reader(reported: Mapping[str, Sequence[TrialRecord]], threshold: float) -> dict[str, Any] | None:
+    """The numbers that the slider reads off: each method's mean accuracies at every threshold."""
+    overall = over_splits(reported, "threshold", "threshold_accuracy")
+    if not overall:
+        return None
+    curves = {
+        name: {series.method: series.mean for series in over_splits(reported, "threshold", f"threshold_accuracy{end}")}
+        for name, end in (("accuracy", ""), ("known", "_known"), ("none", "_none"))
+    }
+    met = crossings(overall, over_splits(reported, "threshold", "threshold_accuracy_none"))
+    positions = overall[0].x
+    return {
+        "thresholds": [round(float(x), 4) for x in positions],
+        "start": int(abs(positions - threshold).argmin()),
+        "methods": [
+            {
+                "name": series.method,
+                "crossing": met.get(series.method),
+                **{name: _rounded(values.get(series.method)) for name, values in curves.items()},
+            }
+            for series in overall
+        ],
+    }
+
+
+def _rounded(values: Any) -> list[float | None] | None:
+    if values is None:
+        return None
+    return [round(float(value), 5) if math.isfinite(value) else None for value in values]

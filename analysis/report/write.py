@@ -1,0 +1,137 @@
+"""The report of a study: one self-contained page, its table as LaTeX and CSV, its results as JSON, its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.figures.curves import line_figures
+from analysis.figures.items import forest_figures, item_figures
+from analysis.figures.search import search_figures
+from analysis.figures.types import ForestFigure, LineFigure
+from analysis.format import FIGURE_NAMES
+from analysis.layers.section import Layers, study_layers
+from analysis.layers.section import to_csv as layers_csv
+from analysis.report import page
+from analysis.report import text as texts
+from analysis.report.export import to_csv, to_json, to_latex
+from analysis.report.tables import Evidence, TerminalTable, terminal_table
+from analysis.results.aggregate import reported_records, summarise
+from analysis.results.load import ReportError, StudyResults, load_items, load_study
+from analysis.statistics.decisions import regions, weigh
+from embedding_jobs.files import write_whole
+from trainables.records.types import TrialRecord
+
+if TYPE_CHECKING:
+    from analysis.results.mlflow import ServerStudy
+
+__all__ = ["ReportError", "ReportFiles", "TerminalTable", "terminal_table", "write_report", "write_server_report"]
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where a report lies.
+
+    Attributes:
+        html: The page; it needs no other file and no network.
+        latex: The table, for booktabs.
+        csv: The table, unrounded.
+        figures: Every figure as SVG, PDF and CSV of its numbers.
+        json: The results for other programs; `analysis.export` documents it.
+        layers: Every gain of an augmented layer, unrounded; None where the study augments none.
+        findings: One plain sentence for each method that was compared with control.
+    """
+
+    html: Path
+    latex: Path
+    csv: Path
+    figures: tuple[Path, ...]
+    json: Path
+    layers: Path | None
+    findings: tuple[str, ...]
+
+
+def write_report(directory: Path, output: Path | None = None) -> ReportFiles:
+    """Writes the report of a study, of as much of it as is finished.
+
+    Args:
+        directory: The study's directory: `study.json` and `records/`.
+        output: Folder of the report; `<directory>/report` where not given. Files of an earlier report are replaced.
+
+    Raises:
+        ReportError: The study cannot be read, or has no finished trial.
+        RecordError: A record file is damaged or of another version.
+    """
+    results = load_study(directory)
+    chosen = _chosen(results, str(directory))
+    # Of a thousand trials only the best candidates' items are read: the rest of the report needs none.
+    wanted = {record.config for records in chosen.values() for record in records}
+    whole = {record.config: record for record in load_items(directory, wanted)}
+    reported = {method: [whole[record.config] for record in records] for method, records in chosen.items()}
+    within = regions(results.description.settings)
+    evidence = weigh(reported, within)
+    layers = study_layers(directory, results, within)
+    figures: list[LineFigure | ForestFigure] = [
+        *forest_figures(evidence, FIGURE_NAMES),
+        *line_figures(reported, results.description.threshold),
+        *item_figures(reported),
+    ]
+    return _write_all(results, reported, evidence, figures, layers, directory / "report" if output is None else output)
+
+
+def write_server_report(study: ServerStudy, output: Path) -> ReportFiles:
+    """Writes as much of a report as the runs of an MLflow server hold; the page says what is left out.
+
+    Args:
+        study: The study, as `analysis.runs.load_runs` reads it.
+        output: Folder of the report. Files of an earlier report are replaced.
+
+    Raises:
+        ReportError: The study has no finished trial, or the server stopped answering.
+    """
+    results = study.results
+    chosen = _chosen(results, "The server")
+    reported = {method: study.with_learning_curves(records) for method, records in chosen.items()}
+    return _write_all(results, reported, {}, line_figures(reported, results.description.threshold), None, output)
+
+
+def _chosen(results: StudyResults, place: str) -> dict[str, list[TrialRecord]]:
+    if not results.records:
+        n_methods = len(results.description.methods)
+        reasons = [*results.unsound, *(f"{failure}." for failure in results.failures)]
+        why = f" {reasons[0]}" if reasons else ""
+        raise ReportError(
+            f"{place} holds no finished trial to report, of {n_methods} planned methods.{why} Run the study first."
+        )
+    return reported_records(results, summarise(results))
+
+
+def _write_all(
+    results: StudyResults,
+    reported: Mapping[str, Sequence[TrialRecord]],
+    evidence: Evidence,
+    figures: Sequence[LineFigure | ForestFigure],
+    layers: Layers | None,
+    output: Path,
+) -> ReportFiles:
+    objective = results.description.objective
+    shown = [*figures, *search_figures(results, FIGURE_NAMES.get(objective, objective))]
+    drawn = [page.draw(figure, results) for figure in shown]
+    of_layers = page.draw_layers(layers) if layers is not None else []
+    figure_paths = [
+        write_whole(output / "figures" / f"{item.figure.name}.{kind}", content)
+        for item in (*drawn, *of_layers)
+        for kind, content in item.files.items()
+    ]
+    whole = page.render(results, reported, evidence, drawn, layers, of_layers)
+    return ReportFiles(
+        html=write_whole(output / "report.html", whole.encode()),
+        latex=write_whole(output / "table.tex", to_latex(results, evidence).encode()),
+        csv=write_whole(output / "table.csv", to_csv(results).encode()),
+        figures=tuple(figure_paths),
+        json=write_whole(output / "results.json", to_json(results, evidence, layers).encode()),
+        layers=None if layers is None else write_whole(output / "layers.csv", layers_csv(layers).encode()),
+        findings=tuple(finding.text for finding in texts.findings(results, evidence)),
+    )

@@ -1,0 +1,1 @@
+"""Load the results of a study, from its records or from MLflow, and aggregate them."""

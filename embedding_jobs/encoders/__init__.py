@@ -1,0 +1,1 @@
+"""Frozen encoders that turn text and images into vectors."""

@@ -1,0 +1,257 @@
+"""Text through a transformers encoder: tokens, batches of similar length, pooled hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from embedding_jobs.encoders.config import TextEncoderConfig
+from embedding_jobs.encoders.model_files import find_model, sha256_of
+from embedding_jobs.encoders.protocol import Prepared
+from embedding_jobs.errors import EncoderError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768}
+
+_MAX_ITEMS_PER_BATCH = 2048
+
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
+
+
+class TextKind:
+    """The built-in kind "text"."""
+
+    modality: Literal["text", "image"] = "text"
+
+    def describe(self, config: TextEncoderConfig) -> dict[str, Any]:
+        """What a text's vector depends on."""
+        if config.pooling not in ("last_layers_mean", "mean", "cls"):
+            raise EncoderError(f"`pooling` must be last_layers_mean, mean or cls, got {config.pooling!r}")
+        found = find_model(config.model, config.revision)
+        weights = sorted(found.path.glob("*.safetensors"))
+        if not weights:
+            raise EncoderError(
+                f"the encoder `{config.model}` must have its weights as safetensors, {found.path} has none: "
+                "other formats can run code when loaded; convert it"
+            )
+        tokenizer = sorted({path for pattern in _TOKENIZER_FILES for path in found.path.glob(pattern)})
+        n_layers = _model_config(config, found.path).num_hidden_layers
+        if not 1 <= config.layers <= n_layers:
+            raise EncoderError(f"`layers` must be 1 to {n_layers} for {config.model}, got {config.layers}")
+        return {
+            "kind": "text",
+            "model": config.model,
+            "revision": found.commit or config.revision,
+            "weights_sha256": sha256_of(weights),
+            "model_config_sha256": sha256_of([found.path / "config.json"]),
+            "tokenizer_sha256": sha256_of(tokenizer),
+            "pooling": config.pooling,
+            "layers": config.layers if config.pooling == "last_layers_mean" else 1,
+            "max_tokens": max_tokens(config, found.path),
+            "prefix": config.prefix,
+            "compute_dtype": config.compute_dtype,
+        }
+
+    def preprocessor(self, config: TextEncoderConfig) -> Tokenizer:
+        """Load the tokenizer."""
+        return Tokenizer(config)
+
+    def encoder(self, config: TextEncoderConfig, device: str, n_threads: int) -> TextEncoder:
+        """Load the network."""
+        return TextEncoder(config, device, n_threads)
+
+
+class Tokenizer:
+    """Texts to token ids: `ids` (tokens,), all texts one after the other, and `lengths` (texts,)."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        path = find_model(config.model, config.revision).path
+        self._tokenizer = _tokenizer(config, path)
+        self._max_tokens = max_tokens(config, path)
+        self._prefix = config.prefix
+
+    def __call__(self, inputs: Sequence[str]) -> Prepared:
+        """Tokenise; a text beyond the limit is cut and noted."""
+        texts = [self._prefix + text for text in inputs]
+        rows: list[list[int]] = self._tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+        notes: list[str | None] = [None] * len(rows)
+        for i, row in enumerate(rows):
+            if len(row) > self._max_tokens:
+                # The tokenizer itself cuts, since where its special tokens go is its own affair.
+                rows[i] = self._tokenizer(texts[i], truncation=True, max_length=self._max_tokens)["input_ids"]
+                notes[i] = "truncated"
+        lengths = np.array([len(row) for row in rows], dtype=np.int32)
+        ids = np.fromiter((token for row in rows for token in row), dtype=np.int32, count=int(lengths.sum()))
+        return Prepared({"ids": ids, "lengths": lengths}, notes, [None] * len(rows), int(lengths.sum()))
+
+
+class TextEncoder:
+    """A transformers encoder on one device, pooled."""
+
+    def __init__(self, config: TextEncoderConfig, device: str, n_threads: int) -> None:
+        import torch
+
+        from embedding_jobs.encoders.torch_runtime import Threads, compute_dtype
+
+        self._threads = Threads(n_threads)
+        path = find_model(config.model, config.revision).path
+        self._torch = torch
+        self._device = torch.device(device)
+        self._pooling = config.pooling
+        self._n_layers = config.layers if config.pooling == "last_layers_mean" else 1
+        self._tokens_per_batch = config.tokens_per_batch or _TOKENS_PER_BATCH[self._device.type]
+        self._pad_id = int(_model_config(config, path).pad_token_id or 0)
+        model = _network(config, path).to(device=self._device, dtype=compute_dtype(config.compute_dtype, device))
+        self.dimension = int(model.config.hidden_size) * self._n_layers
+        self._model = torch.compile(model, dynamic=True) if config.compile else model
+
+    def __call__(self, prepared: Prepared) -> NDArray[np.float32]:
+        """Encode one unit; vectors come in the order of its texts."""
+        torch = self._torch
+        ids, lengths = prepared.arrays["ids"], prepared.arrays["lengths"]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        with torch.inference_mode():
+            out = torch.empty((len(lengths), self.dimension), dtype=torch.float32, device=self._device)
+
+        def encode(rows: NDArray[np.int64]) -> None:
+            width = int(lengths[rows].max())
+            tokens = np.full((len(rows), width), self._pad_id, dtype=np.int64)
+            for i, row in enumerate(rows):
+                tokens[i, : lengths[row]] = ids[starts[row] : starts[row + 1]]
+            mask = np.arange(width)[None, :] < lengths[rows][:, None]
+            # Without padding there is nothing to mask, and attention takes its fast path.
+            out[self._move(rows)] = self._encode(self._move(tokens), None if mask.all() else self._move(mask))
+
+        # The longest first: what runs last beside nothing else is then short.
+        self._threads.run(encode, batches(lengths, self._tokens_per_batch)[::-1])
+        vectors: NDArray[np.float32] = out.cpu().numpy()
+        return vectors
+
+    def _encode(self, tokens: Any, mask: Any) -> Any:
+        """Pool the hidden states of tokens (texts, tokens); returns (texts, dimension)."""
+        torch = self._torch
+        attention = None if mask is None else mask.long()
+        states = self._model(input_ids=tokens, attention_mask=attention, output_hidden_states=True).hidden_states
+        pooled = []
+        for state in states[-self._n_layers :]:
+            values = state.float()
+            if self._pooling == "cls":
+                pooled.append(values[:, 0])
+            elif mask is None:
+                pooled.append(values.mean(dim=1))
+            else:
+                pooled.append((values * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True))
+        return torch.cat(pooled, dim=1)
+
+    def _move(self, array: NDArray[Any]) -> Any:
+        tensor = self._torch.from_numpy(array)
+        if self._device.type == "cuda":
+            # Pinned memory lets the copy run beside the computation of the batch before.
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor
+
+
+def batches(lengths: NDArray[np.int32], tokens_per_batch: int) -> list[NDArray[np.int64]]:
+    """Cut texts, shortest first, into batches of at most so many padded tokens.
+
+    Args:
+        lengths: Tokens of each text, shape (texts,).
+        tokens_per_batch: Bound on the longest length times the number of texts; one longer text is a batch alone.
+
+    Returns:
+        Row numbers of each batch; together every row once. They depend on the lengths alone.
+    """
+    order = np.argsort(lengths, kind="stable")
+    found = []
+    start = 0
+    for end in range(1, len(order) + 1):
+        n_next = end + 1 - start
+        full = end == len(order) or int(lengths[order[end]]) * n_next > tokens_per_batch
+        if full or n_next > _MAX_ITEMS_PER_BATCH:
+            found.append(order[start:end])
+            start = end
+    return found
+
+
+def max_tokens(config: TextEncoderConfig, path: Path) -> int:
+    """The limit in tokens: the configured one, which must not exceed the model's own.
+
+    Raises:
+        EncoderError: `max_tokens` is beyond what the model can read.
+    """
+    limits = [int(_tokenizer(config, path).model_max_length)]
+    positions = getattr(_model_config(config, path), "max_position_embeddings", None)
+    if positions:
+        limits.append(int(positions))
+    limit = min(limits)
+    if config.max_tokens is None:
+        return limit
+    if not 3 <= config.max_tokens <= limit:
+        raise EncoderError(f"`max_tokens` must be 3 to {limit} for {config.model}, got {config.max_tokens}")
+    return config.max_tokens
+
+
+def _tokenizer(config: TextEncoderConfig, path: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"the tokenizer of `{config.model}` cannot be loaded from {path}: {error}") from error
+
+
+def _model_config(config: TextEncoderConfig, path: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"the configuration of `{config.model}` cannot be loaded from {path}: {error}") from error
+
+
+def _network(config: TextEncoderConfig, path: Path) -> Any:
+    """Load the encoder's weights, refusing a checkpoint that leaves part of the network at random values."""
+    import torch
+
+    from embedding_jobs.encoders.torch_runtime import declare_torchvision_operators
+
+    declare_torchvision_operators()
+    from safetensors import SafetensorError
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        model, info = AutoModel.from_pretrained(
+            path,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise EncoderError(f"the encoder `{config.model}` cannot be loaded from {path}: {error}") from error
+    # The pooler sits behind the hidden states and is not used; many checkpoints come without one.
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing:
+        raise EncoderError(
+            f"the weights of `{config.model}` must cover the network, {len(missing)} are missing, first {missing[0]}"
+        )
+    model = model.get_encoder() if model.config.is_encoder_decoder else model
+    return model.eval()

@@ -1,0 +1,1 @@
+"""Extract embeddings with Ray Data: plan, encode, gather."""

@@ -1,0 +1,322 @@
+"""Encoding what is missing of a store, as a Ray Data pipeline: read and prepare -> encode -> write.
+
+A row of the pipeline is a unit (see `planning`). Preparing and encoding are fixed pools of actors, so that memory does
+not depend on how many units there are; the next unit is prepared and the last one written while one is encoded. The
+driver gathers shards as their units come in. What is finished is a file; a run that died is continued by running again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import ray.data
+import ray.exceptions
+
+from embedding_jobs.encoders.config import EncoderConfig, TextEncoderConfig, encoder_name
+from embedding_jobs.encoders.registry import encoder_kind, fingerprint
+from embedding_jobs.errors import EncoderError, SourceError, StoreError
+from embedding_jobs.pipeline.column import ColumnRun, existing_column
+from embedding_jobs.pipeline.pool import EncoderPool, encoder_pool
+from embedding_jobs.pipeline.summary import ColumnSummary, ExtractionProgress, ExtractionSummary
+from embedding_jobs.pipeline.workers import Encode, Job, Prepare, Unit, WrittenUnit, guarded, write
+from embedding_jobs.ray_session import start_ray
+from embedding_jobs.sources.items import Source
+from embedding_jobs.store.items import checked_source, ensure_items
+from embedding_jobs.store.store import Store
+
+__all__ = ["ColumnSummary", "EncoderPool", "ExtractionProgress", "ExtractionSummary", "encoder_pool", "extract"]
+
+N_RETRIES = 3  # of a unit whose process died; Ray Data's own default is without end
+
+_WATCH_EVERY_S = 2.0
+
+_NODE_LOST_WAIT_S = 5.0  # until Ray no longer counts a node that has gone
+
+
+def extract(
+    source: Source,
+    encoders: Mapping[str, EncoderConfig],
+    store: str | Path,
+    *,
+    rows_per_shard: int = 4096,
+    on_error: Literal["fail", "skip"] = "fail",
+    on_progress: Callable[[ExtractionProgress], None] | None = None,
+    start_ray: Callable[[], None] | None = None,
+) -> ExtractionSummary:
+    """Bring a store up to date with a table: encode what is missing, and only that.
+
+    Args:
+        source: The table.
+        encoders: For each of the table's columns to encode, its encoder. Columns of one encoder share its processes.
+        store: Directory of the store; on a cluster, one that every node sees under this path.
+        rows_per_shard: Rows in a shard of a new store; a store that exists keeps its own.
+        on_error: What an unreadable image does: `fail`, naming the first, or `skip`, which leaves its row without a
+            vector and lists it in the column's `skipped.csv`.
+        on_progress: Called in this process after each unit and each shard.
+        start_ray: Starts or joins Ray, once table, encoders and store are found sound and something is missing; None
+            for a Ray of the run's own, unless one is running.
+
+    Raises:
+        SourceError: The table is unsound, which is found before anything is computed; or an image is unreadable.
+        EncoderError: An encoder cannot be had, or its process died again and again.
+        StoreError: The store was made from another table or by another encoder, or the disk is full.
+    """
+    if rows_per_shard < 1:
+        raise StoreError(f"`rows_per_shard` must be at least 1, got {rows_per_shard}")
+    if on_error not in ("fail", "skip"):
+        raise SourceError(f"`on_error` must be fail or skip, got {on_error!r}")
+    _check_encoders(source, encoders)
+    opened = Store(store)
+    source, facts = checked_source(source, encoders, opened, on_error)
+    fingerprints = {column: fingerprint(config) for column, config in encoders.items()}
+    for column, config in encoders.items():
+        existing_column(opened, f"{column}--{encoder_name(config)}", fingerprints[column], on_error)
+
+    opened.directory.mkdir(parents=True, exist_ok=True)
+    with _lock(opened.directory):
+        items = ensure_items(source, facts, opened, rows_per_shard)
+        runs = [
+            ColumnRun(
+                opened,
+                items,
+                Job(
+                    source=source,
+                    column=column,
+                    config=_pinned(config, fingerprints[column]),
+                    store=str(opened.directory.absolute()),
+                    rows_per_shard=items.rows_per_shard,
+                    images_are_bytes=facts.images_are_bytes,
+                    skip=on_error == "skip",
+                ),
+                fingerprints[column],
+                on_progress or (lambda _: None),
+            )
+            for column, config in encoders.items()
+        ]
+        incomplete = [run for run in runs if run.look()]
+        summaries = {run.name: run.finish() for run in runs if run not in incomplete}
+        if incomplete:
+            with _ray(start_ray):
+                for config in {repr(run.job.config): run.job.config for run in incomplete}.values():
+                    sharing = [run for run in incomplete if run.job.config == config]
+                    _encode(sharing)
+                    summaries |= {run.name: run.finish() for run in sharing}
+    return ExtractionSummary(
+        store=str(opened.directory),
+        n_items=facts.n_items,
+        n_classes=facts.n_classes,
+        source_digest=facts.digest,
+        n_empty_texts=facts.n_empty_texts,
+        columns=tuple(summaries[run.name] for run in runs),
+    )
+
+
+def _encode(runs: Sequence[ColumnRun]) -> None:
+    """Encode what is missing of columns that share an encoder."""
+    pool = encoder_pool()
+    by_name = {run.name: run for run in runs}
+    for run in runs:
+        run.start(pool.device)
+    n_lost = 0
+    while True:
+        try:
+            for unit in _pipeline([unit for run in runs for unit in run.units()], runs[0].job, pool):
+                by_name[unit.name].take(unit)
+                n_lost = 0
+            return
+        except (_NodeLostError, ray.exceptions.ActorUnavailableError) as error:
+            # Of the second, too, the node has gone: Ray used up the unit's retries before it noticed.
+            n_lost += 1
+            if n_lost > N_RETRIES:
+                raise _given_up(runs[0].job.config, error) from error
+            time.sleep(_NODE_LOST_WAIT_S)
+            pool = encoder_pool()
+
+
+def _pipeline(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[WrittenUnit]:
+    """Run units through the three stages; yields each when it has been written."""
+    if not units:
+        return
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    # One unit a block: each moves on alone, and a crash costs one.
+    data = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
+    # Writing is short: few writers are enough, and without a bound each burst of units starts processes of its own.
+    writing = ray.data.TaskPoolStrategy(size=max(1, pool.n_actors))
+    with warnings.catch_warnings():
+        # Ray names these arguments deprecated but has no other way to bound how often a crash is tried again.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        data = data.map(
+            _PrepareRow,
+            fn_constructor_args=(job.config,),
+            compute=ray.data.ActorPoolStrategy(size=min(pool.n_preparing, len(units)), max_tasks_in_flight_per_actor=2),
+            num_cpus=pool.task_cpus,
+            max_restarts=-1,
+            max_task_retries=N_RETRIES,
+        )
+        data = data.map(
+            _EncodeRow,
+            fn_constructor_args=(job.config, pool.device, pool.n_threads),
+            compute=ray.data.ActorPoolStrategy(size=min(pool.n_actors, len(units)), max_tasks_in_flight_per_actor=2),
+            num_cpus=pool.actor_cpus,
+            num_gpus=pool.actor_gpus or None,
+            max_restarts=-1,
+            max_task_retries=N_RETRIES,
+        )
+        data = data.map(_write_row, compute=writing, num_cpus=pool.task_cpus / 2, max_retries=N_RETRIES)
+    died = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+    try:
+        with _giving_up_lost_nodes(data):
+            for row in data.iter_rows():
+                unit = row["unit"]
+                if isinstance(unit, Unit):
+                    assert unit.failure is not None
+                    raise unit.failure
+                yield unit
+    except ray.exceptions.ActorUnavailableError:
+        raise
+    except died as error:
+        raise _given_up(job.config, error) from error
+
+
+def _given_up(config: EncoderConfig, error: Exception) -> EncoderError:
+    return EncoderError(
+        f"a process that encodes with {config.model} must survive a unit, it died {N_RETRIES + 1} times: {error}; most "
+        "often memory is short: lower the batch size or `items_per_unit`, or see whether the cluster's nodes stay up, "
+        "and run again"
+    )
+
+
+class _NodeLostError(Exception):
+    """A node went while units were at it."""
+
+
+@contextmanager
+def _giving_up_lost_nodes(data: ray.data.Dataset) -> Iterator[None]:
+    """Ends a pipeline once a node goes that it began with.
+
+    Ray Data would have the node's processes begin anew elsewhere, and where the nodes that are left have no room for
+    them, the units that were at it would wait for ever.
+
+    Raises:
+        _NodeLostError: In place of whatever the pipeline ends with then.
+    """
+    began_with, lost, ended = _alive_nodes(), threading.Event(), threading.Event()
+    # There is no public way to end an execution from outside; Ray Data itself keeps it only after its first output.
+    executors, create = [], data._create_executor
+
+    def create_known() -> Any:
+        executors.append(create())
+        return executors[-1]
+
+    data._create_executor = create_known
+
+    def watch() -> None:
+        while not ended.wait(_WATCH_EVERY_S):
+            if began_with - _alive_nodes():
+                lost.set()
+                for executor in executors:
+                    executor.shutdown(force=True)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    except Exception as error:
+        if lost.is_set():
+            raise _NodeLostError("a node has gone") from error
+        raise
+    finally:
+        ended.set()
+        watcher.join()
+    if lost.is_set():
+        raise _NodeLostError("a node has gone")
+
+
+def _alive_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+class _PrepareRow:
+    def __init__(self, config: EncoderConfig) -> None:
+        self._prepare = Prepare(config)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"unit": guarded(self._prepare, row["unit"])}
+
+
+class _EncodeRow:
+    def __init__(self, config: EncoderConfig, device: str, n_threads: int) -> None:
+        self._encode = Encode(config, device, n_threads)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"unit": guarded(self._encode, row["unit"])}
+
+
+def _write_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {"unit": guarded(write, row["unit"])}
+
+
+def _pinned(config: EncoderConfig, made_of: Mapping[str, Any]) -> EncoderConfig:
+    """Name the commit that this process found: a branch may have moved on when a worker looks."""
+    if isinstance(config, TextEncoderConfig):
+        return replace(config, revision=made_of["revision"])
+    return config
+
+
+def _check_encoders(source: Source, encoders: Mapping[str, EncoderConfig]) -> None:
+    if not encoders:
+        raise EncoderError("`encoders` must name at least one column, got none")
+    for column, config in encoders.items():
+        if column not in source.inputs:
+            raise SourceError(f"`encoders` must name input columns ({', '.join(source.inputs)}), got `{column}`")
+        if "--" in column or "/" in column:
+            raise SourceError(f"an encoded column's name must not hold '--' or '/', got `{column}`; rename the column")
+        asked, given = encoder_kind(config).modality, source.modality(column)
+        if asked != given:
+            raise EncoderError(f"the encoder of `{column}` must be one for {given}, {config.model} is one for {asked}")
+        if config.items_per_unit < 1:
+            raise EncoderError(f"`items_per_unit` must be at least 1, got {config.items_per_unit}")
+        if config.vector_dtype not in ("float32", "float16"):
+            raise EncoderError(f"`vector_dtype` must be float32 or float16, got {config.vector_dtype!r}")
+
+
+@contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Hold the store for this process; the system lets go of it when the process ends, however it ends."""
+    with (directory / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"one run at a time may write to {directory}, another is at it; wait for it to end"
+            ) from error
+        yield
+
+
+@contextmanager
+def _ray(start: Callable[[], None] | None) -> Iterator[None]:
+    """Use the Ray that is there; start one for the time of the run if none is."""
+    if start is not None:
+        start()
+    if ray.is_initialized():
+        yield
+        return
+    start_ray()
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,341 @@
+"""A labelled table (CSV, Parquet or JSON Lines; local or remote) read as a stream of items.
+
+Nothing here holds more of the table than one batch of rows. Whatever a later step needs to know about the whole
+table (is every id unique, has anything changed since the last run) is gathered in one streaming pass, before any
+compute, and every problem that pass meets is reported in one error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedding_jobs.errors import SourceError
+from embedding_jobs.sources import tables
+from embedding_jobs.sources.tables import count_rows, table_columns
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+__all__ = [
+    "ItemBatch",
+    "Source",
+    "SourceError",
+    "SourceFacts",
+    "check_source",
+    "count_rows",
+    "hash_inputs",
+    "image_location",
+    "iter_items",
+    "read_image_bytes",
+    "size_column",
+    "table_columns",
+]
+
+N_EXAMPLES = 5  # rows or ids named in a message; the rest are counted
+
+_RESERVED = ("id", "label")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to read: a table, and which of its columns are what.
+
+    Attributes:
+        table: Path or URL of a CSV, Parquet or JSON Lines file, or of a directory of such files.
+        id: Column that names each item. Ids are read as text.
+        label: Column of the class. Labels are read as text.
+        text: Columns of text; a null is read as "".
+        image: Column of image paths relative to the table's folder, or of encoded image bytes (Parquet).
+    """
+
+    table: str
+    id: str
+    label: str
+    text: tuple[str, ...] = ()
+    image: str | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns that encoders can read, text first."""
+        return (*self.text, *([] if self.image is None else [self.image]))
+
+    def modality(self, column: str) -> str:
+        """Return "text" or "image"."""
+        return "image" if column == self.image else "text"
+
+
+@dataclass(frozen=True)
+class ItemBatch:
+    """Consecutive items, column by column, as the store keeps them.
+
+    Attributes:
+        first_row: Number of the first item, from 0.
+        ids: Ids; None where the table has none.
+        labels: Labels; None where the table has none.
+        inputs: For each input column its values. An image is its path, or "blake2b:<hex>" of its bytes; "" if null.
+        sizes: For the image column (if any) the bytes of each image; -1 where the file is missing, 0 where null.
+    """
+
+    first_row: int
+    ids: list[str | None]
+    labels: list[str | None]
+    inputs: dict[str, list[str]]
+    sizes: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What one pass over a sound source found.
+
+    Attributes:
+        n_items: Rows.
+        n_classes: Distinct labels.
+        ids_digest: Hash of all ids in order.
+        labels_digest: Hash of all labels in order.
+        input_digests: For each input column the hash of its values in order (an image: path and size, or bytes).
+        n_empty_texts: For each text column how many items have no text.
+        n_missing_images: Items without an image, or whose file does not exist.
+        images_are_bytes: Whether the image column holds the images themselves.
+    """
+
+    n_items: int
+    n_classes: int
+    ids_digest: str
+    labels_digest: str
+    input_digests: dict[str, str]
+    n_empty_texts: dict[str, int]
+    n_missing_images: int = 0
+    images_are_bytes: bool = False
+
+    @property
+    def digest(self) -> str:
+        """One hash of everything: ids, labels and inputs."""
+        parts = [self.ids_digest, self.labels_digest]
+        parts += [f"{name}={value}" for name, value in sorted(self.input_digests.items())]
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def size_column(image: str) -> str:
+    """Name under which the store keeps the number of bytes of each image."""
+    return f"{image}.n_bytes"
+
+
+def image_location(source: Source, path: str) -> str:
+    """Where an image lies: `path` as it stands if absolute or a URL, else beside the table."""
+    if "://" in path:
+        return path
+    return posixpath.join(tables.folder(source.table), path)
+
+
+def iter_items(source: Source, *, batch_rows: int = 4096) -> Iterator[ItemBatch]:
+    """Stream the source's items in order.
+
+    Raises:
+        SourceError: The table cannot be read, or lacks a column.
+    """
+    needed = list(dict.fromkeys([source.id, source.label, *source.inputs]))
+    for first_row, columns in tables.stream(source.table, needed, batch_rows=batch_rows):
+        inputs: dict[str, list[str]] = {}
+        sizes: dict[str, list[int]] = {}
+        for name in source.text:
+            inputs[name] = [_text(value) or "" for value in columns[name]]
+        if source.image is not None:
+            values = columns[source.image]
+            if any(isinstance(value, bytes) for value in values):
+                inputs[source.image] = [_bytes_name(value) for value in values]
+                sizes[source.image] = [len(value) if isinstance(value, bytes) else 0 for value in values]
+            else:
+                paths = [_text(value) or "" for value in values]
+                inputs[source.image] = paths
+                sizes[source.image] = _file_sizes(source, paths)
+        yield ItemBatch(
+            first_row=first_row,
+            ids=[_text(value) or None for value in columns[source.id]],
+            labels=[_text(value) or None for value in columns[source.label]],
+            inputs=inputs,
+            sizes=sizes,
+        )
+
+
+def hash_inputs(values: Sequence[str], sizes: Sequence[int] | None = None) -> list[bytes]:
+    """Sixteen bytes for each input that differ where the inputs do.
+
+    Args:
+        values: Texts, or what names the images.
+        sizes: Bytes of each image: a file that was replaced under its old name is another input.
+    """
+    if sizes is None:
+        encoded = [value.encode() for value in values]
+    else:
+        encoded = [f"{value}\0{size}".encode() for value, size in zip(values, sizes, strict=True)]
+    return [hashlib.blake2b(value, digest_size=16).digest() for value in encoded]
+
+
+def check_source(source: Source, *, allow_missing_images: bool = False) -> SourceFacts:
+    """Read the whole source once and say what is in it, or everything that is wrong with it.
+
+    Args:
+        source: The table and its columns.
+        allow_missing_images: Count items without an image instead of refusing them.
+
+    Raises:
+        SourceError: Columns are missing; ids are null or repeated; labels are null; fewer than two classes; images
+            are missing. All problems are in the one message.
+    """
+    _check_columns(source)
+    id_hashes: list[NDArray[np.uint64]] = []
+    null_ids, null_labels, lost_images = _Rows(), _Rows(), _Rows()
+    labels: set[str] = set()
+    digests = {name: hashlib.blake2b(digest_size=16) for name in (*_RESERVED, *(f"={c}" for c in source.inputs))}
+    n_empty = dict.fromkeys(source.text, 0)
+    are_bytes = False
+    n_items = 0
+    for batch in iter_items(source):
+        n_items += len(batch.ids)
+        ids = hash_inputs([value or "" for value in batch.ids])
+        id_hashes.append(np.frombuffer(b"".join(ids), dtype=np.uint64).reshape(-1, 2))
+        digests["id"].update(b"".join(ids))
+        digests["label"].update(b"".join(hash_inputs([value or "" for value in batch.labels])))
+        null_ids.add(batch.first_row, [value is None for value in batch.ids])
+        null_labels.add(batch.first_row, [value is None for value in batch.labels])
+        labels.update(value for value in batch.labels if value is not None)
+        for name in source.inputs:
+            sizes = batch.sizes.get(name)
+            digests[f"={name}"].update(b"".join(hash_inputs(batch.inputs[name], sizes)))
+            if sizes is None:
+                n_empty[name] += batch.inputs[name].count("")
+            else:
+                lost_images.add(batch.first_row, [size <= 0 for size in sizes], batch.inputs[name])
+                are_bytes = are_bytes or any(value.startswith("blake2b:") for value in batch.inputs[name])
+
+    problems = []
+    if n_items == 0:
+        problems.append("the table must hold items, got 0 rows")
+    if null_ids.count:
+        problems.append(f"`{source.id}` must not be null: {null_ids}; give every row an id")
+    repeated = _repeated_ids(source, id_hashes, skip=null_ids.count > 0)
+    if repeated:
+        problems.append(f"`{source.id}` must be unique: {repeated}; remove the repeated rows")
+    if null_labels.count:
+        problems.append(f"`{source.label}` must not be null: {null_labels}; label these rows or leave them out")
+    if n_items and len(labels) < 2:
+        problems.append(f"`{source.label}` must hold at least 2 classes, got {len(labels)}: {sorted(labels)}")
+    for name in source.text:
+        if n_items and n_empty[name] == n_items:
+            problems.append(f"`{name}` must hold texts, every row's is empty; name another column")
+    if lost_images.count and not allow_missing_images:
+        problems.append(
+            f"`{source.image}` must name an image that exists: {lost_images}; "
+            "add the files, leave these rows out, or set on_error: skip"
+        )
+    if problems:
+        raise SourceError(_message(source.table, problems))
+    return SourceFacts(
+        n_items=n_items,
+        n_classes=len(labels),
+        ids_digest=digests["id"].hexdigest(),
+        labels_digest=digests["label"].hexdigest(),
+        input_digests={name: digests[f"={name}"].hexdigest() for name in source.inputs},
+        n_empty_texts=n_empty,
+        n_missing_images=lost_images.count,
+        images_are_bytes=are_bytes,
+    )
+
+
+def read_image_bytes(source: Source, rows: Sequence[int]) -> Iterator[bytes | None]:
+    """Read the images at `rows` (ascending) of a column of bytes, without reading the rows between them at once."""
+    assert source.image is not None
+    return tables.read_cells(source.table, source.image, rows)
+
+
+def _check_columns(source: Source) -> None:
+    names = table_columns(source.table)
+    problems = []
+    for role, name in (("id", source.id), ("label", source.label), *(("text", t) for t in source.text)):
+        if name not in names:
+            problems.append(f"{role} column `{name}` is not there")
+    if source.image is not None and source.image not in names:
+        problems.append(f"image column `{source.image}` is not there")
+    if problems:
+        problems.append(f"the table has {', '.join(f'`{name}`' for name in names)}")
+    for name in source.inputs:
+        # The store's own columns go by these names; another column under one of them would be ambiguous.
+        if name in _RESERVED and name != getattr(source, name):
+            problems.append(f"input column `{name}` must not be called `id` or `label`: rename it")
+    if len(set(source.inputs)) < len(source.inputs):
+        problems.append(f"input columns must differ, got {', '.join(source.inputs)}")
+    if problems:
+        raise SourceError(_message(source.table, problems))
+
+
+def _message(table: str, problems: list[str]) -> str:
+    if len(problems) == 1:
+        return f"{problems[0]} ({table})"
+    return f"{table} has {len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems)
+
+
+class _Rows:
+    """Counts rows and keeps the first few, for a message."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._examples: list[str] = []
+
+    def add(self, first_row: int, flags: list[bool], names: list[str] | None = None) -> None:
+        if not any(flags):
+            return
+        for offset, flag in enumerate(flags):
+            if flag and len(self._examples) < N_EXAMPLES:
+                name = f" ({names[offset] or 'null'})" if names else ""
+                self._examples.append(f"{first_row + offset}{name}")
+            self.count += flag
+
+    def __str__(self) -> str:
+        more = f" and {self.count - len(self._examples)} more" if self.count > len(self._examples) else ""
+        return f"row{'s' if self.count > 1 else ''} {', '.join(self._examples)}{more} (the first is row 0)"
+
+
+def _repeated_ids(source: Source, hashes: list[NDArray[np.uint64]], *, skip: bool) -> str:
+    """Describe ids that occur more than once ("" if none); `skip` where null ids would drown them."""
+    if skip or not hashes:
+        return ""
+    table = np.concatenate(hashes)
+    order = np.lexsort((table[:, 1], table[:, 0]))
+    same = np.all(table[order[1:]] == table[order[:-1]], axis=1)
+    if not same.any():
+        return ""
+    pairs = [(int(order[i]), int(order[i + 1])) for i in np.flatnonzero(same)[:N_EXAMPLES]]
+    wanted = {row for pair in pairs for row in pair}
+    names: dict[int, str] = {}
+    for batch in iter_items(Source(source.table, source.id, source.label)):
+        for row in wanted & set(range(batch.first_row, batch.first_row + len(batch.ids))):
+            names[row] = str(batch.ids[row - batch.first_row])
+    listed = ", ".join(f"{names[a]!r} in rows {a} and {b}" for a, b in sorted(pairs))
+    n_more = int(same.sum()) - len(pairs)
+    return listed + (f" and {n_more} more" if n_more > 0 else "") + " (the first is row 0)"
+
+
+def _text(value: object) -> str | None:
+    if value is None:
+        return None
+    return value if isinstance(value, str) else str(value)
+
+
+def _bytes_name(value: object) -> str:
+    if not value:
+        return ""
+    assert isinstance(value, bytes)
+    return "blake2b:" + hashlib.blake2b(value, digest_size=16).hexdigest()
+
+
+def _file_sizes(source: Source, paths: list[str]) -> list[int]:
+    sizes = tables.file_sizes([image_location(source, path) for path in paths if path])
+    following = iter(sizes)
+    return [next(following) if path else 0 for path in paths]

@@ -1,0 +1,321 @@
+"""Reading tables: formats, places, streams of rows. Knows files and columns, not items."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from embedding_jobs.errors import SourceError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+FORMATS = {
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".ndjson": "jsonl",
+}
+
+
+# Schemes that Arrow reads natively; any other goes through the fsspec implementation of its name.
+_ARROW_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs")
+
+_CSV_BLOCK_BYTES = 8 << 20  # a row must fit in one block
+
+_N_SAMPLED_LINES = 1000  # JSON Lines have no header: keys are looked for in this many first lines
+
+Cell = str | int | float | bool | bytes | None
+
+
+def folder(table: str) -> str:
+    """The folder that paths in the table are relative to: the table's own, or the table itself if a directory."""
+    if "://" not in table:
+        path = os.path.abspath(os.path.expanduser(table))
+        return path if os.path.isdir(path) else os.path.dirname(path)
+    return table.rstrip("/") if _format(table) is None else posixpath.dirname(table)
+
+
+def table_columns(table: str) -> list[str]:
+    """Names of the table's columns, read from its header (JSON Lines: from its first thousand lines).
+
+    Raises:
+        SourceError: The table is missing, empty, unreadable, or of no known format.
+    """
+    with _reading(table):
+        filesystem, paths, kind = _files(table)
+        if kind == "parquet":
+            import pyarrow.parquet as pq
+
+            with filesystem.open_input_file(paths[0]) as file:
+                return list(pq.read_schema(file).names)
+        with filesystem.open_input_stream(paths[0], compression="detect") as text:
+            lines = io.TextIOWrapper(text, encoding="utf-8-sig", newline="" if kind == "csv" else None)
+            if kind == "csv":
+                return next(csv.reader(lines), [])
+            names: dict[str, None] = {}
+            for number, line in enumerate(itertools.islice(lines, _N_SAMPLED_LINES), start=1):
+                if line.strip():
+                    names.update(dict.fromkeys(_record(line, number, paths[0])))
+            return list(names)
+
+
+def count_rows(table: str) -> int:
+    """Number of rows, from the footers (Parquet) or in one streaming pass.
+
+    Raises:
+        SourceError: The table is missing or unreadable.
+    """
+    with _reading(table):
+        filesystem, paths, kind = _files(table)
+        if kind == "parquet":
+            import pyarrow.parquet as pq
+
+            n_rows = 0
+            for path in paths:
+                with filesystem.open_input_file(path) as file:
+                    n_rows += pq.read_metadata(file).num_rows
+            return n_rows
+        first = table_columns(table)[:1]
+        return sum(len(columns[first[0]]) for _, columns in stream(table, first)) if first else 0
+
+
+def table_bytes(table: str) -> int:
+    """Bytes of the table's files.
+
+    Raises:
+        SourceError: The table is missing or unreadable.
+    """
+    with _reading(table):
+        filesystem, paths, _ = _files(table)
+        return sum(info.size for info in filesystem.get_file_info(paths))
+
+
+def stream(
+    table: str, columns: Sequence[str], *, batch_rows: int = 4096
+) -> Iterator[tuple[int, dict[str, list[Cell]]]]:
+    """Yield (number of the first row, values by column) for consecutive rows; one batch is held at a time.
+
+    Raises:
+        SourceError: A file is unreadable, or a column is not there or not of plain values.
+    """
+    first_row = 0
+    with _reading(table):
+        filesystem, paths, kind = _files(table)
+    readers = {"parquet": _stream_parquet, "csv": _stream_csv, "jsonl": _stream_jsonl}
+    for path in paths:
+        with _reading(path):
+            for values in readers[kind](filesystem, path, list(columns), batch_rows):
+                yield first_row, values
+                first_row += len(values[columns[0]])
+
+
+def read_cells(table: str, column: str, rows: Sequence[int]) -> Iterator[Any]:
+    """Yield the cells of one column of a Parquet table at ascending row numbers, skipping row groups between them."""
+    import pyarrow.parquet as pq
+
+    wanted = iter(rows)
+    row = next(wanted, None)
+    offset = 0
+    with _reading(table):
+        filesystem, paths, _ = _files(table)
+        for path in paths:
+            if row is None:
+                return
+            with filesystem.open_input_file(path) as source:
+                file = pq.ParquetFile(source)
+                for group in range(file.metadata.num_row_groups):
+                    n_rows = file.metadata.row_group(group).num_rows
+                    start, offset = offset, offset + n_rows
+                    if row is None or row >= offset:
+                        continue
+                    for batch in file.iter_batches(batch_size=64, row_groups=[group], columns=[column]):
+                        stop = start + batch.num_rows
+                        while row is not None and row < stop:
+                            yield batch.column(0)[row - start].as_py()
+                            row = next(wanted, None)
+                        start = stop
+
+
+def file_sizes(locations: Sequence[str]) -> list[int]:
+    """Bytes of each file; -1 for one that does not exist or is no file."""
+    sizes = []
+    for location in locations:
+        if "://" in location:
+            filesystem, path = open_place(location)
+            info = filesystem.get_file_info(path)
+            sizes.append(int(info.size) if info.is_file else -1)
+        else:
+            try:
+                sizes.append(os.stat(location).st_size if os.path.isfile(location) else -1)
+            except OSError:
+                sizes.append(-1)
+    return sizes
+
+
+def read_file(location: str) -> bytes:
+    """Read a whole file from a path or URL.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if "://" not in location:
+        with open(location, "rb") as file:
+            return file.read()
+    filesystem, path = open_place(location)
+    with filesystem.open_input_file(path) as remote:
+        return bytes(remote.read())
+
+
+def open_place(location: str) -> tuple[Any, str]:
+    """Return the Arrow file system and the path in it of a local path or a URL."""
+    from pyarrow import fs
+
+    if "://" not in location:
+        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
+    scheme, _, rest = location.partition("://")
+    if scheme in _ARROW_SCHEMES:
+        filesystem, path = fs.FileSystem.from_uri(location)
+        return filesystem, path
+    import fsspec  # type: ignore[import-untyped]
+
+    return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme))), rest
+
+
+def _format(path: str) -> str | None:
+    name = path.lower()
+    return next((kind for suffix, kind in FORMATS.items() if name.endswith(suffix)), None)
+
+
+def _files(table: str) -> tuple[Any, list[str], str]:
+    """The table's file system, its files in order of their names, and their one format."""
+    from pyarrow import fs
+
+    known = ", ".join(FORMATS)
+    filesystem, path = open_place(table)
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        raise SourceError(f"the table must exist, found nothing at {table}; correct the path (data.table)")
+    if info.type == fs.FileType.File:
+        kind = _format(path)
+        if kind is None:
+            raise SourceError(f"the table must be one of {known}, got {table}; convert or rename it")
+        return filesystem, [path], kind
+    found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    paths = sorted(entry.path for entry in found if entry.is_file and not entry.base_name.startswith((".", "_")))
+    paths = [entry for entry in paths if _format(entry) is not None]
+    kinds = sorted({str(_format(entry)) for entry in paths})
+    if len(kinds) != 1:
+        got = " and ".join(kinds) if kinds else "none"
+        raise SourceError(f"a table's directory must hold files of one format of {known}, got {got} in {table}")
+    return filesystem, paths, kinds[0]
+
+
+@contextmanager
+def _reading(place: str) -> Iterator[None]:
+    """Turn what a reader raises about a file into a SourceError that names it."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except SourceError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"the table must be readable: {error} ({place}); repair or replace the file") from error
+
+
+def _stream_parquet(filesystem: Any, path: str, columns: list[str], n: int) -> Iterator[dict[str, list[Cell]]]:
+    import pyarrow.parquet as pq
+
+    with filesystem.open_input_file(path) as source:
+        file = pq.ParquetFile(source, pre_buffer=False)
+        _require(columns, file.schema_arrow.names, path)
+        for name in columns:
+            _check_type(name, file.schema_arrow.field(name).type, path)
+        for batch in file.iter_batches(batch_size=n, columns=columns):
+            yield {name: batch.column(name).to_pylist() for name in columns}
+
+
+def _stream_csv(filesystem: Any, path: str, columns: list[str], n: int) -> Iterator[dict[str, list[Cell]]]:
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    with filesystem.open_input_stream(path, compression="detect") as source:
+        # Everything is text: types guessed from the first block would make 007 a 7, and fail on a later block.
+        reader = arrow_csv.open_csv(
+            source,
+            read_options=arrow_csv.ReadOptions(block_size=_CSV_BLOCK_BYTES, use_threads=False),
+            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False
+            ),
+        )
+        _require(columns, reader.schema.names, path)
+        for block in reader:
+            for start in range(0, block.num_rows, n):
+                batch = block.slice(start, n)
+                yield {name: batch.column(name).to_pylist() for name in columns}
+
+
+def _stream_jsonl(filesystem: Any, path: str, columns: list[str], n: int) -> Iterator[dict[str, list[Cell]]]:
+    with filesystem.open_input_stream(path, compression="detect") as source:
+        values: dict[str, list[Cell]] = {name: [] for name in columns}
+        for number, line in enumerate(io.TextIOWrapper(source, encoding="utf-8-sig"), start=1):
+            if not line.strip():
+                continue
+            record = _record(line, number, path)
+            for name in columns:
+                cell = record.get(name)
+                if isinstance(cell, dict | list):
+                    raise SourceError(
+                        f"`{name}` must hold text or numbers, got {type(cell).__name__} in line {number} ({path})"
+                    )
+                values[name].append(cell)
+            if len(values[columns[0]]) == n:
+                yield values
+                values = {name: [] for name in columns}
+        if values[columns[0]]:
+            yield values
+
+
+def _record(line: str, number: int, path: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        got = error.msg
+    else:
+        if isinstance(record, dict):
+            return record
+        got = type(record).__name__
+    raise SourceError(f"each line must be one JSON object, got {got} in line {number} ({path}); correct the line")
+
+
+def _require(columns: Sequence[str], names: Sequence[str], path: str) -> None:
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise SourceError(f"every file of the table must have the column `{missing[0]}`; {path} has {', '.join(names)}")
+
+
+def _check_type(name: str, kind: pa.DataType, path: str) -> None:
+    import pyarrow.types as types
+
+    if types.is_nested(kind) or isinstance(kind, _extension_type()):
+        raise SourceError(f"`{name}` must hold text, numbers or image bytes, got {kind} ({path}); convert the column")
+
+
+def _extension_type() -> type:
+    import pyarrow as pa
+
+    # Pickled Python objects travel in Parquet as extension types; reading one would run code of the file's maker.
+    return pa.ExtensionType  # type: ignore[no-any-return]

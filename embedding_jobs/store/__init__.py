@@ -1,0 +1,1 @@
+"""The embedding store: shards of vectors, and the manifests that describe them."""

@@ -1,0 +1,204 @@
+"""The store's items: written from the source, and kept in step with it without touching a vector."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from embedding_jobs.errors import SourceError, StoreError
+from embedding_jobs.files import remove_asides, write_file
+from embedding_jobs.sources.items import Source, SourceFacts, check_source, iter_items, size_column
+from embedding_jobs.sources.tables import table_columns
+from embedding_jobs.store.manifests import MANIFEST, ColumnManifest, ItemsManifest, write_manifest
+from embedding_jobs.store.shards import Shard, damaged, parquet_bytes, part_name, read_part
+from embedding_jobs.store.store import ITEMS, Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def with_stored_columns(source: Source, store: Store, table_columns: list[str]) -> Source:
+    """Add to `source` the input columns that the store already keeps, so that adding an encoder loses none.
+
+    Raises:
+        StoreError: The store's label or image column is another, or the table lacks an input column of the store.
+    """
+    manifests = [manifest for manifest in (_column(store, name) for name in store.column_names()) if manifest]
+    items = _items(store)
+    if items is None or not manifests:
+        return source
+    for key in ("label", "image"):
+        mine, asked = getattr(items, key), getattr(source, key)
+        if mine != asked and mine is not None and asked is not None:
+            raise StoreError(
+                f"`{key}` must be that of the store {store.directory}, which has {mine!r}, got {asked!r}; "
+                "give this data another store"
+            )
+    lost = [manifest.column for manifest in manifests if manifest.column not in table_columns]
+    if lost:
+        raise StoreError(
+            f"the table {source.table} must have every column of the store {store.directory}, it lacks {lost[0]!r}; "
+            "give this data another store, or remove that column (`study embeddings rm`)"
+        )
+    kept = tuple(name for name in items.text if name not in source.text and name in table_columns)
+    image = source.image or (items.image if items.image in table_columns else None)
+    return replace(source, text=(*source.text, *kept), image=image)
+
+
+def checked_source(
+    source: Source, encoded: Collection[str], store: Store, on_error: Literal["fail", "skip"]
+) -> tuple[Source, SourceFacts]:
+    """The source with every column that the store keeps, and what is in it, once all of it is found sound.
+
+    Args:
+        source: The table.
+        encoded: Its columns that are to be encoded.
+        store: Where to; it may not be there yet.
+        on_error: What an unreadable image is to do.
+
+    Raises:
+        SourceError: The table is unsound.
+        StoreError: The store was made from another table.
+    """
+    source = with_stored_columns(source, store, table_columns(source.table))
+    facts = check_source(source, allow_missing_images=on_error == "skip" or source.image not in encoded)
+    refuse_other_source(store, facts, source.table)
+    return source, facts
+
+
+def refuse_other_source(store: Store, facts: SourceFacts, table: str) -> None:
+    """Compare the source with every complete column of the store.
+
+    Raises:
+        StoreError: The vectors were made of other items or other inputs.
+    """
+    for name in store.column_names():
+        manifest = _column(store, name)
+        if manifest is None:
+            continue
+        pairs = {
+            "ids": (manifest.ids_digest, facts.ids_digest),
+            f"column `{manifest.column}`": (manifest.input_digest, facts.input_digests.get(manifest.column)),
+        }
+        for what, (mine, asked) in pairs.items():
+            if mine != asked:
+                raise StoreError(
+                    f"the {what} of {table} must be what the store {store.directory} was made from; {name} has "
+                    f"{manifest.n_items} items with digest {mine}, got {facts.n_items} with {asked}; give the changed "
+                    "table another store (a study that has records: another `directory`), or remove the column (`study "
+                    f"embeddings rm {name}`) and embed it again"
+                )
+
+
+def ensure_items(source: Source, facts: SourceFacts, store: Store, rows_per_shard: int) -> ItemsManifest:
+    """Write the items unless they are there and are those of `source`; returns their manifest.
+
+    A store keeps the shard size that it was begun with, since all columns share the numbers of their parts.
+
+    Raises:
+        SourceError: The source changed while it was being read.
+        StoreError: The disk is full.
+    """
+    present = _items(store)
+    folder = store.path(ITEMS)
+    if present is not None:
+        rows_per_shard = present.rows_per_shard
+        same = (
+            present.ids_digest == facts.ids_digest
+            and present.labels_digest == facts.labels_digest
+            and present.input_digests == facts.input_digests
+            and (present.label, present.text, present.image) == (source.label, source.text, source.image)
+        )
+        if same and not damaged(folder, present.shards):
+            return present
+    else:
+        known = [manifest for manifest in (_column(store, name) for name in store.column_names()) if manifest]
+        rows_per_shard = known[0].rows_per_shard if known else rows_per_shard
+    folder.mkdir(parents=True, exist_ok=True)
+    # From here until the new manifest is written the items are incomplete, and every reader says so.
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shards = [_write(folder, number, table) for number, table in enumerate(_tables(source, rows_per_shard))]
+    for path in set(folder.glob("part-*.parquet")) - {folder / shard.file for shard in shards}:
+        path.unlink()
+    remove_asides(folder)
+    if sum(shard.n_rows for shard in shards) != facts.n_items:
+        raise SourceError(
+            f"the table must not change while it is read, {source.table} did; run again when it is finished"
+        )
+    manifest = ItemsManifest(
+        table=source.table,
+        id=source.id,
+        label=source.label,
+        text=source.text,
+        image=source.image,
+        n_items=facts.n_items,
+        n_classes=facts.n_classes,
+        rows_per_shard=rows_per_shard,
+        ids_digest=facts.ids_digest,
+        labels_digest=facts.labels_digest,
+        input_digests=facts.input_digests,
+        n_empty_texts=facts.n_empty_texts,
+        shards=tuple(shards),
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def read_inputs(store: Store, column: str, rows: list[int], rows_per_shard: int) -> list[str]:
+    """Read a column's values at ascending row numbers of the items, a shard at a time."""
+    values: list[str] = []
+    position = 0
+    while position < len(rows):
+        number = rows[position] // rows_per_shard
+        stop = (number + 1) * rows_per_shard
+        end = position
+        while end < len(rows) and rows[end] < stop:
+            end += 1
+        part = read_part(store.path(ITEMS) / part_name(number), [column]).column(column)
+        first = number * rows_per_shard
+        values += part.take([row - first for row in rows[position:end]]).to_pylist()
+        position = end
+    return values
+
+
+def _tables(source: Source, rows_per_shard: int) -> Iterator[pa.Table]:
+    """Cut the stream of items into tables of `rows_per_shard` rows."""
+    import pyarrow as pa
+
+    pending: list[pa.Table] = []
+    n_pending = 0
+    for batch in iter_items(source):
+        columns: dict[str, Any] = {"id": pa.array(batch.ids, pa.string()), "label": pa.array(batch.labels, pa.string())}
+        columns |= {name: pa.array(batch.inputs[name], pa.string()) for name in source.inputs}
+        columns |= {size_column(name): pa.array(sizes, pa.int64()) for name, sizes in batch.sizes.items()}
+        pending.append(pa.table(columns))
+        n_pending += len(batch.ids)
+        while n_pending >= rows_per_shard:
+            joined = pa.concat_tables(pending)
+            yield joined.slice(0, rows_per_shard)
+            pending, n_pending = [joined.slice(rows_per_shard)], n_pending - rows_per_shard
+    if n_pending:
+        yield pa.concat_tables(pending)
+
+
+def _write(folder: Path, number: int, table: pa.Table) -> Shard:
+    data = parquet_bytes(table.combine_chunks(), compression="zstd")
+    sha256 = write_file(folder / part_name(number), data)
+    return Shard(part_name(number), table.num_rows, len(data), sha256)
+
+
+def _column(store: Store, name: str) -> ColumnManifest | None:
+    """A complete column; None if it is not complete or its manifest unreadable (it is then remade)."""
+    try:
+        return store.column(name)
+    except StoreError:
+        return None
+
+
+def _items(store: Store) -> ItemsManifest | None:
+    try:
+        return store.items()
+    except StoreError:
+        return None

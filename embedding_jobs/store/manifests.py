@@ -1,0 +1,112 @@
+"""What the store says of itself: a manifest of the items and one of each column, as JSON, written last."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from embedding_jobs.errors import StoreError
+from embedding_jobs.files import write_json
+from embedding_jobs.store.shards import AGAIN, Shard
+
+FORMAT = 1
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ItemsManifest:
+    """What the items are and where they came from. Digests are those of `sources.SourceFacts`."""
+
+    table: str
+    id: str
+    label: str
+    text: tuple[str, ...]
+    image: str | None
+    n_items: int
+    n_classes: int
+    rows_per_shard: int
+    ids_digest: str
+    labels_digest: str
+    input_digests: dict[str, str]
+    n_empty_texts: dict[str, int]
+    shards: tuple[Shard, ...]
+
+
+@dataclass(frozen=True)
+class ColumnManifest:
+    """How the vectors of one column were made.
+
+    Attributes:
+        column: The data's column.
+        encoder: Name of the encoder in the store.
+        ids_digest: Of the items that were encoded.
+        input_digest: Of the column's values.
+        fingerprint: Everything a vector depends on; two stores agree where theirs do.
+        settings: The whole configuration of the encoder.
+        made_with: Software and device of each run that wrote vectors.
+        dimension: Numbers in a vector.
+        dtype: "float32" or "float16".
+        n_items: Rows, skipped ones included.
+        rows_per_shard: Rows in every shard but the last.
+        n_distinct: Different inputs; each was encoded once.
+        n_empty: Empty texts.
+        n_truncated: Texts cut at the model's limit.
+        n_skipped: Rows without a vector.
+        shards: The files.
+    """
+
+    column: str
+    encoder: str
+    ids_digest: str
+    input_digest: str
+    fingerprint: dict[str, Any]
+    settings: dict[str, Any]
+    made_with: tuple[dict[str, str], ...]
+    dimension: int
+    dtype: str
+    n_items: int
+    rows_per_shard: int
+    n_distinct: int
+    n_empty: int
+    n_truncated: int
+    n_skipped: int
+    shards: tuple[Shard, ...]
+
+
+def write_manifest(folder: Path, manifest: ItemsManifest | ColumnManifest) -> None:
+    """Write a manifest, which makes a column complete."""
+    write_json(folder / MANIFEST, {"format": FORMAT, **asdict(manifest)})
+
+
+_Manifest = TypeVar("_Manifest", ItemsManifest, ColumnManifest)
+
+
+def read_manifest(path: Path, kind: type[_Manifest]) -> _Manifest:
+    """Read a manifest.
+
+    Raises:
+        StoreError: It is not there, unreadable, or of another version.
+    """
+    try:
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
+            raise ValueError(f"`format` must be {FORMAT}")
+        if set(value) != {entry.name for entry in fields(kind)}:
+            raise ValueError("its fields are not those of this version")
+        value["shards"] = tuple(Shard(**shard) for shard in value["shards"])
+        for key in ("text", "made_with"):
+            if key in value:
+                value[key] = tuple(value[key])
+        return kind(**value)
+    except FileNotFoundError as error:
+        raise StoreError(f"a complete store must have {path}, which is not there; run `study embed`") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise StoreError(f"the manifest {path} must be readable: {error}; {AGAIN}") from error
+
+
+def comparable(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """A fingerprint without the names of things whose contents it has hashes of: a moved model is the same model."""
+    return {key: value for key, value in fingerprint.items() if key not in ("model", "revision")}

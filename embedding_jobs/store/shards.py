@@ -1,0 +1,106 @@
+"""The store's files, one at a time: written whole or not at all, read with their checksums verified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedding_jobs.errors import StoreError
+from embedding_jobs.files import sha256_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+AGAIN = "run `study embed` again to remake it"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a column."""
+
+    file: str
+    n_rows: int
+    n_bytes: int
+    sha256: str
+
+
+def part_name(number: int) -> str:
+    """File name of a shard."""
+    return f"part-{number:05d}.parquet"
+
+
+def read_part(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a shard through a memory map, verifying the checksums of its pages.
+
+    Raises:
+        StoreError: The file is missing, damaged, or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
+            schema = file.schema_arrow
+            for name in columns:
+                # An extension type may be a pickled object, which would run its maker's code when read.
+                if name not in schema.names or isinstance(schema.field(name).type, pa.BaseExtensionType):
+                    raise StoreError(f"the column `{name}` of {path} must be there and of a plain type; {AGAIN}")
+            return file.read(columns=list(columns), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
+        raise StoreError(f"the shard {path} must be readable: {reason}; {AGAIN}") from error
+
+
+def vectors_of(part: pa.Table, dimension: int, path: Path) -> NDArray[Any]:
+    """View a part's `vector` column as an array (rows, dimension)."""
+    import pyarrow.types as types
+
+    column = part.column("vector")
+    if not types.is_fixed_size_list(column.type) or column.type.list_size != dimension:
+        raise StoreError(f"`vector` of {path} must hold {dimension} numbers a row, got {column.type}; {AGAIN}")
+    array = column.combine_chunks()
+    flat = array.values.to_numpy(zero_copy_only=False)
+    start = array.offset * dimension
+    return np.asarray(flat[start : start + len(array) * dimension]).reshape(len(array), dimension)
+
+
+def parquet_bytes(table: pa.Table, *, compression: str, metadata: dict[str, str] | None = None) -> memoryview:
+    """A table as the bytes of a Parquet file with page checksums: the same bytes for the same table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table.replace_schema_metadata(metadata or {}),
+        sink,
+        compression=compression,
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+    )
+    return memoryview(sink.getvalue())
+
+
+def damaged(folder: Path, shards: Sequence[Shard]) -> dict[str, str]:
+    """Compare files with their checksums; returns the reason by file name for those that differ."""
+
+    def reason(shard: Shard) -> str | None:
+        try:
+            digest = sha256_file(folder / shard.file)
+        except FileNotFoundError:
+            return "it is missing"
+        except OSError as error:
+            return f"it is unreadable: {error.strerror}"
+        if digest == shard.sha256:
+            return None
+        return f"its sha256 is {digest[:12]}…, the manifest has {shard.sha256[:12]}…"
+
+    with ThreadPoolExecutor(4) as pool:
+        reasons: Iterator[str | None] = pool.map(reason, shards)
+        return {shard.file: text for shard, text in zip(shards, reasons, strict=True) if text is not None}

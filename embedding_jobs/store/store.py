@@ -1,0 +1,320 @@
+"""The embedding store: the only code that knows its file names, columns and manifests.
+
+```
+<store>/items/part-00000.parquet                  id, label, the text columns, the image paths and their sizes
+<store>/items/manifest.json
+<store>/<column>--<encoder>/part-00000.parquet    id, vector, note: the same rows under the same number
+<store>/<column>--<encoder>/manifest.json         written last: what has one is complete
+<store>/<column>--<encoder>/skipped.csv           rows without a vector, and why (only if there are any)
+<store>/runs/<column>--<encoder>.json             what the last run measured; differs from run to run, unlike the rest
+<store>/.units/<column>--<encoder>/<key>.arrow    encoded inputs not yet in a shard; gone when the column is complete
+```
+
+Every file is written aside and renamed: one that exists is complete. A row that was skipped keeps its place, with a
+vector of NaN (Arrow cannot read back a null in a fixed-size list) and its reason as `note`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedding_jobs.errors import StoreError
+from embedding_jobs.store.manifests import MANIFEST, ColumnManifest, ItemsManifest, comparable, read_manifest
+from embedding_jobs.store.shards import AGAIN, damaged, part_name, read_part, vectors_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+__all__ = ["ColumnFacts", "ColumnManifest", "Damage", "Embeddings", "ItemsManifest", "Store", "StoreError"]
+
+ITEMS = "items"
+
+SKIPPED = "skipped.csv"
+
+SKIP_NOTE = "skipped: "
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What a trial reads: the items that have a vector in every column asked for.
+
+    Attributes:
+        ids: Ids, object array of str, shape (items,).
+        labels: Labels, object array of str, shape (items,).
+        matrix: Concatenated vectors, float32, C-contiguous, shape (items, features).
+        columns: Names of the store's columns in the order of the features.
+        digest: Of everything a result depends on: ids, labels, inputs, fingerprints, dimensions.
+        provenance: Facts for a record, JSON values.
+    """
+
+    ids: NDArray[np.object_]
+    labels: NDArray[np.object_]
+    matrix: NDArray[np.float32]
+    columns: tuple[str, ...]
+    digest: str
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ColumnFacts:
+    """One line of `Store.describe`. `problem` is None for a sound, complete column."""
+
+    name: str
+    n_bytes: int
+    manifest: ColumnManifest | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something that `Store.verify` found wrong with a file."""
+
+    column: str
+    file: str
+    reason: str
+
+
+class Store:
+    """An embedding store in a directory. Opening one reads nothing."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory).expanduser()
+
+    def path(self, column: str) -> Path:
+        """Folder of a column (`<column>--<encoder>`), or of the items."""
+        return self.directory / column
+
+    def units(self, column: str) -> Path:
+        """Folder of a column's encoded inputs that are not in a shard yet."""
+        return self.directory / ".units" / column
+
+    def column_names(self) -> list[str]:
+        """Every column that has been begun, as `<column>--<encoder>`."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(path.name for path in self.directory.iterdir() if path.is_dir() and "--" in path.name)
+
+    def items(self) -> ItemsManifest:
+        """Read the items' manifest.
+
+        Raises:
+            StoreError: There is none, or it is unreadable.
+        """
+        return read_manifest(self.path(ITEMS) / MANIFEST, ItemsManifest)
+
+    def column(self, name: str) -> ColumnManifest:
+        """Read the manifest of `<column>--<encoder>`.
+
+        Raises:
+            StoreError: There is none, or it is unreadable.
+        """
+        return read_manifest(self.path(name) / MANIFEST, ColumnManifest)
+
+    def find(self, column: str) -> str:
+        """Return the one `<column>--<encoder>` that a data column (or that name itself) means.
+
+        Raises:
+            StoreError: There is none, or several.
+        """
+        names = self.column_names()
+        if column in names:
+            return column
+        found = [name for name in names if name.rpartition("--")[0] == column]
+        if not found:
+            there = ", ".join(names) or "none"
+            raise StoreError(
+                f"the store must have the column `{column}`, {self.directory} has {there}; run `study embed`"
+            )
+        if len(found) > 1:
+            raise StoreError(f"`{column}` must name one column of {self.directory}, it could be {' or '.join(found)}")
+        return found[0]
+
+    def load(self, columns: Sequence[str]) -> Embeddings:
+        """Read columns of vectors side by side into one matrix.
+
+        Args:
+            columns: The data's columns ("title"), or store columns ("title--minilm"), in the order of the features.
+
+        Raises:
+            StoreError: A column is missing, incomplete, damaged, or does not belong to the store's items.
+        """
+        if not columns:
+            raise StoreError("`columns` must name at least one column, got none")
+        items = self.items()
+        names = [self.find(column) for column in columns]
+        manifests = [self.column(name) for name in names]
+        for name, manifest in zip(names, manifests, strict=True):
+            self._check_same_items(name, manifest, items)
+        keep = np.ones(items.n_items, dtype=bool)
+        for name, manifest in zip(names, manifests, strict=True):
+            if manifest.n_skipped:
+                keep[self.skipped_rows(name)] = False
+        if not keep.any():
+            raise StoreError(
+                f"at least one item must have a vector in all of {', '.join(names)}; every one was skipped"
+            )
+        widths = [manifest.dimension for manifest in manifests]
+        matrix = np.empty((int(keep.sum()), sum(widths)), dtype=np.float32)
+        ids: list[str] = []
+        labels: list[str] = []
+        filled = 0
+        for number, shard in enumerate(items.shards):
+            start = number * items.rows_per_shard
+            kept = keep[start : start + shard.n_rows]
+            part = read_part(self.path(ITEMS) / shard.file, ["id", "label"])
+            part_ids = part.column("id").combine_chunks()
+            ids += np.asarray(part_ids.to_pylist(), dtype=object)[kept].tolist()
+            labels += np.asarray(part.column("label").to_pylist(), dtype=object)[kept].tolist()
+            stop, left = filled + int(kept.sum()), 0
+            for name, width in zip(names, widths, strict=True):
+                vectors = self.vectors(name, number, part_ids, width)
+                matrix[filled:stop, left : left + width] = vectors if kept.all() else vectors[kept]
+                left += width
+            filled = stop
+        facts = [_identity(manifest) for manifest in manifests]
+        identity = [items.ids_digest, items.labels_digest, *facts]
+        digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
+        return Embeddings(
+            ids=np.asarray(ids, dtype=object),
+            labels=np.asarray(labels, dtype=object),
+            matrix=matrix,
+            columns=tuple(names),
+            digest=digest,
+            provenance={
+                "store": str(self.directory),
+                "table": items.table,
+                "label": items.label,
+                "n_items": items.n_items,
+                "n_items_left_out": int((~keep).sum()),
+                "columns": {name: _provenance(manifest) for name, manifest in zip(names, manifests, strict=True)},
+            },
+        )
+
+    def vectors(self, name: str, number: int, ids: pa.Array, dimension: int) -> NDArray[Any]:
+        """Read one shard's vectors, (rows, dimension), checking that its rows are those of `ids`.
+
+        Raises:
+            StoreError: The shard is damaged or its rows are others.
+        """
+        path = self.path(name) / part_name(number)
+        part = read_part(path, ["id", "vector"])
+        if not part.column("id").combine_chunks().equals(ids):
+            raise StoreError(f"the rows of {path} must be those of the items, they differ; {AGAIN}")
+        return vectors_of(part, dimension, path)
+
+    def skipped_rows(self, name: str) -> NDArray[np.int64]:
+        """Numbers of the rows of a column that have no vector."""
+        from pyarrow import csv
+
+        path = self.path(name) / SKIPPED
+        if not path.is_file():
+            raise StoreError(f"the table of skipped rows must exist, found nothing at {path}; {AGAIN}")
+        return np.asarray(csv.read_csv(path).column("row"), dtype=np.int64)
+
+    def describe(self) -> list[ColumnFacts]:
+        """One entry for each column that has been begun, complete or not."""
+        found = []
+        for name in self.column_names():
+            n_bytes = sum(path.stat().st_size for path in self.path(name).iterdir() if path.is_file())
+            try:
+                found.append(ColumnFacts(name, n_bytes, self.column(name), self.measured(name)))
+            except StoreError as error:
+                found.append(ColumnFacts(name, n_bytes, problem=str(error)))
+        return found
+
+    def measured(self, name: str) -> dict[str, Any]:
+        """What the last run that encoded a column measured; empty if that is not known."""
+        try:
+            return dict(json.loads((self.directory / "runs" / f"{name}.json").read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def verify(self, columns: Sequence[str] | None = None) -> list[Damage]:
+        """Recompute every checksum and compare the rows of each shard with the items.
+
+        Args:
+            columns: Columns to look at; None is all.
+
+        Returns:
+            What is wrong, file by file; empty for a sound store.
+        """
+        try:
+            items = self.items()
+        except StoreError as error:
+            return [Damage(ITEMS, MANIFEST, str(error))]
+        found = [Damage(ITEMS, file, reason) for file, reason in damaged(self.path(ITEMS), items.shards).items()]
+        unusable = {damage.file for damage in found}
+        for name in self.column_names() if columns is None else [self.find(column) for column in columns]:
+            try:
+                manifest = self.column(name)
+                self._check_same_items(name, manifest, items)
+                if manifest.n_skipped:
+                    self.skipped_rows(name)
+            except StoreError as error:
+                found.append(Damage(name, MANIFEST, str(error)))
+                continue
+            wrong = damaged(self.path(name), manifest.shards)
+            found += [Damage(name, file, reason) for file, reason in wrong.items()]
+            for number, shard in enumerate(manifest.shards):
+                if shard.file in wrong or shard.file in unusable:
+                    continue
+                ids = read_part(self.path(ITEMS) / shard.file, ["id"]).column("id").combine_chunks()
+                try:
+                    self.vectors(name, number, ids, manifest.dimension)
+                except StoreError as error:
+                    found.append(Damage(name, shard.file, str(error)))
+        return found
+
+    def remove(self, column: str) -> str:
+        """Delete a column and what was begun of it; returns its name in the store.
+
+        Raises:
+            StoreError: There is no such column.
+        """
+        name = self.find(column)
+        # Without its manifest a column is incomplete: an interrupted removal leaves nothing that looks whole.
+        (self.path(name) / MANIFEST).unlink(missing_ok=True)
+        for folder in (self.path(name), self.units(name)):
+            shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
+        (self.directory / "runs" / f"{name}.json").unlink(missing_ok=True)
+        return name
+
+    def _check_same_items(self, name: str, manifest: ColumnManifest, items: ItemsManifest) -> None:
+        pairs = {
+            "n_items": (manifest.n_items, items.n_items),
+            "rows_per_shard": (manifest.rows_per_shard, items.rows_per_shard),
+            "ids_digest": (manifest.ids_digest, items.ids_digest),
+            "input_digest": (manifest.input_digest, items.input_digests.get(manifest.column)),
+        }
+        for key, (mine, theirs) in pairs.items():
+            if mine != theirs:
+                raise StoreError(
+                    f"`{key}` of {self.path(name)} must be that of the store's items, got {mine} and {theirs}; "
+                    f"remove the column (`study embeddings rm {name}`) and run `study embed`"
+                )
+
+
+def _identity(manifest: ColumnManifest) -> dict[str, Any]:
+    return {
+        "column": manifest.column,
+        "input_digest": manifest.input_digest,
+        "fingerprint": comparable(manifest.fingerprint),
+        "dimension": manifest.dimension,
+        "n_skipped": manifest.n_skipped,
+    }
+
+
+def _provenance(manifest: ColumnManifest) -> dict[str, Any]:
+    facts = asdict(manifest)
+    del facts["shards"]
+    return facts

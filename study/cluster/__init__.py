@@ -1,0 +1,1 @@
+"""Send a study to a Ray cluster, check the cluster first, and follow the job."""

@@ -1,0 +1,48 @@
+"""Where secrets do not belong: what a study file says is printed, recorded and tracked."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+_PRINTED = {
+    "directory": "give its keys by the environment",
+    "data.table": "give its keys by the environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "resources.address": "give the cluster's token by RAY_AUTH_TOKEN_PATH",
+    "tracking.uri": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
+}
+
+_SECRET_WORDS = ("passw", "pwd", "token", "secret", "sig", "credential", "key")
+
+
+def has_secret_parameter(address: str) -> bool:
+    """Whether an address has what looks like a password or key among its parameters."""
+    names = [name.lower() for name, _ in parse_qsl(urlsplit(address).query, keep_blank_values=True)]
+    return any(word in name for name in names for word in _SECRET_WORDS)
+
+
+def secret_problems(sections: Mapping[str, Any]) -> Iterator[str]:
+    """Addresses that hold a user or password, which records, logs and reports would repeat; without their values.
+
+    Args:
+        sections: The study file's sections and top-level values, by name.
+    """
+    for place, remedy in _PRINTED.items():
+        section, _, key = place.partition(".")
+        value = getattr(sections.get(section), key, None) if key else sections.get(section)
+        if isinstance(value, str) and ("@" in urlsplit(value).netloc or has_secret_parameter(value)):
+            yield f"`{place}` must not hold a user, password or key, since it is printed and recorded; {remedy}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own, which others do not reach.
+
+    Args:
+        host: Without a port; an IPv6 address with or without its brackets.
+    """
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,306 @@
+"""Reads a study file and checks it as a whole: every problem at once, each with its key and the remedy.
+
+Imports nothing heavy: no torch, ray, optuna or mlflow.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from embedding_jobs.encoders.registry import ENTRY_POINT_GROUP
+from study.config.addresses import secret_problems
+from study.config.cluster_rules import travel_problems
+from study.config.method_rules import nearest, pruning_problems, search_problems
+from study.config.schema import (
+    PACKAGE_SCHEME,
+    Data,
+    Encoders,
+    LearningRate,
+    Resources,
+    Search,
+    Section,
+    Splits,
+    StudySpec,
+    Training,
+)
+from study.config.table_rules import named_columns, size_problems, table_problems, unknown_class_problems
+from study.errors import SpecError
+from trainables.sampling.splits import n_folds
+
+_SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in StudySpec.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+
+
+def load_spec(path: str | Path, *, travels: bool = False, encodes: bool = True) -> StudySpec:
+    """Reads and checks a study file, the table's columns and size included.
+
+    Args:
+        path: The file.
+        travels: Whether the study is to run on another machine: its table and models are not looked for on this one,
+            and no path may be relative.
+        encodes: Whether table and models will be used; what reads records alone works without them.
+
+    Raises:
+        SpecError: With every problem that was found.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.load(path.read_text(), Loader=_UniqueKeyLoader)  # noqa: S506 -- a SafeLoader
+    except FileNotFoundError:
+        raise SpecError(str(path), ["there is no such file; `study init` writes one"]) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        found = ", ".join(filter(None, (error.context, error.problem)))
+        by_form = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
+        hint = "; a key needs a space after its colon, a level is indented by spaces alone" if by_form else ""
+        raise SpecError(str(path), [f"it cannot be read as YAML: {place}{found}{hint}"]) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(str(path), [f"it cannot be read as YAML: {error}"]) from None
+    if not isinstance(raw, dict):
+        raise SpecError(str(path), ["it must be a mapping of sections; `study init` writes one"])
+    return check_spec(raw, path, travels=travels, encodes=encodes)
+
+
+def check_spec(
+    raw: Mapping[str, Any], path: str | Path = "study.yaml", *, travels: bool = False, encodes: bool = True
+) -> StudySpec:
+    """Checks the contents of a study file.
+
+    Args:
+        raw: The file's contents.
+        path: Where it stands; its relative paths are relative to that folder.
+        travels: As in `load_spec`.
+        encodes: As in `load_spec`.
+
+    Raises:
+        SpecError: With every problem that was found.
+    """
+    path = Path(path)
+    problems: list[str] = []
+    sections: dict[str, Any] = {}
+    for name, kind in _SECTIONS.items():
+        if name in raw:
+            # Each on its own, so that a mistake in one does not hide those of the others.
+            try:
+                sections[name] = kind.model_validate(raw[name])
+            except ValidationError as error:
+                problems += _problems(error, (name,))
+                with suppress(ValidationError):  # what is sound in it is still checked against the rest
+                    sections[name] = kind.model_validate(_without(raw[name], error))
+    if travels:
+        problems += travel_problems(raw, sections)  # and places stay as they are: this machine's links mean nothing
+    elif "data" in sections:
+        sections["data"] = sections["data"].model_copy(update={"table": _resolved(sections["data"].table, path.parent)})
+    if "encoders" in sections and not travels:
+        sections["encoders"] = _resolved_encoders(sections["encoders"], path.parent)
+    top = {**{name: value for name, value in raw.items() if name not in _SECTIONS}, **sections}
+    if isinstance(top.get("directory"), str):
+        if "://" in top["directory"]:
+            problems.append(
+                f"`directory` must be a path of a file system, got {top['directory']!r}; mount the storage on every "
+                "node and give its path"
+            )
+        if not travels:
+            top["directory"] = _resolved(top["directory"], path.parent)
+    spec = None
+    try:
+        spec = StudySpec.model_validate(top)
+    except ValidationError as error:
+        failed = set(_SECTIONS) & set(raw) - set(sections)
+        problems += [
+            text for text in _problems(error, ()) if not any(text.startswith(f"`{s}` is missing") for s in failed)
+        ]
+    if secret := list(secret_problems({"directory": top.get("directory"), **sections})):
+        raise SpecError(str(path), secret)  # alone: the other problems might repeat the address
+    unsound = {problem.split("`")[1].split(".")[0] for problem in problems}
+    problems += _cross_problems(sections, unsound, looks=encodes and not travels)
+    if problems or spec is None:
+        raise SpecError(str(path), list(dict.fromkeys(problems)))
+    return spec
+
+
+def _without(raw: Any, error: ValidationError) -> Any:
+    """A section without the values that an error complains of."""
+    kept = copy.deepcopy(raw)
+    for item in error.errors():
+        place, *rest = item["loc"]
+        inner = kept
+        while rest and isinstance(inner, dict) and isinstance(inner.get(place), dict):
+            inner = inner[place]
+            place, *rest = rest
+        if isinstance(inner, dict):
+            inner.pop(place, None)
+    return kept
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error instead of a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key `{key}` stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _resolved(location: str, base: Path) -> str:
+    return location if "://" in location else str((base / Path(location).expanduser()).resolve())
+
+
+def _resolved_encoders(encoders: Encoders, base: Path) -> Encoders:
+    """Local model directories and checkpoints made absolute; hub names stay."""
+    text, image = encoders.text, encoders.image
+    if text and (text.model.startswith((".", "/", "~")) or (base / text.model).is_dir()):
+        text = text.model_copy(update={"model": _resolved(text.model, base)})
+    if image and image.checkpoint:
+        image = image.model_copy(update={"checkpoint": _resolved(image.checkpoint, base)})
+    return encoders.model_copy(update={"text": text, "image": image})
+
+
+def _problems(error: ValidationError, prefix: tuple[str, ...]) -> Iterator[str]:
+    for item in error.errors(include_url=False):
+        location = [*prefix, *map(str, item["loc"])]
+        # Members of a union (number, list, range) are tried one by one and each complains: name the place once.
+        if "methods" in location and len(location) > 4:
+            location = location[:4]
+        key = ".".join(location)
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(location[:-1])
+            yield f"`{key}` is not a key{nearest(location[-1], known)}; the keys there are {', '.join(known)}"
+        elif item["type"] == "missing":
+            yield f"`{key}` is missing; give it a value"
+        elif "methods" in location and len(location) == 4:
+            yield f"`{key}` must be a number, a list of numbers or {{low, high, log}}, got {item['input']!r}"
+        elif item["type"] == "string_pattern_mismatch":
+            rule = "must be letters, digits, dots, dashes or underscores, a letter or digit first"
+            yield f"`{key}` {rule}, got {item['input']!r}"
+        else:
+            message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            message = message.replace("greater than or equal to", "at least").replace("greater than", "above")
+            message = message.replace("less than or equal to", "at most").replace("less than", "below")
+            message = message.replace("a valid tuple", "a list, such as [a, b]")
+            message = message if message.startswith("must") else f"must be {message}"
+            yield f"`{key}` {message}, got {item['input']!r}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: Any = StudySpec
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        kinds = [annotation, *get_args(annotation)]
+        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(model.model_fields)
+
+
+def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, looks: bool) -> Iterator[str]:
+    """Problems between sections, of what is well-formed by itself.
+
+    Args:
+        sections: The sections; of an unsound one, what is sound in it.
+        unsound: Names of the sections with a problem of their own.
+        looks: Whether to look at the table and the models that the file names.
+    """
+    data: Data | None = sections.get("data")
+    if data is not None and "data" not in unsound:
+        yield from _data_problems(data, sections.get("encoders"))
+    if data is not None and looks:
+        yield from table_problems(data)
+    if data is not None and looks and not unsound & {"data", "splits", "training"}:
+        yield from size_problems(data, sections.get("splits", Splits()), sections.get("training", Training()))
+    if data is not None and looks and not unsound & {"data", "splits"} and "splits" in sections:
+        yield from unknown_class_problems(data, sections["splits"])
+    if not unsound & {"training", "search"} and "search" in sections:
+        yield from pruning_problems(sections["search"], sections.get("training", Training()))
+    if not unsound & {"splits", "search", "resources"}:
+        resources = sections.get("resources", Resources())
+        yield from _protocol_problems(sections.get("splits", Splits()), sections.get("search"), resources)
+    if "encoders" in sections and looks:
+        yield from _encoder_problems(sections["encoders"])
+    if "search" in sections:
+        yield from search_problems(sections["search"], sections.get("training", Training()))
+    rate = sections["training"].learning_rate if "training" in sections else LearningRate()
+    if rate.low > rate.high:
+        yield f"`training.learning_rate.low` must not exceed `high` ({rate.high:g}), got {rate.low:g}"
+
+
+def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
+    if not data.columns:
+        yield "`data.text` and `data.image` are both empty; name at least one column to encode"
+    columns = [column for column in named_columns(data).values() if column]
+    for twice in sorted({column for column in columns if columns.count(column) > 1}):
+        yield f"`data` uses the column `{twice}` twice; each of id, label, text and image needs its own"
+    if encoders is not None:
+        for column in set(encoders.custom) - set(data.columns):
+            yield f"`encoders.custom.{column}` has nothing to encode; name the column in `data.text` or `data.image`"
+        images = (data.image,) if data.image else ()
+        for kind, encoded in (("text", data.text), ("image", images)):
+            used = [column for column in encoded if column not in encoders.custom]
+            if used and getattr(encoders, kind) is None:
+                yield f"`encoders.{kind}` is missing, and `data.{kind}` names a column; give its model"
+            if data.columns and not used and getattr(encoders, kind) is not None:
+                yield f"`encoders.{kind}` has nothing to encode; name a column in `data.{kind}`, or leave it out"
+
+
+def _protocol_problems(splits: Splits, search: Search | None, resources: Resources) -> Iterator[str]:
+    if splits.protocol == "nested" and n_folds(splits.train_fraction) < 3:
+        yield (
+            "`splits.train_fraction` must make three folds or more with the protocol nested, one to search, one to "
+            f"train on and one to test, so at most 0.33, got {splits.train_fraction:g}"
+        )
+    if search is None or not search.pruning.is_on:
+        return
+    if splits.protocol == "paper":
+        yield (
+            "`search.pruning` works on the search phase of the protocol nested only, since paper reports every "
+            "candidate; leave it out, or set `splits.protocol` to nested"
+        )
+    if search.pruning.asha is not None and resources.lanes_per_pack is not None:
+        yield (
+            "`search.pruning.asha` compares means over splits that are trained together, which "
+            f"`resources.lanes_per_pack` ({resources.lanes_per_pack}) cuts up; leave one of the two out"
+        )
+    racing = search.pruning.racing
+    if racing is not None and racing.splits_at_once >= splits.n_search_splits:
+        yield (
+            "`search.pruning.racing.splits_at_once` must be below `splits.n_search_splits` "
+            f"({splits.n_search_splits}), or no split is left to spare, got {racing.splits_at_once}"
+        )
+
+
+def _encoder_problems(encoders: Encoders) -> Iterator[str]:
+    for column, custom in encoders.custom.items():
+        if not entry_points(group=ENTRY_POINT_GROUP, name=custom.kind):
+            known = ", ".join(sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))) or "none"
+            yield f"`encoders.custom.{column}.kind` is no installed kind of encoder ({known}), got {custom.kind!r}"
+    if encoders.text and encoders.text.model.startswith(PACKAGE_SCHEME):
+        package, _, folder = encoders.text.model.removeprefix(PACKAGE_SCHEME).partition("/")
+        found = importlib.util.find_spec(package)
+        if found is None:
+            other = package.replace("-", "_")
+            meant = other != package and importlib.util.find_spec(other) is not None
+            remedy = f"is it `{other}`?" if meant else "install it"
+            yield f"`encoders.text.model` names the Python package `{package}`, which is not installed; {remedy}"
+        elif not any(Path(place, folder).is_dir() for place in found.submodule_search_locations or ()):
+            yield f"`encoders.text.model` names the folder {folder} of the Python package `{package}`, which lacks it"
+    elif encoders.text and encoders.text.model.startswith("/") and not Path(encoders.text.model).is_dir():
+        yield f"`encoders.text.model` names the folder {encoders.text.model}, which does not exist"
+    if encoders.image and encoders.image.checkpoint and not Path(encoders.image.checkpoint).is_file():
+        yield f"`encoders.image.checkpoint` names {encoders.image.checkpoint}, which does not exist"

@@ -1,0 +1,81 @@
+"""Checks a study file's `data` against its table: columns, rows, and what splits and batches need of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from embedding_jobs.errors import SourceError
+from embedding_jobs.sources.tables import count_rows, stream, table_columns
+from study.config.method_rules import nearest
+from study.config.schema import Data, Splits, Training, phases
+from trainables.sampling.splits import SEARCH_TRAIN_FRACTION, n_held_out, n_train_items
+
+
+def named_columns(data: Data) -> dict[str, str | None]:
+    """The table's columns by the key that names them."""
+    named: dict[str, str | None] = {"id": data.id, "label": data.label, "image": data.image}
+    return named | {f"text.{index}": column for index, column in enumerate(data.text)}
+
+
+def table_problems(data: Data) -> Iterator[str]:
+    """What is wrong with the table's columns."""
+    try:
+        present = table_columns(data.table)
+    except SourceError as error:
+        yield f"`data.table`: {error}"
+        return
+    if not present:
+        yield f"`data.table` must have columns, {data.table} has none; is it empty?"
+        return
+    apart = next((mark for mark in ";\t|" if len(present) == 1 and mark in present[0]), None)
+    if apart is not None:
+        yield f"`data.table` must be a CSV file with commas, {data.table} has {apart!r} between its columns"
+        return
+    for key, name in named_columns(data).items():
+        if name and name not in present:
+            yield (
+                f"`data.{key}` names the column `{name}`, which {data.table} lacks{nearest(name, present)}; "
+                f"its columns are {', '.join(present)}"
+            )
+
+
+def unknown_class_problems(data: Data, splits: Splits) -> Iterator[str]:
+    """Classes to be withheld that no row has."""
+    if not splits.unknown_classes:
+        return
+    try:
+        labels = {str(label) for _, columns in stream(data.table, [data.label]) for label in columns[data.label]}
+    except SourceError:
+        return  # reported with the table
+    for name in splits.unknown_classes:
+        if name not in labels:
+            meant = nearest(name, sorted(labels))
+            yield f"`splits.unknown_classes` names {name!r}, which no row has as its label{meant}"
+
+
+def size_problems(data: Data, splits: Splits, training: Training) -> Iterator[str]:
+    """What is wrong with the number of rows."""
+    try:
+        n_items = count_rows(data.table)
+    except SourceError:
+        return  # reported with the table
+    if n_items == 0:
+        yield f"`data.table` must hold items, {data.table} has no rows"
+        return
+    held_out = training.early_stopping.fraction if training.early_stopping else 0
+    for phase in phases(splits.protocol):
+        n_train = n_train_items(n_items, splits.train_fraction, phase)
+        n_train -= n_held_out(n_train, held_out)
+        if training.batch_size > n_train:
+            cut = (
+                f"{SEARCH_TRAIN_FRACTION:g} x {splits.train_fraction:g}"
+                if phase == "search"
+                else f"{splits.train_fraction:g}"
+            )
+            less = f", less the {held_out:g} that early stopping holds out" if held_out else ""
+            yield (
+                f"`training.batch_size` must not exceed the {phase} split's training items: {n_train} = {cut} of "
+                f"{n_items} rows{less}, got {training.batch_size}; lower it to at most {n_train // 2 * 2}, or raise "
+                "`splits.train_fraction`"
+            )
+            return

@@ -1,0 +1,1 @@
+"""The built-in catalogue of products that the demo uses."""

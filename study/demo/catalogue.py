@@ -1,0 +1,414 @@
+"""Makes the built-in demonstration catalogue: products with a title, a description, a picture and a category.
+
+The categories come in families of five that share words, materials and outlines, so that neighbours are
+confused; a title often leaves the product's name out, and the description gives it away only by weaker cues.
+The last two categories of each family are so rare that a small training split misses some of them: the "none"
+items. A few products are filed under a neighbour, as in any real catalogue. Everything in it is invented.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_T = TypeVar("_T")
+
+
+# Raised whenever the same seed and size would give other bytes, so that an older catalogue is remade.
+CATALOGUE_VERSION = 1
+
+
+# The share of products, outside the rare categories, that are filed under a neighbour.
+LABEL_NOISE_FRACTION = 0.04
+
+
+# How often: a title names the product (else by a word of the family's) or leaves any noun out; the opening of the
+# description names it; a cue is a neighbour's; there is a second cue; a neighbour is mentioned; the picture is a
+# neighbour's. They set how hard the catalogue is.
+_TITLE_NAMES, _TITLE_BARE, _OPENING_NAMES = 0.68, 0.12, 0.4
+
+_CUE_ASTRAY, _SECOND_CUE, _MENTION, _PICTURE_ASTRAY = 0.09, 0.75, 0.15, 0.15
+
+_TABLE, _IMAGES, _MARK = "products.parquet", "images", "catalogue.json"
+
+_IMAGE_SIZE = 64
+
+_N_USUAL = 3  # categories of a family; the others are rare
+
+
+# A family: its name, nouns that fit each of its categories, materials; then cues that all of them share.
+# A category: its name, its own nouns; then its own cues. The most common ones come first.
+_VOCABULARY = """
+# Footwear | shoe, pair, design | mesh, suede, nubuck, recycled knit, leather
+    a padded collar; a snug heel; a removable insole; room at the toes; a grippy rubber sole; reinforced stitching
+Running shoes | running shoe, road trainer, jogging shoe
+    a springy midsole for long road miles; cushioning tuned for tarmac; a light upper for race day; a lively toe-off
+Trail shoes | trail shoe, trail runner, fell shoe
+    deep lugs that bite into mud; a rock plate under the forefoot; a quick-draining upper; hold on wet roots
+Walking boots | walking boot, hiking boot, hill boot
+    firm ankle support under a load; a waterproof lining; hooks for tight lacing; a stiff shank for rocky paths
+Sandals | sandal, slide, strappy sandal
+    open sides for hot days; adjustable straps; a contoured footbed for bare feet; a quick dry after the beach
+Slippers | slipper, house shoe, mule
+    a fleecy lining for cold floors; a soft sole for indoors; an easy step-in back; warmth by the fire
+# Lighting | lamp, light, fitting | brushed steel, brass, linen, opal glass, painted steel
+    a warm white glow; a dimmable bulb; a fabric-covered cable; an even, glare-free light; an in-line switch
+Desk lamps | desk lamp, task lamp, reading light
+    a jointed arm that reaches over a page; a weighted base for a worktop; a focused beam for close work; a USB port
+Floor lamps | floor lamp, standing lamp, uplighter
+    a tall stem beside the sofa; a foot pedal switch; a broad drum shade at standing height; a tripod stand
+Pendant lights | pendant light, hanging lamp, ceiling pendant
+    a cord that shortens over a table; a ceiling rose to match; a dome shade seen from below; a row above an island
+Wall lights | wall light, sconce, wall lamp
+    a flat backplate with two screws; light thrown up and down a wall; a slim depth for hallways; a bedside bracket
+Lanterns | lantern, camping light, storm lamp
+    a carrying handle; a rechargeable battery for a night outdoors; a wind-proof chimney; a hook for the porch
+# Drinkware | cup, vessel, piece | stoneware, porcelain, clear glass, borosilicate, stainless steel
+    a smooth rim; a dishwasher-safe finish; a generous fill; a comfortable hold; a base that leaves no rings
+Mugs | mug, coffee mug, beaker
+    a sturdy looped handle; a thick wall that keeps coffee hot; room for a big morning brew; a glazed inside
+Tumblers | tumbler, highball, juice glass
+    straight sides that stack; a heavy base for ice; a tall shape for long drinks; a cut pattern for whisky
+Water bottles | water bottle, flask, drinks bottle
+    a leak-proof screw lid; double walls for cold water all day; a loop to clip to a bag; a sports cap
+Wine glasses | wine glass, goblet, stemmed glass
+    a long slender stem; a bowl that gathers the bouquet; a fine rim for red or white; room to swirl
+Teacups | teacup, tea cup, cup and saucer
+    a matching saucer; a dainty handle for afternoon tea; a thin translucent wall; a gold line at the edge
+# Cookware | pan, pot, dish | cast iron, carbon steel, aluminium, enamelled steel, copper
+    an even heat over the whole base; a stay-cool handle; a fit for every hob, induction too; an oven-safe build
+Frying pans | frying pan, skillet, saute pan
+    low sloping sides for turning eggs; a non-stick face for pancakes; a crisp sear on steak; a wide flat base
+Saucepans | saucepan, milk pan, sauce pot
+    a pouring lip on both sides; a glass lid with a steam vent; measures marked inside; a gentle simmer for sauces
+Casserole dishes | casserole, Dutch oven, stew pot
+    a heavy lid that bastes the stew; two loop handles for the table; hours of slow braising; a deep pot for soups
+Woks | wok, stir-fry pan, round-bottomed pan
+    high curved walls for tossing; a fierce heat at the centre; a long handle for stir-frying; a thin, quick metal
+Roasting tins | roasting tin, roaster, oven tray
+    a rack that lifts the joint; corners that gather gravy; room for a Sunday chicken; upright sides for potatoes
+# Bags | bag, carrier, piece | waxed canvas, nylon, cotton twill, full-grain leather, ripstop
+    a smooth zip; an inner pocket for keys; a water-resistant base; reinforced seams; a lining that wipes clean
+Backpacks | backpack, rucksack, daypack
+    two padded shoulder straps; a ventilated back panel; a chest strap for long walks; a sleeve for a hydration bladder
+Tote bags | tote, shopper, market bag
+    long handles for the shoulder; an open top for groceries; a fold-flat shape; a wide gusset for books
+Messenger bags | messenger bag, satchel, courier bag
+    a single strap across the body; a front flap with buckles; a padded laptop sleeve; a stabilising strap for cycling
+Holdalls | holdall, duffel, weekender
+    a wide mouth for packing; a shoe compartment at one end; a size that fits the overhead locker; room for a weekend
+Wash bags | wash bag, toiletry bag, dopp kit
+    a hook for the bathroom door; a slot for a toothbrush; a waterproof lining for spills; space for travel bottles
+# Outerwear | jacket, layer, coat | recycled polyester, ripstop nylon, waxed cotton, wool blend, softshell
+    zipped hand pockets; an adjustable hem; a high collar; a regular fit over a jumper; a two-way front zip
+Rain jackets | rain jacket, waterproof, shell
+    taped seams that keep out a downpour; a peaked hood; underarm vents; a thin shell that packs into its pocket
+Down jackets | down jacket, puffer, insulated jacket
+    baffles filled with goose down; warmth for almost no weight; a quilted shell; a stuff sack for the summit
+Fleeces | fleece, fleece jacket, pile pullover
+    a brushed pile that dries quickly; a cosy mid layer; a half zip at the neck; a soft knit that breathes
+Gilets | gilet, body warmer, vest
+    a warm core with free arms; wide armholes; a sleeveless cut; a light quilting for spring mornings
+Parkas | parka, winter coat, long coat
+    a thigh-length cut against the wind; a trimmed hood for deep winter; storm cuffs; a heavy lining for frost
+# Seating | chair, seat, piece | solid oak, beech, boucle, velvet, powder-coated steel
+    a comfortable height; a sturdy frame; a wipe-clean seat; felt pads under the feet; simple assembly in minutes
+Dining chairs | dining chair, side chair, kitchen chair
+    a curved back for long dinners; a shape that tucks under the table; a set of two; a slim spindle back
+Armchairs | armchair, lounge chair, easy chair
+    deep cushions to sink into; broad padded arms; a high back for reading; a feather-filled seat
+Office chairs | office chair, desk chair, task chair
+    adjustable lumbar support; five smooth castors; a gas lift; a tilt lock for hours at a screen
+Bar stools | bar stool, counter stool, high stool
+    a footrest ring; a perch at counter height; a swivel top; a low back for the breakfast bar
+Benches | bench, hall bench, settle
+    a long seat for three; a shelf for shoes below; a place to sit in the hallway; a plank top without a back
+# Audio | speaker, set, device | matt plastic, anodised aluminium, woven fabric, walnut veneer, silicone
+    a full, balanced sound; a quick Bluetooth pairing; a clear treble; deep bass; a USB-C charge; an app with presets
+Headphones | over-ear headphone, headset, noise-cancelling headphone
+    soft cushions around the ears; a folding headband; quiet on a noisy train; thirty hours between charges
+Earphones | earbud set, earphone, in-ear set
+    three sizes of silicone tip; a charging case for the pocket; a secure fit for the gym; a tiny, light bud
+Portable speakers | portable speaker, Bluetooth speaker, travel speaker
+    a splash-proof body for the pool; sound that fills a garden; a strap to hang it up; twelve hours of music
+Soundbars | soundbar, TV speaker, sound base
+    dialogue you can follow from the sofa; an HDMI link to the television; a low bar below the screen; a subwoofer
+Microphones | microphone, condenser mic, podcast mic
+    a cardioid pattern for voices; a shock mount and pop filter; a desk stand for streaming; a mute button
+# Storage | unit, cabinet, piece | oak veneer, ash, walnut, lacquered board, rattan
+    plenty of space for a small room; a fixing kit for the wall; a clean, plain front; rounded edges; level feet
+Bookcases | bookcase, shelving unit, bookshelf
+    five adjustable shelves; an open back for paperbacks; a tall, narrow frame; a ladder shape against the wall
+Chests of drawers | chest of drawers, dresser, tallboy
+    six drawers on soft-close runners; folded jumpers kept in order; a shallow top drawer for socks; dovetail joints
+Sideboards | sideboard, buffet, credenza
+    sliding doors over crockery; a long low body for the dining room; a cable outlet at the back; a serving top
+Baskets | basket, hamper, storage bin
+    two woven handles; a place for laundry or toys; a removable cotton liner; a round shape with a lid
+Coat racks | coat rack, hall stand, hat stand
+    eight pegs for coats and hats; a tray for umbrellas; a slim stand by the front door; a rail with hooks
+# Stationery | book, set, piece | cloth, vegan leather, kraft board, brass, recycled paper
+    an elastic closure; a ribbon marker; a pocket at the back; a lay-flat binding; a gift box; rounded corners
+Notebooks | notebook, journal, jotter
+    ruled pages for daily notes; 192 numbered pages; a dotted grid; a table of contents to fill in
+Planners | planner, diary, agenda
+    a week on two pages; monthly tabs and public holidays; space for goals and habits; undated months to start any time
+Sketchbooks | sketchbook, drawing pad, art journal
+    heavy paper that takes a wash; a rough tooth for charcoal; perforated sheets; blank pages that do not bleed
+Fountain pens | fountain pen, pen, writing instrument
+    a fine steel nib; a converter for bottled ink; a screw cap; a barrel balanced for long letters
+Pencil cases | pencil case, pen roll, pen pouch
+    loops for single pencils; a zipped tube for school; room for brushes and erasers; a roll-up shape with a tie
+"""
+
+
+# fmt: off
+_BRANDS = ["Halden", "Morrow", "Castell", "Brightwater", "Ostra", "Fenwick", "Linde", "Northgate", "Arbour", "Kestrel",
+    "Tamsin", "Vale", "Corvid", "Ellery", "Solvang", "Marlow", "Pask", "Ridgeway", "Juniper", "Brae", "Bellamy",
+    "Oakhurst", "Senna", "Wexford"]
+
+
+_RANGES = ["Tarn", "Arden", "Solis", "Mira", "Strand", "Alto", "Cove", "Ember", "Lowell", "Finch", "Harbour", "Nova",
+    "Terra", "Quill", "Juno", "Sable", "Orchard", "Wren", "Summit", "Delta", "Isla", "Bowery", "Pine", "Atlas"]
+
+
+_ADJECTIVES = ["classic", "modern", "contemporary", "lightweight", "compact", "premium", "essential", "timeless",
+    "versatile", "durable", "elegant", "simple", "hand-finished", "understated", "practical", "minimal", "refined",
+    "dependable"]
+
+_LEADS = ["With", "Expect", "It offers", "You get", "Notable for"]
+
+
+_FILLERS = ["Arrives in recyclable packaging.", "Covered by a two-year guarantee.", "Free returns within 30 days.",
+    "Designed in our own studio and made in small batches.", "A dependable choice for every day.",
+    "Also available in other colours.", "An easy present for a friend.", "Our customers rate it highly for value."]
+
+
+# Colours by a name that reads well in a text and that Pillow knows.
+_COLOURS = ["black", "navy", "teal", "olive", "maroon", "sienna", "tan", "khaki", "salmon", "plum", "grey", "ivory"]
+
+
+# Outlines, in units of a product's half width and half height from its centre, y downwards.
+_BODIES = [((-1, -0.2), (0.2, -1), (1, 0.2), (1, 1), (-1, 1)), ((-0.4, -1), (0.4, -1), (1, 1), (-1, 1)),
+    ((-1, -1), (1, -1), (0.6, 1), (-0.6, 1)), ((-1, -0.5), (0, -1), (1, -0.5), (1, 0.5), (0, 1), (-1, 0.5)),
+    ((-1, -1), (1, -1), (1, 1), (-1, 1)), ((0, -1), (1, 0), (0, 1), (-1, 0))]
+
+
+# A handle, legs, a stem with a foot, a strap, a lid: the strokes of a family's first to fifth category.
+_PARTS = [(((0.8, -0.5), (1.5, -0.5), (1.5, 0.5), (0.8, 0.5)),), (((-0.7, 0.9), (-0.7, 1.6)), ((0.7, 0.9), (0.7, 1.6))),
+    (((0, 0.9), (0, 1.5)), ((-0.7, 1.5), (0.7, 1.5))), (((-0.8, -0.8), (-0.4, -1.5), (0.4, -1.5), (0.8, -0.8)),),
+    (((-1.3, -1), (1.3, -1)), ((-1.3, -0.7), (1.3, -0.7)))]
+
+
+# fmt: on
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A line pair of the vocabulary: a family or a category (which has no materials of its own)."""
+
+    name: str
+    nouns: list[str]
+    materials: list[str]
+    cues: list[str]
+
+
+_Family = tuple[_Entry, list[_Entry]]
+
+
+def make_catalogue(directory: Path, n_products: int = 3200, seed: int = 0) -> Path:
+    """Makes the catalogue in `directory`, unless the same one is already there, complete.
+
+    It is built in a directory aside and renamed, so that what an interruption leaves is never taken for a
+    catalogue. The same arguments give the same bytes.
+
+    Args:
+        directory: Where the table and its `images/` go. An older or incomplete catalogue there is replaced.
+        n_products: How many products; at least two a category, and the rare ones.
+        seed: Of every random choice.
+
+    Returns:
+        The path of the table, `products.parquet`, with the string columns `id`, `title`, `description`,
+        `category` (the label) and `image` (a path relative to the table).
+
+    Raises:
+        ValueError: If `n_products` is too small, or `seed` is negative.
+        FileExistsError: If `directory` is a file, or holds anything that is not part of a catalogue.
+    """
+    families = _families()
+    counts = _class_counts(families, n_products)
+    if seed < 0:
+        raise ValueError(f"`seed` must be 0 or above, got {seed}")
+    request = {"version": CATALOGUE_VERSION, "n_products": n_products, "seed": seed}
+    directory = directory.absolute()
+    if _is_complete(directory, request):
+        return directory / _TABLE
+    # Only a catalogue is ever replaced: anything else is somebody's.
+    if directory.exists() and not (directory.is_dir() and set(os.listdir(directory)) <= {_TABLE, _IMAGES, _MARK}):
+        raise FileExistsError(f"`{directory}` must be new, empty or a catalogue made before; choose another directory")
+    aside = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    (aside / _IMAGES).mkdir(parents=True)
+    try:
+        _write(aside, families, counts, request)
+        shutil.rmtree(directory, ignore_errors=True)
+        aside.rename(directory)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return directory / _TABLE
+
+
+def _is_complete(directory: Path, request: dict[str, int]) -> bool:
+    """Whether what was asked for is there: the mark, the table to the byte, the pictures by number and size."""
+    try:
+        mark = json.loads((directory / _MARK).read_text(encoding="utf-8"))
+        return bool(mark == request | _contents(directory))
+    except (OSError, ValueError):
+        return False
+
+
+def _contents(directory: Path) -> dict[str, int | str]:
+    sizes = [entry.stat().st_size for entry in os.scandir(directory / _IMAGES)]
+    digest = hashlib.sha256((directory / _TABLE).read_bytes()).hexdigest()
+    return {"table_sha256": digest, "n_images": len(sizes), "image_bytes": sum(sizes)}
+
+
+def _families() -> list[_Family]:
+    """The vocabulary as families, each with its categories."""
+    families = []
+    for block in _VOCABULARY.split("# ")[1:]:
+        entries = []
+        lines = block.strip().splitlines()
+        for heading, cues in zip(lines[::2], lines[1::2], strict=True):
+            name, *lists = heading.split(" | ")
+            nouns, materials = ([words.split(", ") for words in lists] + [[]])[:2]
+            entries.append(_Entry(name, nouns, materials, cues.strip().split("; ")))
+        families.append((entries[0], entries[1:]))
+    return families
+
+
+def _class_counts(families: list[_Family], n_products: int) -> dict[tuple[int, int], int]:
+    """Products of each (family, category): two to six of a rare one, a long tail of the others."""
+    keys = [(f, c) for c in range(len(_PARTS)) for f in range(len(families))]
+    usual, rare = keys[: _N_USUAL * len(families)], keys[_N_USUAL * len(families) :]
+    counts = {key: 2 + place % 5 for place, key in enumerate(rare)}
+    spare = n_products - sum(counts.values()) - 2 * len(usual)
+    if spare < 0:
+        raise ValueError(f"`n_products` must be at least {n_products - spare}, got {n_products}")
+    weights = (np.arange(len(usual)) + 4.0) ** -0.9
+    shares = np.floor(spare * weights / weights.sum()).astype(int)
+    shares[0] += spare - shares.sum()
+    # A stride coprime to their number spreads the more and the less common ones over the families.
+    order = [usual[7 * place % len(usual)] for place in range(len(usual))]
+    return counts | {key: 2 + int(share) for key, share in zip(order, shares, strict=True)}
+
+
+def _write(aside: Path, families: list[_Family], counts: dict[tuple[int, int], int], request: dict[str, int]) -> None:
+    """Writes pictures and table, and last the mark that says what they are."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # Words and pictures have a stream each, so that a change to one leaves the other.
+    words, strokes = (np.random.default_rng([request["seed"], stream]) for stream in range(2))
+    labels = [key for key, count in counts.items() for _ in range(count)]
+    rows = []
+    for number, place in enumerate(words.permutation(len(labels))):
+        f, filed = labels[place]
+        shown = filed
+        if filed < _N_USUAL and words.random() < LABEL_NOISE_FRACTION:
+            shown = (filed + int(words.integers(1, _N_USUAL))) % _N_USUAL
+        colour = _colour(words, 5 * f + shown)
+        title, description = _describe(words, families[f], shown, colour)
+        item = f"p{number:05d}"
+        image = f"{_IMAGES}/{item}.png"
+        _draw(strokes, f, shown, colour).save(aside / image)
+        category = families[f][1][filed].name
+        rows.append({"id": item, "title": title, "description": description, "category": category, "image": image})
+    pq.write_table(pa.Table.from_pylist(rows), aside / _TABLE)
+    (aside / _MARK).write_text(json.dumps(request | _contents(aside), indent=1) + "\n", encoding="utf-8")
+
+
+def _describe(rng: np.random.Generator, family: _Family, c: int, colour: str) -> tuple[str, str]:
+    """Title and description of a product of the family's category `c`."""
+    shared, categories = family
+    own, neighbour = categories[c], categories[(c + int(rng.integers(1, len(categories)))) % len(categories)]
+    brand, line, adjective, second = (_pick(rng, w) for w in (_BRANDS, _RANGES, _ADJECTIVES, _ADJECTIVES))
+    material = _pick(rng, shared.materials)
+    form = rng.random()
+    noun = _pick(rng, own.nouns if form < _TITLE_NAMES else shared.nouns)
+    titles = [f"{brand} {line} {noun}, {colour}", f"{adjective} {material} {noun} by {brand}"]
+    titles += [f"{line} {noun} in {material}", f"{brand} {adjective} {noun}"]
+    bare = [f"{brand} {line} {int(rng.integers(1, 10))}", f"{line} by {brand}, {colour}", f"{brand} {line}, {material}"]
+    title = _pick(rng, bare if form >= 1 - _TITLE_BARE else titles)
+    noun = _pick(rng, own.nouns if rng.random() < _OPENING_NAMES else shared.nouns)
+    openings = [f"The {line} {noun} is {adjective} and {second}.", f"{adjective} {material}, from the {line} range."]
+    openings += [f"This {adjective} {noun} from {brand} comes in {material}."]
+
+    n_own = 1 + int(rng.random() < _SECOND_CUE)
+    cues = [_pick(rng, neighbour.cues if rng.random() < _CUE_ASTRAY else own.cues) for _ in range(n_own)]
+    cues += [_pick(rng, shared.cues) for _ in range(int(rng.integers(1, 3)))]
+    cues = _shuffled(rng, cues)
+    leads = _shuffled(rng, _LEADS)
+    sentences = [f"{leads[i]} {' and '.join(cues[i : i + 2])}." for i in range(0, len(cues), 2)]
+    if rng.random() < _MENTION:
+        sentences.append(f"Goes well with the {line} {_pick(rng, neighbour.nouns)}.")
+    if rng.random() < 0.5:
+        sentences.append(_pick(rng, _FILLERS))
+    texts = [title, _pick(rng, openings), *_shuffled(rng, sentences)]
+    title, *sentences = (text[:1].upper() + text[1:] for text in texts)
+    return title, " ".join(sentences)
+
+
+def _draw(rng: np.random.Generator, f: int, c: int, colour: str) -> Image:
+    """A picture: the family gives the body, the category a part and a texture, now and then a neighbour's."""
+    from PIL import Image, ImageColor, ImageDraw
+
+    if rng.random() < _PICTURE_ASTRAY:
+        c = int(rng.integers(len(_PARTS)))
+    fill = tuple(int(level * rng.uniform(0.85, 1.0)) for level in ImageColor.getrgb(colour))
+    trim = tuple(level // 2 if sum(fill) > 330 else (level + 255) // 2 for level in fill)
+    backdrop = tuple(int(level) for level in rng.integers(232, 256, size=3))
+    picture = Image.new("RGB", (_IMAGE_SIZE, _IMAGE_SIZE), backdrop)
+    pen = ImageDraw.Draw(picture)
+    x, y = _IMAGE_SIZE / 2 + rng.uniform(-3, 3, size=2)
+    w = (13 + 2 * ((f + c) % 4)) * rng.uniform(0.9, 1.1)
+    h = (19 - 2 * ((2 * f + c) % 5)) * rng.uniform(0.9, 1.1)
+
+    def place(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        return [(x + w * u, y + h * v) for u, v in points]
+
+    pen.polygon(place(_BODIES[f % len(_BODIES)]), fill=fill)
+    for stroke in _PARTS[c]:
+        pen.line(place(stroke), fill=trim, width=3)
+    # The texture: rows of dashes, finer or coarser, lying or standing.
+    for v in np.arange(-0.6, 0.61, (0.25, 0.35, 0.5, 0.7)[(f + 3 * c) % 4]):
+        dash = ((-0.5, v), (0.5, v)) if (f + c) % 3 else ((v, -0.5), (v, 0.5))
+        pen.line(place(dash), fill=trim, width=1 + c % 3)
+    return picture
+
+
+def _colour(rng: np.random.Generator, n: int) -> str:
+    """Any colour, but more often than not one of the three that category number `n` favours."""
+    favoured = (5 * n + (0, 3, 7)[int(rng.integers(3))]) % len(_COLOURS)
+    return _COLOURS[favoured] if rng.random() < 0.6 else _pick(rng, _COLOURS)
+
+
+def _pick(rng: np.random.Generator, options: Sequence[_T]) -> _T:
+    return options[int(rng.integers(len(options)))]
+
+
+def _shuffled(rng: np.random.Generator, options: Sequence[_T]) -> list[_T]:
+    """The different ones among `options`, in random order."""
+    unique = list(dict.fromkeys(options))
+    return [unique[i] for i in rng.permutation(len(unique))]

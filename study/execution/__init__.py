@@ -1,0 +1,1 @@
+"""Run a study: connect to Ray, cut the work into packs, and train them."""

@@ -1,0 +1,132 @@
+"""What the packs of a study share: its embeddings, labels, settings and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedding_jobs.encoders.config import (
+    CustomEncoderConfig,
+    EncoderConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+    encoder_name,
+)
+from embedding_jobs.store.store import Embeddings, Store
+from study.config.schema import StudySpec
+from study.errors import StudyError
+from study.state.provenance import provenance
+from trainables.packs.pack import PackContext
+from trainables.training.settings import Pretraining, Settings
+
+
+def encoder_configs(spec: StudySpec) -> dict[str, EncoderConfig]:
+    """The encoder of each encoded column, in the order of the classifier's input."""
+    configs: dict[str, EncoderConfig] = {}
+    for column in spec.data.columns:
+        if column in spec.encoders.custom:
+            configs[column] = CustomEncoderConfig(**spec.encoders.custom[column].model_dump())
+        elif column == spec.data.image and spec.encoders.image is not None:
+            configs[column] = ImageEncoderConfig(**spec.encoders.image.model_dump())
+        elif spec.encoders.text is not None:
+            configs[column] = TextEncoderConfig(**spec.encoders.text.model_dump())
+    return configs
+
+
+def load_embeddings(spec: StudySpec) -> Embeddings:
+    """The embeddings that a study's trials read.
+
+    Raises:
+        embedding_jobs.store.StoreError: A column is missing, or not the one asked for.
+    """
+    columns = [f"{column}--{encoder_name(config)}" for column, config in encoder_configs(spec).items()]
+    return Store(spec.store).load(columns)
+
+
+def pack_context(
+    spec: StudySpec, embeddings: Embeddings, labels: np.ndarray, description: Mapping[str, Any]
+) -> PackContext:
+    """The context of a study's packs.
+
+    Args:
+        spec: The study.
+        embeddings: What its trials read.
+        labels: Index of each item's label among the sorted label names (items,).
+        description: `study.json`.
+
+    Raises:
+        StudyError: The study names an unknown class that no item has.
+    """
+    matrix, names = embeddings.matrix, description["data"]["class_names"]
+    return _context(spec, matrix, labels, names, provenance(spec, description))
+
+
+def pilot_context(spec: StudySpec, labels: Sequence[str], n_features: int) -> PackContext:
+    """The context of packs that are trained to see what they cost; its embeddings are still to be made up.
+
+    Args:
+        spec: The study.
+        labels: Each item's label (items,).
+        n_features: Length of the embeddings.
+    """
+    names, indices = np.unique(np.array(labels), return_inverse=True)
+    return _context(spec, np.empty((0, n_features), np.float32), indices, [str(name) for name in names], {})
+
+
+def _context(
+    spec: StudySpec,
+    matrix: npt.NDArray[np.float32],
+    labels: npt.NDArray[Any],
+    class_names: Sequence[str],
+    made_by: Mapping[str, str],
+) -> PackContext:
+    training = spec.training
+    return PackContext(
+        embeddings=matrix,
+        labels=labels.astype(np.int64),
+        train_fraction=spec.splits.train_fraction,
+        settings=Settings(
+            epochs=training.epochs,
+            batch_size=training.batch_size,
+            hidden=training.hidden,
+            residual=training.residual,
+            dropout=training.dropout,
+            weight_decay=training.weight_decay,
+            learning_rate_low=training.learning_rate.low,
+            learning_rate_high=training.learning_rate.high,
+            step_size_epochs=training.learning_rate.step_size_epochs,
+            evaluate_every_epochs=training.evaluate_every_epochs,
+            standardize=training.standardize,
+            class_balanced=training.class_balanced,
+            early_stopping_fraction=training.early_stopping.fraction if training.early_stopping else 0,
+            early_stopping_patience=training.early_stopping.patience if training.early_stopping else 1,
+            threshold=spec.objective.threshold,
+            precision=training.precision,
+            pretraining=Pretraining(**training.pretraining.model_dump()),
+            cuda_graph=spec.resources.cuda_graph,
+        ),
+        records=str(spec.records),
+        unknown_classes=_label_indices(spec.splits.unknown_classes, class_names),
+        unknown_class_fraction=spec.splits.unknown_class_fraction,
+        objective=spec.objective.metric,
+        n_threads=max(1, int(spec.resources.cpus_per_pack)),
+        provenance=made_by,
+    )
+
+
+def _label_indices(wanted: Sequence[str], class_names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Indices of labels among the sorted label names.
+
+    Raises:
+        StudyError: The data lack one.
+    """
+    absent = [name for name in wanted if name not in class_names]
+    if absent:
+        raise StudyError(
+            f"`splits.unknown_classes` names {', '.join(absent)}, which no item has as its label. "
+            "Write labels as the table does."
+        )
+    return np.array([class_names.index(name) for name in wanted], np.int64)

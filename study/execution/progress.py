@@ -1,0 +1,207 @@
+"""What the user sees while a study works: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from trainables.records.failures import Failure, Stop
+from trainables.records.types import Candidate, TrialConfig, TrialRecord, value_text
+
+if TYPE_CHECKING:
+    from embedding_jobs.pipeline.summary import ExtractionProgress
+    from study.search.queue import PackQueue
+
+_PLAIN_LINE_EVERY_S = 10
+
+"""Pause between the lines that take the place of a live display where there is no terminal."""
+
+
+@contextmanager
+def chatter_to(log: Path) -> Iterator[Console]:
+    """Sends what libraries print, native ones too, to a file; the console given still reaches the user.
+
+    Args:
+        log: File to append to; its folder is made.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with log.open("ab") as file, os.fdopen(os.dup(1), "w") as out:
+        try:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            yield Console(file=out)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, descriptor in enumerate(saved, start=1):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+
+
+class Progress:
+    """The progress of one command, as a context manager.
+
+    Args:
+        console: Where to show it; a live table needs a terminal.
+        quiet: Shows nothing but errors.
+    """
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self.console = console
+        self._quiet = quiet
+        self._live: Live | None = None
+        self._phase = ""
+        self._queue: PackQueue | None = None
+        self._objective = ""
+        self._n_planned = self._n_recorded = self._n_trained = self._n_failed = self._n_stopped = 0
+        self._scores: dict[Candidate, list[float]] = defaultdict(list)
+        self._started_s = time.monotonic()
+        self._last_line_s = 0.0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop_live()
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the live table if there is one."""
+        if not self._quiet:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def embedding(self, state: ExtractionProgress) -> None:
+        """Shows how far the extraction is; the callback of `embedding_jobs.extract.extract`."""
+        self._show(
+            Text(
+                f"{state.column}: {state.n_shards_done}/{state.n_shards} shards, {state.n_inputs_done:,}/"
+                f"{state.n_inputs:,} distinct inputs, {state.inputs_per_s:,.0f}/s"
+            )
+        )
+
+    def start_phase(self, phase: str, queue: PackQueue, n_planned: int, n_stopped: int, objective: str) -> None:
+        """Begins a phase.
+
+        Args:
+            phase: Its name.
+            queue: Its packs.
+            n_planned: Trials that it will have in the end, without early stopping.
+            n_stopped: Trials that early stopping has spared already.
+            objective: The figure that candidates are compared by.
+        """
+        self._stop_live()
+        self._phase, self._queue, self._n_planned, self._objective = phase, queue, n_planned, objective
+        self._n_recorded = self._n_trained = self._n_failed = 0
+        self._n_stopped = n_stopped
+        self._scores.clear()
+        self._started_s = time.monotonic()
+
+    def recorded(self, scores: Mapping[TrialConfig, float]) -> None:
+        """Takes note of trials found recorded at the start."""
+        for trial, score in scores.items():
+            self._n_recorded += 1
+            self._scores[trial.candidate].append(score)
+
+    def trained(self, records: list[TrialRecord]) -> None:
+        """Shows a trained pack."""
+        self._n_trained += len(records)
+        scores = [record.metrics[self._objective] for record in records]
+        self._scores[records[0].config.candidate] += scores
+        if self.console.is_terminal:
+            self._show(self._table())
+            return
+        self.say(
+            f"{self._n_recorded + self._n_trained}/{self._n_planned} trials  {records[0].config.candidate}  "
+            f"{self._objective} {sum(scores) / len(scores):.4f} over {len(scores)} splits  "
+            f"{records[0].duration_s:.1f} s a trial  {self._left()}"
+        )
+
+    def failed(self, failures: Iterable[Failure]) -> None:
+        """Shows trials that failed for good."""
+        for failure in failures:
+            self._n_failed += len(failure.splits)
+            self.say(f"failed: {failure}")
+
+    def stopped(self, stops: Iterable[Stop]) -> None:
+        """Shows candidates that were given up."""
+        for stop in stops:
+            self._n_stopped += len(stop.splits)
+            self.say(f"stopped by {stop.rule}: {stop.candidate} at {stop.share:.0%} of its training")
+
+    def end_phase(self) -> None:
+        """Leaves the last table standing."""
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+        self._stop_live()
+
+    def end_embedding(self) -> None:
+        """Leaves the extraction's last line standing."""
+        self._stop_live()
+
+    def _left(self) -> str:
+        elapsed_s = time.monotonic() - self._started_s
+        if not self._n_trained:
+            return ""
+        missing = max(0, self._n_planned - self._n_recorded - self._n_trained - self._n_failed - self._n_stopped)
+        rate = self._n_trained / elapsed_s
+        return f"{rate * 3600:,.0f} trials/h, {missing / rate:,.0f} s left"
+
+    def _table(self) -> Group:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("method")
+        table.add_column("candidates", justify="right")
+        table.add_column("trials", justify="right")
+        table.add_column(f"best {self._objective}", justify="right")
+        table.add_column("with")
+        by_method: dict[str, list[tuple[float, Candidate, list[float]]]] = defaultdict(list)
+        for candidate, scores in self._scores.items():
+            by_method[candidate.method].append((sum(scores) / len(scores), candidate, scores))
+        proposed = self._queue.candidates if self._queue is not None else {}
+        for method in proposed:
+            seen = by_method.get(method, [])
+            best, shown = "", ""
+            if seen:
+                mean, candidate, scores = max(seen, key=lambda entry: entry[0])
+                best = f"{mean:.4f} ± {max(abs(score - mean) for score in scores):.4f}"
+                shown = ", ".join(f"{name} {value_text(name, value)}" for name, value in candidate.params)
+            table.add_row(
+                method, f"{len(seen)}/{len(proposed[method])}", str(sum(len(entry[2]) for entry in seen)), best, shown
+            )
+        done = self._n_recorded + self._n_trained
+        failed = f", {self._n_failed} failed" if self._n_failed else ""
+        failed += f", {self._n_stopped} spared" if self._n_stopped else ""
+        return Group(Text(f"{self._phase}: {done}/{self._n_planned} trials{failed}, {self._left()}"), table)
+
+    def _show(self, content: Group | Text) -> None:
+        if self._quiet:
+            return
+        if not self.console.is_terminal:
+            if isinstance(content, Text) and time.monotonic() - self._last_line_s >= _PLAIN_LINE_EVERY_S:
+                self._last_line_s = time.monotonic()
+                self.say(content.plain)
+            return
+        if self._live is None:
+            self._live = Live(console=self.console, auto_refresh=False)
+            self._live.start()
+        self._live.update(content, refresh=True)
+
+    def _stop_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None

@@ -1,0 +1,1 @@
+"""Rank the items of another table by what is most useful to label next."""

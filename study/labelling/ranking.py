@@ -1,0 +1,71 @@
+"""Which items to label next: what the classifier is least sure of, and not the same thing twice."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+POOL_FACTOR = 20
+
+"""Items that compete for a place, for each place at the top: the least confident ones."""
+
+
+def rank(
+    confidence: npt.NDArray[np.floating],
+    is_none: npt.NDArray[np.bool_],
+    embeddings: npt.NDArray[np.float32],
+    n_top: int,
+) -> npt.NDArray[np.int64]:
+    """Items in the order in which to label them.
+
+    Items predicted "none" come before all others. Within each of the two, the places at the top go one by one to the
+    item of the largest doubt times distance: doubt is 1 - confidence, distance is 1 - cosine similarity to the nearest
+    item that has a place already. A near-duplicate of one above is near nothing, and does not follow it. Below the
+    top, items stand by rising confidence.
+
+    Args:
+        confidence: In [0, 1] (items,).
+        is_none: Whether "none" is predicted (items,).
+        embeddings: (items, features).
+        n_top: Places that are given by doubt and distance.
+
+    Returns:
+        Every item's number, the first to label first (items,).
+
+    References:
+        Gonzalez, "Clustering to Minimize the Maximum Intercluster Distance" (1985),
+        https://doi.org/10.1016/0304-3975(85)90224-5: farthest-first; Sener and Savarese, "Active Learning for
+        Convolutional Neural Networks: A Core-Set Approach" (2018), https://arxiv.org/abs/1708.00489.
+    """
+    order = np.argsort(confidence, kind="stable")
+    ranked: list[npt.NDArray[np.int64]] = []
+    above = np.empty((0, embeddings.shape[1]), dtype=np.float32)
+    for group in (order[is_none[order]], order[~is_none[order]]):
+        n_places = min(n_top, len(group))
+        pool = group[: POOL_FACTOR * n_places]
+        directions = _directions(embeddings[pool])
+        taken = _farthest_first(1 - confidence[pool].astype(np.float64), directions, above, n_places)
+        ranked += [group[taken], np.delete(group, taken)]
+        above = directions[taken]
+        n_top -= n_places
+    return np.concatenate(ranked)
+
+
+def _farthest_first(
+    doubt: npt.NDArray[np.float64], directions: npt.NDArray[np.float32], above: npt.NDArray[np.float32], n_places: int
+) -> list[int]:
+    """Places of a pool by doubt times distance to those taken before and to those above, one after the other."""
+    distance = 1 - (directions @ above.T).max(1) if len(above) and n_places else np.full(len(directions), 2.0)
+    taken: list[int] = []
+    for _ in range(n_places):
+        value = doubt * np.maximum(distance, 0)
+        value[taken] = -1
+        taken.append(int(np.argmax(value)))
+        distance = np.minimum(distance, 1 - directions @ directions[taken[-1]])
+    return taken
+
+
+def _directions(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The same with length 1; an embedding of zeros stays."""
+    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return np.asarray(embeddings / np.where(length > 0, length, 1), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""The classifier of a finished study: retrain, verify, export, predict."""

@@ -1,0 +1,119 @@
+"""Training a cell of a finished study's table again, from what the study says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from analysis.results.aggregate import summarise
+from analysis.results.load import load_items, load_study
+from embedding_jobs.store.store import Embeddings
+from study.config.schema import StudySpec
+from study.errors import StudyError
+from study.execution.pack_context import load_embeddings, pack_context
+from study.state.description import read_description
+from trainables.packs.pack import PackContext
+from trainables.records.types import TrialConfig, TrialRecord
+
+
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A study as its directory describes it, with the data of its trials.
+
+    Attributes:
+        spec: The study file as it was resolved when the records were made.
+        description: `study.json`.
+        embeddings: What the trials read.
+        context: What their packs shared.
+    """
+
+    spec: StudySpec
+    description: Mapping[str, Any]
+    embeddings: Embeddings
+    context: PackContext
+
+    @property
+    def class_names(self) -> list[str]:
+        """Every label, sorted; label indices are places in it."""
+        return list(self.description["data"]["class_names"])
+
+
+def open_study(root: Path) -> FinishedStudy:
+    """Opens a study by its directory.
+
+    Raises:
+        DescriptionError: No study was run there.
+        StudyError: It was made by another version, or its embeddings are no longer those of the records.
+        embedding_jobs.store.StoreError: The embeddings are missing or damaged.
+    """
+    description = read_description(root)
+    try:
+        spec = StudySpec.model_validate({**description["settings"], "directory": str(root.resolve())})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise StudyError(
+            f"The settings in {root / 'study.json'} must be those of this version, `{key}` is not "
+            f"({first['msg']}). Use the version that ran the study, or run it again."
+        ) from error
+    embeddings = load_embeddings(spec)
+    if embeddings.digest != description["digests"]["embeddings"]:
+        raise StudyError(
+            f"The embeddings in {spec.store} must be those that the records were made from, their digest is "
+            f"{embeddings.digest} and not {description['digests']['embeddings']}. Restore them, or run the study again."
+        )
+    names = description["data"]["class_names"]
+    labels = np.searchsorted(np.asarray(names, dtype=object), embeddings.labels)
+    try:
+        context = pack_context(spec, embeddings, labels, description)
+    except KeyError as error:
+        raise StudyError(
+            f"{root / 'study.json'} lacks {error}, as of another version. `study run` writes it anew."
+        ) from error
+    return FinishedStudy(spec, description, embeddings, context)
+
+
+def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
+    """A recorded trial, with its per-item results.
+
+    Args:
+        root: The study's directory.
+        cell: A method, for its best candidate, or a candidate as the report names it, such as `e_mixup(alpha=0.3)`;
+            None for the best candidate of all.
+        split: Split seed; None for the first that is recorded.
+
+    Raises:
+        StudyError: No finished trial is meant.
+        analysis.load.ReportError: The study cannot be read.
+    """
+    results = load_study(root)
+    summaries = [summary for summary in summarise(results) if summary.candidate is not None]
+    if cell is None:
+        wanted = {max(summaries, key=lambda one: one.objective.mean).candidate} if summaries else set()
+    else:
+        wanted = {summary.candidate for summary in summaries if summary.method == cell}
+        wanted |= {
+            r.config.candidate for r in results.records if cell in (str(r.config.candidate), r.config.candidate.key)
+        }
+    phases = (results.description.reported_phase, results.description.choosing_phase)
+    trials = [record.config for record in results.records if record.config.candidate in wanted]
+    trials.sort(key=lambda trial: (phases.index(trial.phase), trial.split))
+    if not trials:
+        known = ", ".join(dict.fromkeys(str(record.config.candidate) for record in results.records))
+        raise StudyError(
+            f"The cell must be a method or candidate with finished trials, got {cell!r}; there are {known}."
+        )
+    return load_items(root, {_on_split(trials, split)})[0]
+
+
+def _on_split(trials: list[TrialConfig], split: int | None) -> TrialConfig:
+    for trial in trials:
+        if split is None or trial.split == split:
+            return trial
+    listed = ", ".join(str(trial.split) for trial in trials if trial.phase == trials[0].phase)
+    raise StudyError(f"--split must be a recorded split of {trials[0].candidate} ({listed}), got {split}.")

@@ -1,0 +1,114 @@
+"""The search as Optuna studies on disk, for `optuna-dashboard` and Optuna's own analyses. Derived from the records.
+
+The sampler's own study is in memory, and nothing is read back from here but whether it is up to date: a journal that is
+missing, damaged, or says otherwise than the records is made anew, and one that is behind is completed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from study.config.schema import Search
+from study.search.proposals import Outcome, percent_done
+from study.search.space import distributions
+from trainables.records.failures import Stop
+from trainables.records.types import Candidate
+
+JOURNAL = "optuna.log"
+
+"""The journal's file in a study's directory."""
+
+_KEY = "candidate"
+
+
+class Journal:
+    """The finished candidates of a search, one Optuna study a method.
+
+    Args:
+        path: The journal's file. Only the run that holds the study's directory writes to it.
+        search: The study file's search.
+        outcomes: What became of each candidate that is finished.
+    """
+
+    def __init__(self, path: Path, search: Search, outcomes: Mapping[Candidate, Outcome]) -> None:
+        self._search = search
+        self._spaces = {method: distributions(search, method) for method in search.methods}
+        Path(f"{path}.lock").unlink(missing_ok=True)  # left by a writer that was killed; nobody else writes
+        trials = {candidate.key: self._trial(candidate, outcome) for candidate, outcome in outcomes.items()}
+        found = _read(path)
+        if found is None or any(not _agree(trials.get(key), trial) for key, trial in found.items()):
+            self._make(path, outcomes)
+            return
+        self._studies = self._open(path)
+        for candidate, outcome in outcomes.items():
+            if candidate.key not in found:
+                self.add(candidate, outcome)
+
+    def add(self, candidate: Candidate, outcome: Outcome) -> None:
+        """Adds a candidate that has just finished."""
+        self._studies[candidate.method].add_trial(self._trial(candidate, outcome))
+
+    def _trial(self, candidate: Candidate, outcome: Outcome) -> FrozenTrial:
+        space = self._spaces[candidate.method]
+        params = {name: value for name, value in candidate.params if name in space}
+        if isinstance(outcome, Stop):
+            values = dict(outcome.evaluations) or {percent_done(outcome): outcome.value}
+            state, score = TrialState.PRUNED, outcome.value
+        else:
+            values, state, score = {}, TrialState.COMPLETE, outcome
+        return create_trial(
+            state=state,
+            value=score,
+            params=params,
+            distributions=space,
+            user_attrs={_KEY: candidate.key},
+            intermediate_values=values,
+        )
+
+    def _make(self, path: Path, outcomes: Mapping[Candidate, Outcome]) -> None:
+        """Makes the journal anew, whole or not at all."""
+        aside = path.with_name(f".{path.name}.tmp")
+        aside.unlink(missing_ok=True)
+        self._studies = self._open(aside)
+        for candidate, outcome in outcomes.items():
+            self.add(candidate, outcome)
+        aside.replace(path)
+        self._studies = self._open(path)
+
+    def _open(self, path: Path) -> dict[str, optuna.Study]:
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        there = optuna.get_all_study_names(storage)
+        return {
+            method: optuna.load_study(storage=storage, study_name=method)
+            if method in there
+            else optuna.create_study(storage=storage, study_name=method, direction="maximize")
+            for method in self._search.methods
+        }
+
+
+def _read(path: Path) -> dict[str, FrozenTrial] | None:
+    """The trials of a journal by candidate; None where there is none, or it is damaged."""
+    if not path.exists() or not path.read_bytes().endswith(b"\n"):
+        return None
+    try:
+        for line in path.read_bytes().splitlines():
+            json.loads(line)  # of a damaged last line, Optuna itself says nothing
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        trials = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
+        return {trial.user_attrs[_KEY]: trial for trial in trials}
+    except (ValueError, KeyError):  # damaged, or not made here
+        return None
+
+
+def _agree(expected: FrozenTrial | None, found: FrozenTrial) -> bool:
+    return expected is not None and all(
+        getattr(expected, name) == getattr(found, name)
+        for name in ("state", "value", "params", "distributions", "intermediate_values")
+    )

@@ -1,0 +1,148 @@
+"""The candidates that a study file asks for: a grid, or Optuna's proposals, the same number for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+
+from study.config.schema import Search
+from study.search.space import distributions, every, known_candidates, sampled
+from trainables.records.failures import Stop
+from trainables.records.types import Candidate
+
+Outcome = float | Stop
+
+
+class Proposals(Protocol):
+    """The candidates of one method, proposed in batches."""
+
+    planned: int
+    """How many candidates there will be."""
+
+    def next_batch(self, outcomes: Mapping[Candidate, Outcome]) -> list[Candidate] | None:
+        """The next candidates, or None when all are proposed.
+
+        Args:
+            outcomes: What became of every candidate proposed so far.
+        """
+        ...
+
+
+class FixedProposals:
+    """Candidates known from the start: a grid, or the winners that a confirm phase judges.
+
+    Args:
+        candidates: All of them.
+        batch_size: How many are proposed at a time; None for all at once.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate], batch_size: int | None = None) -> None:
+        self.planned = len(candidates)
+        self._waiting = list(candidates)
+        self._batch_size = batch_size or len(candidates)
+
+    def next_batch(self, outcomes: Mapping[Candidate, Outcome]) -> list[Candidate] | None:
+        """The next of them, in their order."""
+        batch, self._waiting = self._waiting[: self._batch_size], self._waiting[self._batch_size :]
+        return batch or None
+
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_N_ASKED = 20  # for one new candidate; a sampler that has settled comes back to the same ones
+
+
+class SampledProposals:
+    """Candidates from an Optuna study of one method, the same number for every method, all different.
+
+    The study is in memory: asked and told in candidate order with a seeded sampler, it is the same study each time.
+    Where the scores have changed since, with further splits say, or the sampler's arithmetic, on another processor,
+    what was proposed before stands: it is trained already.
+
+    Args:
+        search: The study file's search.
+        method: Name of one of its methods.
+        before: What was proposed for it before, in order.
+    """
+
+    def __init__(self, search: Search, method: str, before: Sequence[Candidate] = ()) -> None:
+        self._search, self._method = search, method
+        self._space = distributions(search, method)
+        self.planned = search.n_candidates
+        self._before = before
+        self._study = optuna.create_study(sampler=_sampler(search), direction="maximize")
+        self._waiting: list[tuple[optuna.Trial, Candidate]] = []
+        self._proposed: dict[Candidate, None] = {}
+
+    def next_batch(self, outcomes: Mapping[Candidate, Outcome]) -> list[Candidate] | None:
+        """Tells the study what became of the batch before, and asks for the next."""
+        for trial, candidate in self._waiting:
+            self._tell(trial, outcomes[candidate])
+        self._waiting = []
+        size = min(self._search.batch_size, self.planned - len(self._proposed))
+        for _ in range(size):
+            trial, candidate = self._ask_new(outcomes)
+            self._waiting.append((trial, candidate))
+            self._proposed[candidate] = None
+        return [candidate for _, candidate in self._waiting] or None
+
+    def _ask_new(self, outcomes: Mapping[Candidate, Outcome]) -> tuple[optuna.Trial, Candidate]:
+        """A candidate that was not proposed yet: the one that stands at this place, else the sampler's."""
+        for _ in range(_N_ASKED):
+            trial = self._study.ask(self._space)
+            candidate = sampled(self._search, self._method, trial.params)
+            place = len(self._proposed)
+            if place < len(self._before) and candidate != self._before[place]:
+                self._study.tell(trial, state=TrialState.FAIL)
+                return self._placed(self._before[place])
+            if candidate not in self._proposed:
+                return trial, candidate
+            if candidate in outcomes:
+                self._tell(trial, outcomes[candidate])
+            else:  # of this same batch
+                self._study.tell(trial, state=TrialState.FAIL)
+        return self._placed(next(c for c in every(self._search, self._method) if c not in self._proposed))
+
+    def _placed(self, candidate: Candidate) -> tuple[optuna.Trial, Candidate]:
+        """A trial of the sampler's study with a candidate that it did not choose."""
+        self._study.enqueue_trial({name: value for name, value in candidate.params if name in self._space})
+        return self._study.ask(self._space), candidate
+
+    def _tell(self, trial: optuna.Trial, outcome: Outcome) -> None:
+        if isinstance(outcome, Stop):
+            trial.report(outcome.value, percent_done(outcome))
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, outcome)
+
+
+def proposals(search: Search, method: str, before: Sequence[Candidate] = ()) -> Proposals:
+    """What the study file's sampler proposes for one of its methods.
+
+    Args:
+        search: The study file's search.
+        method: Name of one of its methods.
+        before: What it has proposed before, in order.
+    """
+    known = known_candidates(search, method)
+    if known is None:
+        return SampledProposals(search, method, before)
+    # Early stopping compares with earlier batches: candidates given at once would have none.
+    return FixedProposals(known, search.batch_size if search.pruning.is_on else None)
+
+
+def percent_done(stop: Stop) -> int:
+    """Optuna's step of a candidate that was given up: the per cent of its training that was done."""
+    return round(100 * stop.share)
+
+
+def _sampler(search: Search) -> BaseSampler:
+    if search.sampler == "tpe":
+        return TPESampler(n_startup_trials=search.n_startup, seed=search.seed)
+    if search.sampler == "gp":
+        return GPSampler(n_startup_trials=search.n_startup, seed=search.seed)
+    return QMCSampler(seed=search.seed) if search.sampler == "qmc" else RandomSampler(seed=search.seed)

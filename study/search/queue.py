@@ -1,0 +1,219 @@
+"""Which pack is trained next: the candidates of every method, in batches, and what has become of them.
+
+Seeds are never sampled: a candidate always meets all splits of its phase. What a method proposes depends on the search
+seed and on what became of its own earlier candidates, in candidate order, and once proposed it is written down; so a
+study started anew proposes the same candidates, finds those that are recorded, and trains the rest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from statistics import fmean
+
+from study.search.early_stopping import Evaluations, Stopping
+from study.search.proposals import Outcome, Proposals
+from trainables.packs.pack import Pack
+from trainables.records.failures import Stop
+from trainables.records.types import Candidate, TrialConfig
+
+"""What became of a candidate: its mean score, or why it has none."""
+
+
+class PackQueue:
+    """The packs of one phase that are not yet trained, method by method in turn.
+
+    Args:
+        phase: The phase.
+        methods: Proposals of each method.
+        splits: Split seeds that every candidate meets.
+        scores: Score of each trial already recorded.
+        lanes_per_pack: Most trials of a pack; None for all splits of a candidate.
+        failed: Trials that failed for good; they are not tried again.
+        stopping: Gives candidates up early; None for never.
+    """
+
+    def __init__(
+        self,
+        phase: str,
+        methods: Mapping[str, Proposals],
+        splits: Sequence[int],
+        scores: Mapping[TrialConfig, float],
+        lanes_per_pack: int | None = None,
+        *,
+        failed: Collection[TrialConfig] = (),
+        stopping: Stopping | None = None,
+    ) -> None:
+        self._phase, self._methods, self._splits = phase, methods, tuple(splits)
+        self._scores = {trial: score for trial, score in scores.items() if trial.phase == phase}
+        self._lanes = lanes_per_pack or len(self._splits)
+        self._failed = set(failed)
+        self._stopping = stopping
+        self._batches: dict[str, list[Candidate]] = {}
+        self._ended: set[str] = set()
+        self._abandoned = False
+        self._ready: deque[Pack] = deque()
+        self._in_flight: set[Pack] = set()
+        self._n_open: Counter[Candidate] = Counter()
+        self._n_peers: dict[Candidate, int] = {}
+        self.new_stops: list[Stop] = []
+        """Candidates given up since somebody last emptied this list."""
+        self.candidates: dict[str, list[Candidate]] = {method: [] for method in methods}
+        for method in methods:
+            self._advance(method)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no pack is ready and none will be: every method has ended, or waits for one that failed."""
+        return self._abandoned or (not self._ready and not self._in_flight)
+
+    def abandon(self) -> None:
+        """Hands out nothing more."""
+        self._abandoned = True
+
+    @property
+    def in_flight(self) -> list[Pack]:
+        """Packs that were taken and of which nothing was heard yet, sorted."""
+        return sorted(self._in_flight, key=lambda pack: pack.trials)
+
+    def take(self) -> Pack | None:
+        """The next pack to train; None when there is none now."""
+        if self._abandoned or not self._ready:
+            return None
+        pack = self._ready.popleft()
+        self._in_flight.add(pack)
+        return pack
+
+    def finish(self, pack: Pack, scores: Mapping[TrialConfig, float]) -> None:
+        """Notes the scores of a trained pack; a method whose batch is complete proposes its next.
+
+        A trial without a score failed for good: its method's batch stays incomplete, the other methods go on.
+
+        Args:
+            pack: The pack.
+            scores: Score of each of its trials that gave a result.
+        """
+        self._close(pack)
+        self._scores.update(scores)
+        self._failed |= set(pack.trials) - set(scores)
+        self._release(pack.candidate)
+        self._advance_if_complete(pack.candidate.method)
+
+    def judge(self, pack: Pack, evaluations: Evaluations) -> bool:
+        """Whether to give the pack's candidate up in the middle of its training; if so, that is done.
+
+        Args:
+            pack: A pack in training.
+            evaluations: Of its training so far.
+        """
+        if self._stopping is None:
+            return False
+        candidate = pack.candidate
+        stop = self._stopping.at_rung(pack, evaluations, self._peers(candidate), self._missing(candidate))
+        if stop is None:
+            return False
+        self._close(pack)
+        self.new_stops.append(stop)
+        self._advance_if_complete(candidate.method)
+        return True
+
+    def retry(self, pack: Pack) -> None:
+        """Puts a pack that was lost before all others."""
+        self._in_flight.remove(pack)
+        self._ready.appendleft(pack)
+
+    def has_ended(self, method: str) -> bool:
+        """Whether every candidate of a method was proposed, and each has its outcome."""
+        return method in self._ended
+
+    def score(self, candidate: Candidate) -> float | None:
+        """Mean score of a candidate over the phase's splits; None while one is missing."""
+        scores = self._scores_of(candidate)
+        return fmean(scores.values()) if len(scores) == len(self._splits) else None
+
+    def best(self, method: str) -> Candidate | None:
+        """The method's candidate of the highest mean score; None before any is complete.
+
+        Of equals it is the first in candidate order, as in the report.
+        """
+        return self._best_of(self.candidates[method])
+
+    def outcomes(self, method: str) -> dict[Candidate, Outcome]:
+        """What became of a method's candidates, in candidate order; those still in work are left out."""
+        found = {candidate: self._outcome(candidate) for candidate in self.candidates[method]}
+        return {candidate: outcome for candidate, outcome in found.items() if outcome is not None}
+
+    def trials(self) -> list[TrialConfig]:
+        """Every trial of the candidates proposed so far."""
+        return [
+            TrialConfig(self._phase, candidate, split)
+            for candidates in self.candidates.values()
+            for candidate in candidates
+            for split in self._splits
+        ]
+
+    def _close(self, pack: Pack) -> None:
+        self._in_flight.remove(pack)
+        self._n_open[pack.candidate] -= 1
+
+    def _outcome(self, candidate: Candidate) -> Outcome | None:
+        score = self.score(candidate)
+        if score is None and self._stopping is not None:
+            return self._stopping.stops.get(candidate)
+        return score
+
+    def _scores_of(self, candidate: Candidate) -> dict[int, float]:
+        trials = {split: TrialConfig(self._phase, candidate, split) for split in self._splits}
+        return {split: self._scores[trial] for split, trial in trials.items() if trial in self._scores}
+
+    def _missing(self, candidate: Candidate) -> list[int]:
+        scores = self._scores_of(candidate)
+        return [split for split in self._splits if split not in scores]
+
+    def _peers(self, candidate: Candidate) -> list[Candidate]:
+        """Candidates of the method's batches before this one's: each has its outcome."""
+        return self.candidates[candidate.method][: self._n_peers[candidate]]
+
+    def _best_of(self, candidates: Iterable[Candidate]) -> Candidate | None:
+        scores = {candidate: score for candidate in candidates if (score := self.score(candidate)) is not None}
+        return max(sorted(scores), key=lambda candidate: scores[candidate], default=None)
+
+    def _advance_if_complete(self, method: str) -> None:
+        if method not in self._ended and all(self._outcome(c) is not None for c in self._batches[method]):
+            self._advance(method)
+
+    def _advance(self, method: str) -> None:
+        """Proposes batches until one has something to train."""
+        while True:
+            batch = self._methods[method].next_batch(self.outcomes(method))
+            if batch is None:
+                self._ended.add(method)
+                return
+            known = self.candidates[method]
+            # A sampler may come back to a candidate; it is trained once and its score told again.
+            new = [candidate for candidate in dict.fromkeys(batch) if candidate not in self._n_peers]
+            self._n_peers |= dict.fromkeys(new, len(known))
+            self.candidates[method] = known + new
+            self._batches[method] = batch
+            for candidate in new:
+                self._release(candidate)
+            if not all(self._outcome(candidate) is not None for candidate in batch):
+                return
+
+    def _release(self, candidate: Candidate) -> None:
+        """Makes ready what a candidate is to meet next: all its splits or, in a race, the next few."""
+        if self._n_open[candidate] or self._outcome(candidate) is not None:
+            return
+        missing = self._missing(candidate)
+        best = self._best_of(self._peers(candidate))
+        racing = self._stopping.settings.racing if self._stopping is not None else None
+        if self._stopping is not None and racing is not None and best is not None:
+            scores, best_scores = self._scores_of(candidate), self._scores_of(best)
+            if stop := self._stopping.in_race(self._phase, candidate, scores, best_scores):
+                self.new_stops.append(stop)
+                return
+            missing = missing[: racing.splits_at_once]
+        missing = [split for split in missing if TrialConfig(self._phase, candidate, split) not in self._failed]
+        for start in range(0, len(missing), self._lanes):
+            self._ready.append(Pack(self._phase, candidate, tuple(missing[start : start + self._lanes])))
+            self._n_open[candidate] += 1

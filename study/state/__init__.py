@@ -1,0 +1,1 @@
+"""What the directory of a study holds, and what it says about the study."""

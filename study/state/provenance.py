@@ -1,0 +1,39 @@
+"""Describe what a record was made with: data, encoders, software, commit."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from study.config.schema import StudySpec, digest
+
+
+def provenance(spec: StudySpec, description: Mapping[str, Any]) -> dict[str, str]:
+    """What made a study's results: digests, versions and commit. What a pack runs on, it adds itself.
+
+    Args:
+        spec: The study.
+        description: `study.json`.
+    """
+    return {
+        **{f"digest_{name}": value for name, value in description["digests"].items()},
+        "digest_data": description["data"]["digest"],
+        "digest_spec": digest(spec.model_dump(mode="json")),
+        "package": version("embedding-ablation-study"),
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("mlflow", "numpy", "optuna", "ray")},
+    }
+
+
+def _git_commit() -> str:
+    """Commit of the folder that the command was given in, where that is a repository."""
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    done = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""

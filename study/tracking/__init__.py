@@ -1,0 +1,1 @@
+"""Write a study to MLflow, now or later."""

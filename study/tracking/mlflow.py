@@ -1,0 +1,344 @@
+"""Records -> MLflow: study, candidate and trial runs, written by the driver alone.
+
+Every run carries a deterministic key as a tag and is looked for before it is created; times come from the record. So
+writing the same records again, after any interruption and into any server, changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+from analysis.format import cause
+from analysis.results.aggregate import UNDEFINED, CandidateSummary
+from analysis.results.controls import is_reference
+from study.errors import TrackingError
+from study.state.results import Outcome
+from trainables.records.types import TrialRecord
+
+# A server that is away must not hold the study up: MLflow's default blocks each call for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+
+# Else it prints two lines for every run that ends on a server.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+for _name in ("mlflow.store.db.utils", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+_UNREACHABLE = (MlflowException, requests.RequestException, SQLAlchemyError)
+
+_SQLITE = "sqlite:///"
+
+SUMMARISED = ("auc_weighted", "accuracy", "accuracy_known", "accuracy_none", "ece_known", "ood_auroc", "epochs_to_99")
+
+"""The figures that a candidate's run shows, as mean and maximum deviation over its splits."""
+
+KEY_TAG = "ablation.key"
+
+STUDY_TAG = "ablation.study"
+
+
+_LEARNING = {
+    "epoch_loss": "train_loss",
+    "epoch_accuracy": "curve_accuracy",
+    "epoch_accuracy_known": "curve_accuracy_known",
+    "epoch_accuracy_none": "curve_accuracy_none",
+}
+
+
+@dataclass
+class _Known:
+    """A run on the server; MLflow's own value would hold all its figures."""
+
+    run_id: str
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What the tracker says of a study.
+
+    Attributes:
+        name: Its name.
+        key: What identifies it: the same name with other deciding settings is another study.
+        params: Its settings, flat.
+        made_by: Versions, hardware, commit and digests.
+        table: The table it reads.
+        n_items: Items in that.
+        data_digest: Digest of its content.
+        description: `study.json`, of which a report from the server alone needs a copy.
+    """
+
+    name: str
+    key: str
+    params: Mapping[str, Any]
+    made_by: Mapping[str, str]
+    table: str
+    n_items: int
+    data_digest: str
+    description: Path
+
+
+class Tracker:
+    """The runs of one study on one MLflow server.
+
+    Args:
+        uri: MLflow tracking address.
+        experiment: Experiment name; made if missing.
+        about: What is said of the study.
+        artifacts: Folder of artifacts for a database address, which would else put them where the process stands.
+
+    Attributes:
+        study_run: The id of the study's run.
+
+    Raises:
+        TrackingError: The server cannot be reached.
+    """
+
+    def __init__(self, uri: str, experiment: str, about: StudyFacts, artifacts: Path) -> None:
+        self._uri, self._about = uri, about
+        self._study_key = about.key
+        self._experiment_name, self._artifacts = experiment, artifacts
+        self._known: dict[str, _Known] = {}
+        with self._as_tracking_errors():
+            _make_database(uri)
+            self._client = MlflowClient(tracking_uri=uri)
+            self._experiment = self._experiment_id()
+            self._load_known()
+            self.study_run = self._study_run_id()
+            self._client.log_artifact(self.study_run, str(about.description))
+
+    def write(self, records: Iterable[TrialRecord]) -> int:
+        """Writes the trials that the server lacks, and finishes those that were left half-written.
+
+        Returns:
+            How many trials were written.
+
+        Raises:
+            TrackingError: The server cannot be reached.
+        """
+        with self._as_tracking_errors():
+            return sum(self._write(record) for record in records)
+
+    def finish(self, outcome: Outcome, attached: Mapping[str, Path]) -> None:
+        """Ends the study's run: figures of the study and of each candidate over its splits, and artifacts.
+
+        Args:
+            outcome: What the study has come to.
+            attached: Folders to attach, by the name they get; those that do not exist are passed over.
+
+        Raises:
+            TrackingError: The server cannot be reached.
+        """
+        with self._as_tracking_errors():
+            self._client.log_artifact(self.study_run, str(self._about.description))  # it knows every candidate now
+            for name, folder in attached.items():
+                if folder.is_dir():
+                    self._client.log_artifacts(self.study_run, str(folder), name)
+            for candidate in outcome.candidates:
+                self._summarise(candidate)
+            for name, value in outcome.metrics.items():
+                self._client.log_metric(self.study_run, name, value)
+            self._client.set_terminated(self.study_run, "FINISHED" if outcome.complete else "FAILED")
+
+    def _summarise(self, candidate: CandidateSummary) -> None:
+        run = self._known.get(f"{self._study_key}/{candidate.phase}/{candidate.candidate.key}")
+        if run is None:  # the server was away when its trials came: `study sync` tells it of both
+            return
+        # The step is the number of splits, the time none: the same splits, told again, change nothing.
+        step = len(candidate.splits)
+        metrics = [Metric("n_splits", step, 0, step)]
+        for name in SUMMARISED:
+            figure = candidate.figures.get(name, UNDEFINED)
+            if figure.n == step:  # defined on every split
+                metrics.append(Metric(name, figure.mean, 0, step))
+                metrics.append(Metric(f"{name}_max_deviation", figure.maximum_deviation, 0, step))
+        self._client.log_batch(run.run_id, metrics)
+
+    def _write(self, record: TrialRecord) -> int:
+        config = record.config
+        key = f"{self._study_key}/{config.key}"
+        known = self._known.get(key)
+        if known is not None and known.finished:
+            return 0
+        start_ms = round(record.started_at_s * 1000)
+        end_ms = start_ms + max(1, round(record.duration_s * 1000))
+        parent = self._candidate_run_id(record, start_ms)
+        name = f"{config.candidate.method} · split {config.split}"
+        run = known or self._create(key, name, parent, start_ms, record.provenance)
+        params = {
+            "phase": config.phase,
+            "method": config.candidate.method,
+            "split": config.split,
+            **dict(config.candidate.params),
+        }
+        learning = _learning_curves(record)
+        metrics = [
+            Metric(name, value, end_ms, 0)
+            for name, value in record.metrics.items()
+            if value == value and name not in learning  # the end of a curve of that name says it
+        ]
+        metrics.append(Metric("duration_s", record.duration_s, end_ms, 0))
+        steps = [int(epoch) for epoch in record.curves.epoch]
+        for name, values in learning.items():
+            points = [Metric(name, v, end_ms, step) for step, v in zip(steps, values, strict=True) if v == v]
+            metrics += reversed(points)  # MLflow notes the latest of each: with that first, it is written once
+        self._log(run.run_id, metrics, params)
+        self._finish(run, end_ms)
+        return 1
+
+    def _finish(self, run: _Known, end_ms: int) -> None:
+        self._client.set_terminated(run.run_id, "FINISHED", end_ms)
+        run.finished = True
+
+    def _candidate_run_id(self, record: TrialRecord, start_ms: int) -> str:
+        config = record.config
+        key = f"{self._study_key}/{config.phase}/{config.candidate.key}"
+        run = self._known.get(key) or self._create(
+            key, f"{config.phase}: {config.candidate}", self.study_run, start_ms, record.provenance
+        )
+        if not run.finished:
+            params = {"phase": config.phase, "method": config.candidate.method, **dict(config.candidate.params)}
+            self._log(run.run_id, [], params)
+            self._finish(run, start_ms + 1)
+        return run.run_id
+
+    def _create(
+        self, key: str, name: str, parent: str | None, start_ms: int | None, made_by: Mapping[str, str]
+    ) -> _Known:
+        tags = {f"ablation.{name}": value for name, value in made_by.items()}
+        tags |= {KEY_TAG: key, STUDY_TAG: self._study_key}
+        if parent is not None:
+            tags["mlflow.parentRunId"] = parent
+        run = self._client.create_run(self._experiment, start_time=start_ms, tags=tags, run_name=name)
+        self._known[key] = _Known(run.info.run_id)
+        return self._known[key]
+
+    def _log(self, run_id: str, metrics: list[Metric], params: Mapping[str, Any]) -> None:
+        listed = [Param(name, str(value)[:6000]) for name, value in params.items()]
+        self._client.log_batch(run_id, metrics[:900], listed[:90])
+        for start in range(900, len(metrics), 900):  # the server takes 1000 values a call
+            self._client.log_batch(run_id, metrics[start : start + 900])
+        for start in range(90, len(listed), 90):
+            self._client.log_batch(run_id, params=listed[start : start + 90])
+
+    def _experiment_id(self) -> str:
+        found = self._client.get_experiment_by_name(self._experiment_name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = None if self._uri.startswith("http") else self._artifacts.resolve().as_uri()
+        return str(self._client.create_experiment(self._experiment_name, artifact_location=location))
+
+    def _load_known(self) -> None:
+        token: str | None = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment], f"tags.`{STUDY_TAG}` = '{self._study_key}'", max_results=1000, page_token=token
+            )
+            for run in page:
+                self._known[run.data.tags[KEY_TAG]] = _Known(run.info.run_id, run.info.status != "RUNNING")
+            token = page.token
+            if not token:
+                return
+
+    def _study_run_id(self) -> str:
+        about = self._about
+        run = self._known.get(about.key)
+        if run is None:
+            run = self._create(about.key, about.name, None, None, about.made_by)
+        elif run.finished:
+            self._client.update_run(run.run_id, status="RUNNING")
+        found = self._client.get_run(run.run_id)
+        if not found.data.params:  # it is new, or who made it came no further
+            self._log(run.run_id, [], about.params)
+        if not found.inputs.dataset_inputs:
+            source = Dataset(
+                name=Path(about.table).name,
+                digest=about.data_digest[:36],  # as long as MLflow takes
+                source_type="table",
+                source=json.dumps({"uri": about.table}),
+                profile=json.dumps({"num_rows": about.n_items}),
+            )
+            context = InputTag("mlflow.data.context", "training and validation")
+            self._client.log_inputs(run.run_id, datasets=[DatasetInput(source, [context])])
+        return run.run_id
+
+    @contextmanager
+    def _as_tracking_errors(self) -> Iterator[None]:
+        """Turns whatever goes wrong into a `TrackingError`: an artifact store has errors of its own, of any kind."""
+        try:
+            yield
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> TrackingError:
+        if isinstance(error, MlflowException) and error.get_http_status_code() in (401, 403):
+            return TrackingError(
+                f"MLflow at {self._uri} refuses us: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those "
+                "of a user who may write. Nothing is lost: `study sync` then writes what it lacks."
+            )
+        if isinstance(error, _UNREACHABLE):
+            return TrackingError(
+                f"MLflow at {self._uri} does not answer ({cause(error)}). "
+                "Nothing is lost: once it is back, `study sync` writes what it lacks."
+            )
+        return TrackingError(
+            f"MLflow at {self._uri} answers, but what it is told cannot be stored ({type(error).__name__}: {error}). "
+            "Most often its artifact store is a place that this machine cannot write to. Nothing is lost: once that is "
+            "mended, `study sync` writes what it lacks."
+        )
+
+
+def _learning_curves(record: TrialRecord) -> dict[str, list[float]]:
+    """What is tracked at each of the epochs of a trial's curves, by MLflow's name.
+
+    How alike layers are over the epochs is tracked of what has no augmentation, where it says which layer to augment;
+    of every trial it would be most of what a trial takes to write. The records have it of all.
+    """
+    found = {name: getattr(record.curves, curve).tolist() for curve, name in _LEARNING.items()}
+    if not is_reference(record.config.candidate.method):
+        return found
+    return found | {f"cka_{layer}": values.tolist() for layer, values in enumerate(record.curves.epoch_cka.T)}
+
+
+def check_server(uri: str) -> None:
+    """Asks a tracking server for anything; of a database there is nothing to ask before a study is written.
+
+    Raises:
+        TrackingError: It cannot be reached, or refuses us.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except _UNREACHABLE as error:
+        raise TrackingError(cause(error)) from error
+
+
+def _make_database(uri: str) -> None:
+    """Makes a SQLite database whole or not at all: one whose making was interrupted could not be opened again."""
+    path = Path(uri.removeprefix(_SQLITE))
+    if not uri.startswith(_SQLITE) or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    MlflowClient(tracking_uri=f"{_SQLITE}{aside}").search_experiments(max_results=1)
+    aside.replace(path)

@@ -1,0 +1,93 @@
+"""Write to MLflow what it does not have yet, from the records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from analysis.report.write import write_report
+from study.config.schema import StudySpec
+from study.state.description import (
+    DESCRIPTION,
+    read_description,
+)
+from study.state.lock import only_run
+from study.state.provenance import provenance
+from study.state.results import outcome
+from study.tracking.mlflow import StudyFacts, Tracker
+from trainables.records.failures import (
+    FAILED,
+    STOPPED,
+)
+from trainables.records.parquet import read_records
+
+
+def make_tracker(spec: StudySpec, description: Mapping[str, Any]) -> Tracker:
+    """The tracker of a study.
+
+    Raises:
+        TrackingError: The server cannot be reached.
+    """
+    about = StudyFacts(
+        name=spec.name,
+        key=f"{spec.name}/{description['digests']['settings']}",
+        params={**spec.deciding_settings(), "splits.n_splits": spec.splits.n_splits, **description["digests"]},
+        made_by=provenance(spec, description),
+        table=spec.data.table,
+        n_items=description["data"]["n_items"],
+        data_digest=description["data"]["digest"],
+        description=spec.root / DESCRIPTION,
+    )
+    experiment = spec.tracking.experiment or spec.name
+    return Tracker(spec.tracking_uri, experiment, about, spec.root / "mlartifacts")
+
+
+def attach(spec: StudySpec, folders: Mapping[str, Path]) -> str:
+    """Ends the study's MLflow run with what the study has come to, why planned trials are missing, and more folders.
+
+    Args:
+        spec: The study.
+        folders: What else to attach, by the name it gets.
+
+    Returns:
+        The id of the run.
+
+    Raises:
+        study.status.StudyError: A run works in the directory; it attaches its own report.
+        TrackingError: The server cannot be reached.
+        study.description.DescriptionError: No study was run in the directory.
+    """
+    description = read_description(spec.root)
+    with only_run(spec.root):
+        tracker = make_tracker(spec, description)
+        _finish(tracker, spec, folders)
+        return tracker.study_run
+
+
+def sync(spec: StudySpec) -> int:
+    """Writes to MLflow what it lacks, the report included; into an empty server, everything.
+
+    Returns:
+        How many trials were written.
+
+    Raises:
+        study.status.StudyError: A run works in the directory; it catches up by itself.
+        TrackingError: The server cannot be reached.
+        study.description.DescriptionError: No study was run in the directory.
+        analysis.load.ReportError: It has no finished trial.
+    """
+    description = read_description(spec.root)
+    with only_run(spec.root):
+        tracker = make_tracker(spec, description)
+        n_written = tracker.write(read_records(spec.records))
+        report = spec.root / "report"
+        if not (report / "report.html").exists():
+            write_report(spec.root)
+        _finish(tracker, spec, {"report": report})
+        return n_written
+
+
+def _finish(tracker: Tracker, spec: StudySpec, folders: Mapping[str, Path]) -> None:
+    unfinished = {f"unfinished/{name}": spec.records / name for name in (FAILED, STOPPED)}
+    tracker.finish(outcome(spec.root), {**folders, **unfinished})

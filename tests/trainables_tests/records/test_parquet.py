@@ -1,0 +1,133 @@
+"""Record files: whole or absent, exact, and refused when damaged."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import trainables.records.parquet
+from trainables.records.parquet import read_records, record_name, write_records
+from trainables.records.types import AUTO, Candidate, Curves, ItemResults, RecordError, TrialConfig, TrialRecord
+
+
+def record(split: int = 0, method: str = "e_mixup", n: int = 5, **params: float) -> TrialRecord:
+    rng = np.random.default_rng(split)
+    points = {field.name: rng.random(4).astype(np.float32) for field in fields(Curves)}
+    points["epoch_accuracy_none"][1] = np.nan
+    points["epoch_cka"] = rng.random((4, 3)).astype(np.float32)
+    points["epoch_cka"][2:] = np.nan
+    items = ItemResults(
+        item=np.arange(n, dtype=np.int32),
+        label=rng.integers(0, 3, n).astype(np.int32),
+        known=rng.random(n) < 0.5,
+        predicted=rng.integers(0, 3, n).astype(np.int32),
+        confidence=rng.random(n).astype(np.float32),
+        correct=rng.random(n) < 0.5,
+        auc_influence=rng.random(n).astype(np.float32),
+    )
+    return TrialRecord(
+        config=TrialConfig("paper", Candidate.of(method, params), split),
+        metrics={"auc_weighted": 0.1 + split, "accuracy_none": float("nan")},
+        curves=Curves(**points),
+        items=items,
+        started_at_s=1.5e9,
+        duration_s=0.25,
+        provenance={"torch": "2"},
+    )
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    written = [record(0, alpha=0.1), record(1, alpha=0.1)]
+    write_records(tmp_path, written)
+    for before, after in zip(written, read_records(tmp_path, with_items=True), strict=True):
+        assert after.config == before.config
+        assert after.metrics["auc_weighted"] == before.metrics["auc_weighted"]
+        assert np.isnan(after.metrics["accuracy_none"])
+        assert after.provenance == before.provenance
+        assert (after.started_at_s, after.duration_s) == (before.started_at_s, before.duration_s)
+        for kind in ("curves", "items"):
+            for field in fields(getattr(before, kind)):
+                expected, got = getattr(getattr(before, kind), field.name), getattr(getattr(after, kind), field.name)
+                np.testing.assert_array_equal(got, expected)
+                assert got.dtype == expected.dtype
+    assert read_records(tmp_path)[0].items is None
+
+
+def test_hyperparameters_survive_exactly(tmp_path: Path) -> None:
+    alpha = 0.1 + 0.2
+    write_records(tmp_path, [record(alpha=alpha)])
+    assert read_records(tmp_path)[0].config.candidate == Candidate.of("e_mixup", {"alpha": alpha})
+
+
+def test_names_are_readable_and_unique() -> None:
+    names = {
+        record_name([TrialConfig("paper", Candidate.of("e_mixup", {"alpha": alpha}), split)])
+        for alpha in (0.3, 0.1 + 0.2)
+        for split in (0, 1)
+    }
+    assert len(names) == 4
+    assert all(name.startswith("paper-e_mixup-alpha=0.3-") for name in names)
+
+
+def test_the_objective_is_part_of_the_name() -> None:
+    plain, contrastive = Candidate("deep_pca"), Candidate("contrastive_deep_pca")
+    assert (plain.objective, plain.augmentation) == ("supervised", "deep_pca")
+    assert (contrastive.objective, contrastive.augmentation) == ("contrastive", "deep_pca")
+
+
+def test_nothing_is_left_when_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_records(tmp_path, [record()])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_half_written_files_are_not_seen(tmp_path: Path) -> None:
+    path = write_records(tmp_path, [record()])
+    (tmp_path / f".{path.name}.123.tmp").write_bytes(path.read_bytes()[:100])
+    assert len(read_records(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("kept", [0, 100, -10])
+def test_a_damaged_file_is_named(tmp_path: Path, kept: int) -> None:
+    path = write_records(tmp_path, [record()])
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(RecordError, match=f"{path.name}.*Remove it and run the study again"):
+        read_records(tmp_path)
+
+
+def test_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(RecordError, match="not a record file of format 2 or before"):
+        read_records(tmp_path)
+
+
+def test_a_file_of_the_first_format_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was written before layers were compared: without their column."""
+    monkeypatch.setattr(trainables.records.parquet, "FORMAT", 1)
+    monkeypatch.setattr(trainables.records.parquet, "_SCHEMA", trainables.records.parquet._SCHEMAS[1])
+    path = write_records(tmp_path, [record()])
+    monkeypatch.undo()
+    assert "epoch_cka" not in pq.read_schema(path).names
+    (old,) = read_records(tmp_path, with_items=True)
+    np.testing.assert_array_equal(old.curves.epoch, record().curves.epoch)
+    assert old.curves.epoch_cka.shape == (0, 0)
+
+
+def test_the_layer_auto_is_written_as_the_study_file_says_it() -> None:
+    candidate = Candidate.of("deep_pca", {"components": 32, "layer": AUTO})
+    assert str(candidate) == "deep_pca(components=32, layer=auto)"
+    assert record_name([TrialConfig("paper", candidate, 0)]).startswith("paper-deep_pca-components=32-layer=auto-")
+
+
+def test_a_trial_recorded_twice_is_an_error(tmp_path: Path) -> None:
+    write_records(tmp_path, [record(0), record(1)])
+    write_records(tmp_path, [replace(record(1))])
+    with pytest.raises(RecordError, match="e_mixup on paper split 1 is recorded twice"):
+        read_records(tmp_path)

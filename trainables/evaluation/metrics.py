@@ -1,0 +1,260 @@
+"""The figures of a trial, on its validation items.
+
+Scores are ranked as logits. A probability is a monotone function of its logit, but in float32 the sigmoid of a logit
+above 17 is exactly 1, and an overconfident classifier would be judged on ties that it did not make.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+THRESHOLDS = np.arange(0.05, 0.951, 0.05).astype(np.float32)
+
+"""Confidence thresholds of the accuracy curves."""
+
+ROC_GRID = np.unique(np.concatenate([[0.0], np.logspace(-4, 0, 81), np.linspace(0, 1, 51)])).astype(np.float32)
+
+"""False-positive rates of the ROC curve: dense near 0, where the curves differ."""
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Accuracy at one or several thresholds; every field is (...,), NaN where there is no such item.
+
+    Attributes:
+        all: Over all items.
+        known: Over items of known classes.
+        none: Over "none" items.
+    """
+
+    all: Tensor
+    known: Tensor
+    none: Tensor
+
+
+def correct_at(confidence: Tensor, predicted: Tensor, target: Tensor, threshold: float) -> Tensor:
+    """Whether each prediction is right: a class if its probability exceeds the threshold, else "none".
+
+    Args:
+        confidence: Highest probability of each item (..., items).
+        predicted: Its class (..., items).
+        target: Class of each item, -1 for "none" (..., items).
+        threshold: In [0, 1].
+
+    Returns:
+        bool (..., items).
+
+    References:
+        Wolfe & Lundgaard (2019), sections 2.5 and 3.5, https://arxiv.org/abs/1912.00772
+    """
+    return torch.where(confidence > threshold, predicted == target, target == -1)
+
+
+def accuracies(correct: Tensor, target: Tensor) -> Accuracies:
+    """Accuracy over all, known and "none" items.
+
+    Args:
+        correct: bool (..., items).
+        target: Class of each item, -1 for "none" (..., items).
+    """
+    right, none = correct.double(), (target == -1).double()
+    n_none = none.sum(-1)
+    return Accuracies(
+        all=right.mean(-1),
+        known=(right * (1 - none)).sum(-1) / (none.shape[-1] - n_none),
+        none=(right * none).sum(-1) / n_none,
+    )
+
+
+@dataclass(frozen=True)
+class WeightedAuc:
+    """The weighted one-vs-rest ROC AUC, its parts, and its curve.
+
+    Attributes:
+        auc: Mean over known classes and "none", weighted by their shares of the items.
+        influence: float64 (items,): each item's share in it, by DeLong's placement values. Its mean is `auc`.
+        roc_tpr: float64 (len(ROC_GRID),): weighted mean of the true-positive rates reached at each
+            false-positive rate.
+    """
+
+    auc: float
+    influence: Tensor
+    roc_tpr: Tensor
+
+
+def weighted_auc(logits: Tensor, target: Tensor) -> WeightedAuc:
+    """Weighted one-vs-rest AUC over known classes and "none", with per-item influences.
+
+    Equals scikit-learn's weighted one-vs-rest `roc_auc_score` with a "none" column of 1 - max probability. A class
+    without a positive or without a negative item has no AUC; the others' weights are renormalised.
+
+    For each class only its positives are sorted and every item is placed among them: O(items log positives)
+    instead of a sort of all items a class.
+
+    Args:
+        logits: (items, classes).
+        target: Class of each item, -1 for "none" (items,).
+
+    References:
+        DeLong, DeLong & Clarke-Pearson, "Comparing the Areas under Two or More Correlated ROC Curves" (1988),
+        https://doi.org/10.2307/2531595
+    """
+    n, n_classes = logits.shape
+    device = logits.device
+    by_class = target.argsort(stable=True)
+    ends = torch.searchsorted(target[by_class], torch.arange(-1, n_classes + 1, device=device)).tolist()
+    influence = torch.zeros(n, dtype=torch.float64, device=device)
+    roc_tpr = torch.zeros(len(ROC_GRID), dtype=torch.float64, device=device)
+    grid = torch.from_numpy(ROC_GRID).double().to(device)
+    auc = weights = 0.0
+    for index in range(n_classes + 1):  # index 0 is "none", whose target is -1
+        members = by_class[ends[index] : ends[index + 1]]
+        n_pos = len(members)
+        n_neg = n - n_pos
+        if n_pos == 0 or n_neg == 0:
+            continue
+        score = -logits.amax(-1) if index == 0 else logits[:, index - 1].contiguous()
+        pos, order = score[members].sort()
+        members = members[order]
+        below = torch.searchsorted(pos, score)  # positives strictly below each item
+        upto = torch.searchsorted(pos, score, right=True)  # positives below or equal
+        # Counts of all items, then of positives alone, give those of negatives.
+        n_below = torch.bincount(upto, minlength=n_pos + 1) - torch.bincount(upto[members], minlength=n_pos + 1)
+        n_upto = torch.bincount(below, minlength=n_pos + 1) - torch.bincount(below[members], minlength=n_pos + 1)
+        negatives_below = n_below.cumsum(0)[:-1].double()
+        negatives_upto = n_upto.cumsum(0)[:-1].double()
+        placement_pos = (negatives_below + negatives_upto) / (2 * n_neg)
+        class_auc = float(placement_pos.mean())
+        weight = n_pos / n
+        placement = 1 - (below + upto).double() / (2 * n_pos)
+        share = (placement - class_auc) * (n / n_neg)
+        share[members] = (placement_pos - class_auc) * (n / n_pos)
+        influence += weight * (share + class_auc)
+        fpr = 1 - negatives_below / n_neg  # negatives at or above each positive
+        reached = torch.searchsorted(fpr.flip(0).contiguous(), grid, right=True).double() / n_pos
+        roc_tpr += weight * reached
+        auc += weight * class_auc
+        weights += weight
+    weights = weights or math.nan  # no class has both: nothing is defined
+    return WeightedAuc(auc / weights, influence / weights, roc_tpr / weights)
+
+
+def accuracy_curves(confidence: Tensor, predicted: Tensor, target: Tensor) -> Accuracies:
+    """Accuracies at each of `THRESHOLDS`; fields (len(THRESHOLDS),).
+
+    Args:
+        confidence: Highest probability of each item (items,).
+        predicted: Its class (items,).
+        target: Class of each item, -1 for "none" (items,).
+    """
+    at = torch.stack([correct_at(confidence, predicted, target, float(t)) for t in THRESHOLDS])
+    return accuracies(at, target.expand(len(THRESHOLDS), -1))
+
+
+N_BINS = 15
+
+"""Equal-width confidence bins of the calibration error."""
+
+
+def figures(logits: Tensor, target: Tensor, against_threshold: Accuracies) -> dict[str, float]:
+    """Calibration and out-of-distribution figures of one trial, by name; NaN where undefined.
+
+    `*_known` are over items of known classes; `*_open` over all items, a prediction for a "none" item counting as
+    wrong. `brier` sums the squared errors of the class probabilities of an item. For `ood_*`, "none" items are the
+    positives and their score is 1 - max probability.
+
+    Args:
+        logits: (items, classes).
+        target: Class of each item, -1 for "none" (items,).
+        against_threshold: Accuracies at each of `THRESHOLDS`.
+
+    References:
+        Guo et al., "On Calibration of Modern Neural Networks" (2017), https://arxiv.org/abs/1706.04599
+        Hendrycks & Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples" (2017),
+        https://arxiv.org/abs/1610.02136
+    """
+    probability = logits.double().sigmoid()
+    confidence, predicted = probability.max(-1)
+    known = target >= 0
+    right = (predicted == target).double()
+    one_hot = torch.zeros((len(target), logits.shape[1] + 1), dtype=torch.float64, device=logits.device)
+    one_hot = one_hot.scatter_(1, (target + 1)[:, None], 1.0)[:, 1:]
+    out = {
+        "ece_known": calibration_error(confidence[known], right[known]),
+        "ece_open": calibration_error(confidence, right),
+        "overconfidence_known": float((confidence - right)[known].mean()),
+        "overconfidence_open": float((confidence - right).mean()),
+        "brier": float((probability - one_hot).square().sum(-1).mean()),
+        "ood_prevalence": float((~known).double().mean()),
+    }
+    crossing = crossing_threshold(against_threshold.all, against_threshold.none)
+    return {**out, **detection(-logits.amax(-1), ~known), "crossing_threshold": crossing}
+
+
+def calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """Expected calibration error over `N_BINS` equal-width bins; NaN without items.
+
+    Args:
+        confidence: In [0, 1] (items,).
+        right: 1 where the prediction is right, else 0, float64 (items,).
+    """
+    if len(confidence) == 0:
+        return float("nan")
+    # A bin holds its upper edge, as (0, 1/15], (1/15, 2/15], ...
+    edges = torch.linspace(0, 1, N_BINS + 1, dtype=torch.float64, device=confidence.device)[1:-1]
+    bins = torch.bucketize(confidence.double(), edges)
+    gaps = torch.zeros(N_BINS, dtype=torch.float64, device=confidence.device)
+    gaps.index_add_(0, bins, right - confidence.double())
+    return float(gaps.abs().sum() / len(confidence))
+
+
+def detection(score: Tensor, positive: Tensor) -> dict[str, float]:
+    """How well a score tells positives from the rest: AUROC, average precision, false positives at 95 % true ones.
+
+    Args:
+        score: Higher for positives (items,).
+        positive: bool (items,).
+
+    Returns:
+        `ood_auroc`, `ood_aupr`, `ood_fpr95`; NaN where either kind is missing.
+    """
+    n_pos, n = int(positive.sum()), len(positive)
+    if n_pos in (0, n):
+        return dict.fromkeys(("ood_auroc", "ood_aupr", "ood_fpr95"), float("nan"))
+    ordered, order = score.sort(descending=True)
+    hits = positive[order].double().cumsum(0)
+    # Ties stand together: a threshold takes all items of a score or none of them.
+    last = torch.ones(n, dtype=torch.bool, device=score.device)
+    last[:-1] = ordered[1:] != ordered[:-1]
+    taken = torch.arange(1, n + 1, device=score.device)[last].double()
+    true_positives = hits[last]
+    recall, precision = true_positives / n_pos, true_positives / taken
+    fpr = (taken - true_positives) / (n - n_pos)
+    zero = recall.new_zeros(1)
+    gained = torch.diff(recall, prepend=zero)
+    area = (torch.diff(fpr, prepend=zero) * (recall + torch.cat([zero, recall[:-1]])) / 2).sum()
+    return {
+        "ood_auroc": float(area),
+        "ood_aupr": float((gained * precision).sum()),
+        "ood_fpr95": float(fpr[recall >= 0.95][0]),
+    }
+
+
+def crossing_threshold(overall: Tensor, none: Tensor) -> float:
+    """The threshold at which overall and "none" accuracy meet, between points of the curves; NaN where they do not.
+
+    Args:
+        overall: Accuracy over all items at each of `THRESHOLDS`.
+        none: Accuracy over "none" items there.
+    """
+    gap = (overall - none).cpu().numpy()
+    for index in range(1, len(gap)):
+        if gap[index - 1] >= 0 >= gap[index] and gap[index - 1] > gap[index]:
+            share = gap[index - 1] / (gap[index - 1] - gap[index])
+            return float(THRESHOLDS[index - 1] + share * (THRESHOLDS[index] - THRESHOLDS[index - 1]))
+    return float("nan")

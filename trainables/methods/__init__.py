@@ -1,0 +1,1 @@
+"""The augmentation methods and the protocol that each of them follows."""

@@ -1,0 +1,61 @@
+"""A pack of trials, and the context that all packs of a study share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from trainables.records.types import Candidate, TrialConfig
+from trainables.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The trials that one Tune trial trains together: splits of one candidate.
+
+    Attributes:
+        phase: Phase of every trial.
+        candidate: Candidate of every trial.
+        splits: Their split seeds.
+    """
+
+    phase: str
+    candidate: Candidate
+    splits: tuple[int, ...]
+
+    @property
+    def trials(self) -> list[TrialConfig]:
+        """The coordinates of the pack's trials."""
+        return [TrialConfig(self.phase, self.candidate, split) for split in self.splits]
+
+
+@dataclass(frozen=True)
+class PackContext:
+    """What all packs of a study share; put into the object store once.
+
+    Attributes:
+        embeddings: float32 (items, features).
+        labels: int64 (items,), index of each item's label among the sorted label names.
+        train_fraction: Share of the items that a split trains on.
+        settings: How every lane is trained.
+        records: Folder of the study's records, on storage that every node sees.
+        unknown_classes: Label indices that are never trained on.
+        unknown_class_fraction: Share of the other classes that each split withholds from training.
+        objective: The figure that candidates are compared by; a trial where it is not defined has failed.
+        n_threads: CPU threads of a pack.
+        provenance: What is written into every record.
+    """
+
+    embeddings: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    train_fraction: float
+    settings: Settings
+    records: str
+    unknown_classes: npt.NDArray[np.int64]
+    unknown_class_fraction: float
+    objective: str
+    n_threads: int
+    provenance: Mapping[str, str]

@@ -1,0 +1,1 @@
+"""What a finished trial leaves behind, and the files that hold it."""

@@ -1,0 +1,165 @@
+"""What a finished trial leaves behind, as typed values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+PHASES = ("paper", "search", "confirm")
+
+SUPERVISED, CONTRASTIVE = "supervised", "contrastive"
+
+AUTO = -1.0
+
+
+class RecordError(ValueError):
+    """A record file that cannot be read, or does not belong to this study."""
+
+
+@dataclass(frozen=True, order=True)
+class Candidate:
+    """A method with its hyperparameters, without a split.
+
+    Attributes:
+        method: Name in the registry of methods.
+        params: Hyperparameters as (name, value), sorted by name.
+    """
+
+    method: str
+    params: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def of(cls, method: str, params: Mapping[str, float]) -> Candidate:
+        """A candidate from a mapping, in canonical order."""
+        return cls(method, tuple(sorted((name, float(value)) for name, value in params.items())))
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{name}={value_text(name, value)}" for name, value in self.params)
+        return f"{self.method}({values})" if values else self.method
+
+    @property
+    def key(self) -> str:
+        """Exact identity, also across processes: unlike `str`, it does not round."""
+        return f"{self.method}({','.join(f'{name}={value!r}' for name, value in self.params)})"
+
+    @property
+    def objective(self) -> str:
+        """`CONTRASTIVE` or `SUPERVISED`, read off the method's name."""
+        return CONTRASTIVE if self.method.startswith(f"{CONTRASTIVE}_") else SUPERVISED
+
+    @property
+    def augmentation(self) -> str:
+        """The method's name without its objective."""
+        return self.method.removeprefix(f"{CONTRASTIVE}_")
+
+
+def value_text(name: str, value: float) -> str:
+    """A hyperparameter's value to be read: four digits, or `auto`."""
+    return "auto" if name == "layer" and value == AUTO else f"{value:.4g}"
+
+
+@dataclass(frozen=True, order=True)
+class TrialConfig:
+    """The coordinates of a trial: with the study's settings they determine its result.
+
+    Attributes:
+        phase: One of `PHASES`; which kind of split the seed selects.
+        candidate: The method and its hyperparameters.
+        split: Split seed.
+    """
+
+    phase: str
+    candidate: Candidate
+    split: int
+
+    def __str__(self) -> str:
+        return f"{self.candidate} on {self.phase} split {self.split}"
+
+    @property
+    def key(self) -> str:
+        """Exact identity of the trial within its study."""
+        return f"{self.phase}/{self.candidate.key}/{self.split}"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of one trial; every field but the last is float32 (points,).
+
+    Attributes:
+        epoch: Epochs at which the trial was evaluated.
+        epoch_loss: Mean training loss since the evaluation before.
+        epoch_accuracy: Accuracy over all validation items at the study's threshold.
+        epoch_accuracy_known: The same over items of known classes.
+        epoch_accuracy_none: The same over "none" items; NaN where there are none.
+        threshold: Confidence thresholds of the next three.
+        threshold_accuracy: Accuracy over all validation items against threshold.
+        threshold_accuracy_known: The same over items of known classes.
+        threshold_accuracy_none: The same over "none" items; NaN where there are none.
+        roc_fpr: Grid of false-positive rates.
+        roc_tpr: Weighted mean over classes and "none" of the true-positive rate there.
+        epoch_cka: float32 (points of `epoch`, hidden layers + 1), linear CKA of each layer with the next, from the
+            input (0) to the output; NaN where the hidden layers no longer train. (0, 0) in a file of format 1.
+    """
+
+    epoch: npt.NDArray[np.float32]
+    epoch_loss: npt.NDArray[np.float32]
+    epoch_accuracy: npt.NDArray[np.float32]
+    epoch_accuracy_known: npt.NDArray[np.float32]
+    epoch_accuracy_none: npt.NDArray[np.float32]
+    threshold: npt.NDArray[np.float32]
+    threshold_accuracy: npt.NDArray[np.float32]
+    threshold_accuracy_known: npt.NDArray[np.float32]
+    threshold_accuracy_none: npt.NDArray[np.float32]
+    roc_fpr: npt.NDArray[np.float32]
+    roc_tpr: npt.NDArray[np.float32]
+    epoch_cka: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+
+@dataclass(frozen=True)
+class ItemResults:
+    """What was said of each validation item; every field is (items,).
+
+    Attributes:
+        item: int32, row of the item in the embedding store.
+        label: int32, index of its label in the study's sorted label names.
+        known: bool, whether the label's class has a training item in this split.
+        predicted: int32, index of the most probable known class, thresholded or not.
+        confidence: float32, probability of that class.
+        correct: bool, correctness at the study's threshold ("none" counts as a prediction).
+        auc_influence: float32, influence on `auc_weighted`; its mean is the AUC.
+    """
+
+    item: npt.NDArray[np.int32]
+    label: npt.NDArray[np.int32]
+    known: npt.NDArray[np.bool_]
+    predicted: npt.NDArray[np.int32]
+    confidence: npt.NDArray[np.float32]
+    correct: npt.NDArray[np.bool_]
+    auc_influence: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial.
+
+    Attributes:
+        config: Its coordinates.
+        metrics: Figures by name, as METHODS defines them (`auc_weighted`, `accuracy`, `accuracy_known`, ...),
+            and counts (`n_train`, `n_validation`, `n_known_classes`, `n_none`).
+        curves: Learning, threshold and ROC curves.
+        items: Per-item results; None where they were not asked for when reading.
+        started_at_s: Start of its pack, seconds since 1970.
+        duration_s: Device seconds: wall time of the pack divided by its lanes.
+        provenance: What made it: digests of settings and embeddings, versions, hardware, commit.
+    """
+
+    config: TrialConfig
+    metrics: Mapping[str, float]
+    curves: Curves
+    items: ItemResults | None
+    started_at_s: float
+    duration_s: float
+    provenance: Mapping[str, str]

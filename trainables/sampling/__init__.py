@@ -1,0 +1,1 @@
+"""Splits and random streams, each from a seed and a purpose."""

@@ -1,0 +1,1 @@
+"""Train many trials in lockstep, as lanes of one stacked model."""

@@ -1,0 +1,269 @@
+"""Trains the lanes of a pack in lockstep, on one device. Plain PyTorch: knows neither Ray nor the study file.
+
+A lane is one trial. Lanes of one method form a stack, trained as one model; each lane has its own items, initial
+weights, batch order and random streams, so that its result is that of its solo run. A lane that ends early leaves its
+stack, and the others speed up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from trainables.evaluation.metrics import (
+    ROC_GRID,
+    THRESHOLDS,
+    accuracies,
+    accuracy_curves,
+    correct_at,
+    figures,
+    weighted_auc,
+)
+from trainables.records.types import Curves, ItemResults
+from trainables.training.model import Trunk
+from trainables.training.protocol import (
+    Evaluation,
+    LaneFailure,
+    LaneResult,
+    Progress,
+    TrainingError,
+    cka_metrics,
+    diverged,
+    drop,
+    ready,
+)
+from trainables.training.settings import Lane, Settings
+from trainables.training.supervised import SupervisedStack
+
+
+class Training:
+    """A pack in supervised training, as `LaneTraining`.
+
+    Args:
+        embeddings: float32 (items, features), on the device to train on.
+        labels: int64 class of each item (items,), on the same device.
+        lanes: The trials.
+        settings: Shared by all lanes.
+        steps_per_epoch: Steps of an epoch; None for as many whole batches as the smallest lane's training items give. A
+            study gives it, so that it depends on no other lane.
+        trunk: What embeddings pass through before they reach the classifiers, with a lane for each of `lanes`, which
+            are then of one method; None for nothing.
+        stage: Begins the purpose of every random stream.
+
+    Raises:
+        TrainingError: There is no lane, or a batch is larger than a lane's training items.
+    """
+
+    def __init__(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        lanes: Sequence[Lane],
+        settings: Settings,
+        steps_per_epoch: int | None = None,
+        trunk: Trunk | None = None,
+        stage: str = "",
+    ) -> None:
+        self._settings = settings
+        self._labels = labels
+        self._progress, steps = ready(lanes, settings, steps_per_epoch)
+        self._outcome: dict[int, LaneResult | LaneFailure | None] = {}
+        self.epoch = 0
+        groups: dict[str, list[int]] = {}
+        for index, lane in enumerate(lanes):
+            groups.setdefault(lane.method.name, []).append(index)
+        self._stacks: list[tuple[list[int], SupervisedStack]] = []
+        for members in groups.values():
+            own = [self._progress[index].lane for index in members]
+            self._stacks.append((members, SupervisedStack(embeddings, labels, own, steps, settings, trunk, stage)))
+
+    @property
+    def finished(self) -> bool:
+        """Whether no lane is left to train."""
+        return not self._stacks
+
+    @property
+    def stacks(self) -> list[SupervisedStack]:
+        """The stacks in training; one that has ended keeps the weights of the lanes that ended last."""
+        return [stack for _, stack in self._stacks]
+
+    def advance(self) -> Evaluation:
+        """Trains every lane to the next evaluation; lanes that end there leave with their results.
+
+        Returns:
+            The figures of the lanes that trained.
+        """
+        every = self._settings.evaluate_every_epochs
+        epochs = min(every - self.epoch % every, self._settings.epochs - self.epoch)
+        self.epoch += epochs
+        trained = []
+        for members, stack in self._stacks:
+            stack.train(epochs)
+            self._evaluate(members, stack)
+            trained += members
+        self._stacks = [(members, stack) for members, stack in self._stacks if members]
+        columns = {name: np.full(len(self._progress), np.nan) for name in _LEARNING}
+        for index in trained:
+            last = self._progress[index].rows[-1:]
+            for name in columns:
+                columns[name][index] = last[0][name] if last else math.nan
+        return Evaluation(epoch=self.epoch, **columns)
+
+    def stop(self, lanes: Iterable[int]) -> None:
+        """Takes lanes out without a result.
+
+        Args:
+            lanes: Their places in the pack.
+        """
+        gone = set(lanes)
+        for members, stack in self._stacks:
+            leaving = [place for place, index in enumerate(members) if index in gone]
+            for place in leaving:
+                self._outcome[members[place]] = None
+            drop(members, stack, leaving)
+        self._stacks = [(members, stack) for members, stack in self._stacks if members]
+
+    def results(self) -> list[LaneResult | LaneFailure | None]:
+        """What each lane of the pack gave; None for one that was stopped from outside.
+
+        Raises:
+            TrainingError: Lanes are still in training.
+        """
+        if not self.finished:
+            raise TrainingError("The pack is still in training; call `advance` until it is finished.")
+        return [self._outcome[index] for index in range(len(self._progress))]
+
+    def _evaluate(self, members: list[int], stack: SupervisedStack) -> None:
+        """Adds a point to every lane's curves; lanes that fail or end leave the stack."""
+        leaving = []
+        for place, (index, loss) in enumerate(zip(members, stack.mean_loss(), strict=True)):
+            failure = diverged(stack.lanes[place], loss, self.epoch)
+            if failure is not None:
+                self._outcome[index] = failure
+                leaving.append(place)
+            else:
+                self._progress[index].rows.append({"loss": loss})
+        drop(members, stack, leaving)
+        if not members:
+            return
+        ends = self._ending(members, stack)
+        for place in ends:
+            if self._progress[members[place]].best_weights:
+                stack.restore(place, self._progress[members[place]].best_weights)
+        if not stack.is_on_a_trunk:  # what is frozen, its own training has followed
+            for index, cka in zip(members, stack.cka(), strict=True):
+                self._progress[index].cka.append(cka.cpu().numpy().astype(np.float32))
+        logits = stack.predict([lane.split.validation for lane in stack.lanes])
+        for place, index in enumerate(members):
+            lane, rows = stack.lanes[place], self._progress[index].rows
+            target = stack.target(place, lane.split.validation)
+            confidence, predicted = _top(logits[place])
+            correct = correct_at(confidence, predicted, target, self._settings.threshold)
+            point = accuracies(correct, target)
+            rows[-1] |= {"epoch": self.epoch, "steps": stack.n_steps, "seconds": stack.device_s[place]}
+            rows[-1] |= {"accuracy": float(point.all), "accuracy_known": float(point.known)}
+            rows[-1] |= {"accuracy_none": float(point.none)}
+            if place in ends:
+                self._outcome[index] = self._result(stack, place, logits[place], target, self._progress[index])
+        drop(members, stack, ends)
+
+    def _ending(self, members: list[int], stack: SupervisedStack) -> list[int]:
+        """Places of the lanes that end now: all at the last epoch, before it those stopped early."""
+        last = self.epoch == self._settings.epochs
+        if self._settings.early_stopping_fraction == 0:
+            return list(range(len(members))) if last else []
+        ends = []
+        logits = stack.predict([self._progress[index].held_out for index in members])
+        for place, index in enumerate(members):
+            progress = self._progress[index]
+            loss = _held_out_loss(logits[place], stack.target(place, progress.held_out))
+            if loss < progress.best_loss:
+                progress.best_loss, progress.best_weights, progress.n_worse = loss, stack.weights(place), 0
+            else:
+                progress.n_worse += 1
+            if last or progress.n_worse >= self._settings.early_stopping_patience:
+                ends.append(place)
+        return ends
+
+    @torch.inference_mode()
+    def _result(
+        self, stack: SupervisedStack, place: int, logits: Tensor, target: Tensor, progress: Progress
+    ) -> LaneResult:
+        lane, rows = progress.lane, progress.rows
+        confidence, predicted = _top(logits)
+        correct = correct_at(confidence, predicted, target, self._settings.threshold)
+        against = accuracy_curves(confidence, predicted, target)
+        auc = weighted_auc(logits, target)
+        validation = lane.split.validation
+        last = rows[-1]
+        reached = next(row for row in rows if row["accuracy"] >= 0.99 * last["accuracy"])
+        metrics = {
+            "auc_weighted": auc.auc,
+            "accuracy": last["accuracy"],
+            "accuracy_known": last["accuracy_known"],
+            "accuracy_none": last["accuracy_none"],
+            **figures(logits, target, against),
+            "epochs_to_99": reached["epoch"],
+            "steps_to_99": reached["steps"],
+            "seconds_to_99": reached["seconds"],
+            "epochs": float(self.epoch),
+            "n_train": float(len(lane.split.train)),
+            "n_validation": float(len(validation)),
+            "n_known_classes": float(len(stack.known[place])),
+            "n_none": float((target == -1).sum()),
+            **(cka_metrics(progress.cka[-1]) if progress.cka else {}),
+        }
+        learning = {name: np.array([row[name] for row in rows], np.float32) for name in ("epoch", *_LEARNING)}
+        return LaneResult(
+            metrics=metrics,
+            curves=Curves(
+                epoch=learning["epoch"],
+                epoch_loss=learning["loss"],
+                epoch_accuracy=learning["accuracy"],
+                epoch_accuracy_known=learning["accuracy_known"],
+                epoch_accuracy_none=learning["accuracy_none"],
+                threshold=THRESHOLDS,
+                threshold_accuracy=_float32(against.all),
+                threshold_accuracy_known=_float32(against.known),
+                threshold_accuracy_none=_float32(against.none),
+                roc_fpr=ROC_GRID,
+                roc_tpr=_float32(auc.roc_tpr),
+                epoch_cka=np.array(progress.cka or np.empty((0, 0)), np.float32),
+            ),
+            items=ItemResults(
+                item=validation.astype(np.int32),
+                label=self._labels.cpu().numpy()[validation].astype(np.int32),
+                known=(target >= 0).cpu().numpy(),
+                predicted=stack.known[place][predicted].cpu().numpy().astype(np.int32),
+                confidence=confidence.cpu().numpy(),
+                correct=correct.cpu().numpy(),
+                auc_influence=_float32(auc.influence),
+            ),
+            device_s=stack.device_s[place],
+        )
+
+
+_LEARNING = ("loss", "accuracy", "accuracy_known", "accuracy_none")
+
+
+def _held_out_loss(logits: Tensor, target: Tensor) -> float:
+    """Mean binary cross-entropy; an item whose class is not trained on should get no class at all."""
+    y = torch.zeros((len(target), logits.shape[1] + 1), device=logits.device)
+    y = y.scatter_(1, (target + 1)[:, None], 1.0)[:, 1:]
+    return float(binary_cross_entropy_with_logits(logits, y))
+
+
+def _top(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Highest probability of each item and its class."""
+    highest, predicted = logits.max(-1)
+    return highest.sigmoid(), predicted
+
+
+def _float32(values: Tensor) -> npt.NDArray[np.float32]:
+    return values.cpu().numpy().astype(np.float32)

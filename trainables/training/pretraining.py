@@ -1,0 +1,222 @@
+"""Contrastive trials: the hidden layers are pretrained without labels, then judged by what is trained on top of them.
+
+On the frozen hidden layers two models are trained, supervised as `control` is: the classifier, whose figures are the
+trial's, and a linear probe. Pretraining sees the split's training items alone, and of those not what early
+stopping holds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from trainables.methods.protocol import LANE_SETTINGS
+from trainables.methods.registry import METHODS
+from trainables.training.contrastive import ContrastiveStack
+from trainables.training.engine import Training
+from trainables.training.protocol import Evaluation, LaneFailure, LaneResult, cka_metrics, diverged, drop, ready
+from trainables.training.settings import Lane, Settings
+from trainables.training.supervised import SupervisedStack
+
+PROBED = ("auc_weighted", "accuracy", "accuracy_known", "accuracy_none", "ece_known", "ood_auroc")
+
+"""Figures of the linear probe that a trial has too, as `probe_` and their name."""
+
+
+@dataclass
+class _Past:
+    """What is kept of a lane's pretraining."""
+
+    epochs: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    cka: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    device_s: float = 0.0
+
+
+class ContrastiveTraining:
+    """A pack of contrastive lanes of one method in training, as `engine.LaneTraining`.
+
+    Args:
+        embeddings: float32 (items, features), on the device to train on.
+        labels: int64 class of each item (items,), on the same device.
+        lanes: The trials.
+        settings: Shared by all lanes.
+        steps_per_epoch: Steps of an epoch; None for as many whole batches as the smallest lane's training items give.
+
+    Raises:
+        TrainingError: There is no lane, or a batch is larger than a lane's training items.
+    """
+
+    def __init__(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        lanes: Sequence[Lane],
+        settings: Settings,
+        steps_per_epoch: int | None = None,
+    ) -> None:
+        progress, self._steps = ready(lanes, settings, steps_per_epoch)
+        self._embeddings, self._labels, self._given, self._settings = embeddings, labels, list(lanes), settings
+        self._stack = ContrastiveStack(embeddings, [one.lane for one in progress], self._steps, settings)
+        self._members = list(range(len(lanes)))
+        self._past = [_Past() for _ in lanes]
+        self._outcome: dict[int, LaneFailure | None] = {}
+        self._judges: tuple[Training, Training] | None = None
+        self.epoch = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether no lane is left to train."""
+        if self._judges is None:
+            return not self._members
+        return all(judge.finished for judge in self._judges)
+
+    @property
+    def stacks(self) -> list[SupervisedStack]:
+        """The classifiers in training; none while the hidden layers are pretrained."""
+        return self._judges[0].stacks if self._judges else []
+
+    def advance(self) -> Evaluation:
+        """Trains every lane to the next evaluation; lanes that end there leave with their results.
+
+        Returns:
+            The figures of the lanes that trained; while hidden layers are pretrained there are no accuracies.
+        """
+        n_pretraining = self._settings.pretraining.epochs
+        if self._judges is None:
+            if self._members:  # else every scout has failed
+                every = self._settings.evaluate_every_epochs
+                epochs = min(every - self.epoch % every, n_pretraining - self.epoch)
+                self.epoch += epochs
+                self._pretrain(epochs)
+            if self.epoch == n_pretraining and self._members:
+                self._judges = self._freeze()
+            nothing = np.full(len(self._given), np.nan)
+            losses = nothing.copy()
+            losses[self._members] = [self._past[index].losses[-1] for index in self._members]
+            return Evaluation(self.epoch, losses, nothing, nothing, nothing)
+        classifier, probe = self._judges
+        found = classifier.advance()  # an evaluation without lanes once only the probe is left
+        if not probe.finished:
+            probe.advance()
+        self.epoch = n_pretraining + found.epoch
+        return Evaluation(
+            epoch=self.epoch,
+            loss=self._spread(found.loss),
+            accuracy=self._spread(found.accuracy),
+            accuracy_known=self._spread(found.accuracy_known),
+            accuracy_none=self._spread(found.accuracy_none),
+        )
+
+    def stop(self, lanes: Iterable[int]) -> None:
+        """Takes lanes out without a result.
+
+        Args:
+            lanes: Their places in the pack.
+        """
+        gone = set(lanes)
+        places = [place for place, index in enumerate(self._members) if index in gone]
+        if self._judges is None:
+            self._outcome |= dict.fromkeys((self._members[place] for place in places), None)
+            drop(self._members, self._stack, places)
+        else:
+            for judge in self._judges:
+                judge.stop(places)
+
+    def results(self) -> list[LaneResult | LaneFailure | None]:
+        """What each lane of the pack gave; None for one that was stopped from outside.
+
+        Raises:
+            TrainingError: Lanes are still in training.
+        """
+        found: dict[int, LaneResult | LaneFailure | None] = dict(self._outcome)
+        if self._judges is not None:
+            pairs = zip(*(judge.results() for judge in self._judges), strict=True)
+            for index, (classifier, probe) in zip(self._members, pairs, strict=True):
+                found[index] = self._joined(self._past[index], classifier, probe)
+        return [found[index] for index in range(len(self._given))]
+
+    def _pretrain(self, epochs: int) -> None:
+        """Trains, and adds a point to every lane's curves; lanes that fail leave."""
+        stack = self._stack
+        stack.train(epochs)
+        failing = []
+        for place, (index, loss, cka) in enumerate(zip(self._members, stack.mean_loss(), stack.cka(), strict=True)):
+            past = self._past[index]
+            past.epochs.append(self.epoch)
+            past.losses.append(loss)
+            past.cka.append(cka.cpu().numpy().astype(np.float32))
+            past.device_s = stack.device_s[place]
+            failure = diverged(stack.lanes[place], loss, self.epoch)
+            if failure is not None:
+                self._outcome[index] = failure
+                failing.append(place)
+        drop(self._members, self._stack, failing)
+
+    def _freeze(self) -> tuple[Training, Training]:
+        """The classifiers and the linear probes on the hidden layers as they are now."""
+        settings = self._settings
+        self._stack.release()
+        lanes = []
+        for index in self._members:
+            given = self._given[index]
+            params = {name: value for name, value in given.params.items() if name in LANE_SETTINGS}
+            lanes.append(replace(given, method=METHODS["control"], params=params))
+
+        def judge(stage: str, hidden: tuple[int, ...], evaluate_every_epochs: int) -> Training:
+            own = replace(settings, hidden=hidden, residual=False, evaluate_every_epochs=evaluate_every_epochs)
+            return Training(self._embeddings, self._labels, lanes, own, self._steps, self._stack.trunk(), stage)
+
+        every = settings.evaluate_every_epochs
+        # Nobody sees the probe's learning curve: without early stopping, its end is all there is to evaluate.
+        every_probe = every if settings.early_stopping_fraction else settings.epochs
+        return judge("classifier_", settings.pretraining.classifier_hidden, every), judge("probe_", (), every_probe)
+
+    def _spread(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Values of the lanes that went on, as values of the whole pack."""
+        spread = np.full(len(self._given), np.nan)
+        spread[self._members] = values
+        return spread
+
+    def _joined(
+        self, past: _Past, classifier: LaneResult | LaneFailure | None, probe: LaneResult | LaneFailure | None
+    ) -> LaneResult | LaneFailure | None:
+        """One lane's result: the classifier's, from the beginning of pretraining, and the probe's figures."""
+        for judged in (classifier, probe):
+            if isinstance(judged, LaneFailure):
+                return LaneFailure(f"on its frozen hidden layers, {judged.reason}")
+        if not isinstance(classifier, LaneResult) or not isinstance(probe, LaneResult):
+            return None
+        n_pretraining = self._settings.pretraining.epochs
+        curves, n_before = classifier.curves, len(past.epochs)
+        nothing = np.full(n_before, np.nan, np.float32)
+        cka = np.full((n_before + len(curves.epoch), len(past.cka[-1])), np.nan, np.float32)
+        cka[:n_before] = past.cka
+        before = {
+            "epochs_to_99": n_pretraining,
+            "epochs": n_pretraining,
+            "steps_to_99": n_pretraining * self._steps,
+            "seconds_to_99": past.device_s,
+        }
+        return LaneResult(
+            metrics={
+                **{name: value + before.get(name, 0) for name, value in classifier.metrics.items()},
+                **{f"probe_{name}": probe.metrics[name] for name in PROBED},
+                **cka_metrics(past.cka[-1]),
+            },
+            curves=replace(
+                curves,
+                epoch=np.concatenate([np.array(past.epochs, np.float32), curves.epoch + n_pretraining]),
+                epoch_loss=np.concatenate([np.array(past.losses, np.float32), curves.epoch_loss]),
+                epoch_accuracy=np.concatenate([nothing, curves.epoch_accuracy]),
+                epoch_accuracy_known=np.concatenate([nothing, curves.epoch_accuracy_known]),
+                epoch_accuracy_none=np.concatenate([nothing, curves.epoch_accuracy_none]),
+                epoch_cka=cka,
+            ),
+            items=classifier.items,
+            device_s=past.device_s + classifier.device_s + probe.device_s,
+        )

@@ -1,0 +1,252 @@
+"""A stack: lanes of one method, trained as one model whose every tensor has a leading lane axis.
+
+What is minimised, a stack's kind says: `trainables.supervised` or `trainables.contrastive`.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.evaluation.cka import neighbour_cka
+from trainables.methods.protocol import Method
+from trainables.sampling.splits import Indices
+from trainables.sampling.streams import stream
+from trainables.training.cuda_graph import CapturedStep
+from trainables.training.draws import LaneDraws
+from trainables.training.model import AtLayer, LaneMLP
+from trainables.training.optimizer import LaneAdamW
+from trainables.training.settings import Lane, Settings
+
+"""What matrix products compute in while a classifier trains; weights, losses, optimizer and figures are float32."""
+
+CKA_ITEMS = 512
+
+"""Training items, at most, that layers are compared on."""
+
+
+def triangular(step: int, low: float, high: float, half_cycle: int) -> float:
+    """The triangular learning rate of a step: `low` at 0, `high` after `half_cycle` steps, `low` after two.
+
+    References:
+        Smith, "Cyclical Learning Rates for Training Neural Networks" (2017), https://arxiv.org/abs/1506.01186
+    """
+    position = (step / half_cycle) % 2
+    return low + (high - low) * (1 - abs(1 - position))
+
+
+class Stack(ABC):
+    """Lanes of one method in training.
+
+    Args:
+        embeddings: float32 (items, features), on the device to train on.
+        lanes: The lanes; their training items may differ in number.
+        steps_per_epoch: Steps of an epoch, the same for every lane. A lane with fewer items than that takes them again.
+        settings: Shared by all lanes.
+        model: What is trained, the lanes' own weights in it; moved to the device.
+        stage: Begins the purpose of every random stream, so that the stages of a trial draw independently.
+
+    Attributes:
+        lanes: The lanes still in training.
+        model: As above.
+        device_s: Each lane's share of the time spent so far.
+        n_steps: Steps taken.
+    """
+
+    def __init__(
+        self,
+        embeddings: Tensor,
+        lanes: Sequence[Lane],
+        steps_per_epoch: int,
+        settings: Settings,
+        model: LaneMLP,
+        stage: str = "",
+    ) -> None:
+        self.embeddings, self.settings = embeddings, settings
+        self.lanes = list(lanes)
+        self.method: Method = lanes[0].method
+        self.steps_per_epoch = steps_per_epoch
+        self.n_steps = 0
+        self.device_s = [0.0] * len(lanes)
+        self._device = embeddings.device
+        self._train = [torch.from_numpy(lane.split.train).to(self._device) for lane in lanes]
+        self._params = {
+            name: torch.tensor([lane.params[name] for lane in lanes], device=self._device).view(-1, 1, 1)
+            for name in self.method.hyperparameters
+        }
+        self._shift, self._scale, self._deviation = self._moments()
+        seeds = [lane.seed for lane in lanes]
+        self._order = [stream(seed, f"{stage}order") for seed in seeds]
+        self._augment = LaneDraws(seeds, f"{stage}augment", self._device)
+        self.model = model.to(self._device)
+        self._rates = [
+            (lane.setting("learning_rate_low", settings), lane.setting("learning_rate_high", settings))
+            for lane in lanes
+        ]
+        decay = [lane.setting("weight_decay", settings) for lane in lanes]
+        self._optimizer = LaneAdamW(list(self.model.parameters()), decay, self._rates)
+        self._loss = torch.zeros(len(lanes), dtype=torch.float64, device=self._device)
+        self._loss_steps = 0
+        # A method that asks the device for a value stops the host, which no graph may.
+        self._is_captured = (
+            settings.cuda_graph and self._device.type == "cuda" and getattr(self.method, "static", False)
+        )
+        self._captured: CapturedStep | None = None
+
+    @abstractmethod
+    def _lane_loss(self, items: Tensor) -> Tensor:
+        """The loss of each lane (lanes,) on a batch of item indices (lanes, rows)."""
+
+    def train(self, epochs: int) -> None:
+        """Trains some epochs."""
+        started_s = time.perf_counter()
+        with _tf32(self.settings.precision == "tf32"):
+            for _ in range(epochs):
+                for items in self._epoch_items().split(self.settings.batch_size, dim=1):
+                    self._step(items)
+        self._add_time(started_s)
+
+    def mean_loss(self) -> list[float]:
+        """Mean training loss of each lane since this was last asked."""
+        losses: list[float] = (self._loss / self._loss_steps).tolist()
+        self._loss.zero_()
+        self._loss_steps = 0
+        return losses
+
+    @torch.inference_mode()
+    def cka(self) -> list[Tensor]:
+        """Each lane's linear CKA of neighbouring layers, input, hidden layers and output: (hidden layers + 1,) each.
+
+        It is of the lane's first training items, unaugmented and without dropout. What a contrastive model puts
+        between its last hidden layer and its output is passed over.
+        """
+        started_s = time.perf_counter()
+        n_rows = [min(CKA_ITEMS, len(items)) for items in self._train]
+        padded = [
+            items[torch.arange(max(n_rows), device=self._device).clamp(max=len(items) - 1)] for items in self._train
+        ]
+        x = self._inputs(torch.stack(padded))
+        states = [x]
+
+        def remember(layer: int, h: Tensor) -> Tensor:
+            states.append(h)
+            return h
+
+        output = self.model(x, at_layer=remember)
+        states = [*states[: len(self.settings.hidden) + 1], output]
+        # One lane at a time: the rows that pad it are no items of its own.
+        found = [neighbour_cka([h[lane, :own] for h in states]) for lane, own in enumerate(n_rows)]
+        self._add_time(started_s)
+        return found
+
+    def weights(self, lane: int) -> list[Tensor]:
+        """A copy of a lane's parameters."""
+        return [parameter.detach()[lane].clone() for parameter in self.model.parameters()]
+
+    def standardization(self, lane: int) -> tuple[Tensor, Tensor]:
+        """What a lane's inputs are shifted and then divided by: (features,) each."""
+        return self._shift[lane, 0], self._scale[lane, 0]
+
+    @torch.no_grad()
+    def restore(self, lane: int, weights: Sequence[Tensor]) -> None:
+        """Puts parameters back that `weights` gave."""
+        for parameter, saved in zip(self.model.parameters(), weights, strict=True):
+            parameter[lane] = saved
+
+    def keep(self, lanes: Sequence[int]) -> None:
+        """Goes on with some of the lanes, given their places until now; the others' tensors are let go."""
+        for name in ("lanes", "device_s", "_train", "_order", "_rates"):
+            setattr(self, name, [getattr(self, name)[lane] for lane in lanes])
+        index = torch.tensor(lanes, dtype=torch.int64, device=self._device)
+        for name in ("_shift", "_scale", "_deviation", "_loss"):
+            setattr(self, name, getattr(self, name)[index])
+        self._params = {name: values[index] for name, values in self._params.items()}
+        self._augment.keep(lanes)
+        self.model.keep(index)
+        self._captured = None  # it was of the tensors until now
+        self._optimizer.keep(list(self.model.parameters()), lanes)
+
+    def release(self) -> None:
+        """Lets go of what only training needs: a captured step holds its stack, and the memory of a graph."""
+        self._captured = None
+
+    def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Shift and scale of the inputs, and each feature's deviation after them: (lanes, 1, features) each."""
+        moments = [torch.std_mean(self.embeddings[items].double(), dim=0, correction=0) for items in self._train]
+        deviation = torch.stack([moment[0] for moment in moments]).float()[:, None]
+        mean = torch.stack([moment[1] for moment in moments]).float()[:, None]
+        if not self.settings.standardize:
+            return torch.zeros_like(mean), torch.ones_like(mean), deviation
+        scale = deviation.where(deviation > 0, 1.0)  # a constant feature stays one
+        return mean, scale, deviation / scale
+
+    def _inputs(self, items: Tensor) -> Tensor:
+        """What the model is given (lanes, rows, features) of item indices (lanes, rows)."""
+        x = self.embeddings.index_select(0, items.flatten()).view(*items.shape, -1)
+        return (x - self._shift) / self._scale if self.settings.standardize else x
+
+    def _outputs(self, x: Tensor, keep: Sequence[Tensor] | None = None, at_layer: AtLayer | None = None) -> Tensor:
+        """The model's outputs in training: products in the settings' precision, what comes out in float32."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            outputs: Tensor = self.model(x, keep, at_layer)
+        return outputs.float()
+
+    def _epoch_items(self) -> Tensor:
+        """The items of an epoch in training order: (lanes, steps x batch size)."""
+        n_used = self.steps_per_epoch * self.settings.batch_size
+        rows = [
+            items[torch.from_numpy(self._epoch_order(lane, n_used)).to(self._device)]
+            for lane, items in enumerate(self._train)
+        ]
+        return torch.stack(rows)
+
+    def _epoch_order(self, lane: int, n_used: int) -> Indices:
+        """Positions of an epoch's items among the lane's training items: (n_used,)."""
+        n_items = len(self._train[lane])
+        rounds = -(-n_used // n_items)
+        return np.concatenate([self._order[lane].permutation(n_items) for _ in range(rounds)])[:n_used]
+
+    def _step(self, items: Tensor) -> None:
+        half_cycle = self.settings.step_size_epochs * self.steps_per_epoch
+        rates = [triangular(self.n_steps, low, high, half_cycle) for low, high in self._rates]
+        if self._is_captured:
+            self._captured = self._captured or CapturedStep(self._on_device, self._draws())
+            self._captured(items, rates)
+        else:
+            self._on_device(items, rates)
+        self.n_steps += 1
+        self._loss_steps += 1
+
+    def _on_device(self, items: Tensor, rates: Sequence[float | Tensor]) -> None:
+        """What a step does on the device, given item indices (lanes, rows) and each lane's learning rate."""
+        lane_loss = self._lane_loss(items)
+        lane_loss.sum().backward()  # lanes share no parameter: each gets its own gradient
+        self._optimizer.step(rates)
+        self._loss += lane_loss.detach()
+
+    def _draws(self) -> list[LaneDraws]:
+        """What a step draws from."""
+        return [self._augment]
+
+    def _add_time(self, started_s: float) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        share = (time.perf_counter() - started_s) / len(self.lanes)
+        self.device_s = [seconds + share for seconds in self.device_s]
+
+
+@contextmanager
+def _tf32(enabled: bool) -> Iterator[None]:
+    """Has CUDA's float32 products compute in TF32, forward and backward, or not."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = enabled
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
