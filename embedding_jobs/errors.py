@@ -1,15 +1,20 @@
-"""The errors of embedding that a user can fix."""
+"""The errors that a user can fix: the root of the tree, and the errors of embedding.
 
-from __future__ import annotations
-
-
-class EncoderError(ValueError):
-    """An encoder that cannot be had or used; the message names the model and the remedy."""
+`study.errors` draws the whole tree. Every message names the rule, the value, the place and the remedy.
+"""
 
 
-class StoreError(ValueError):
-    """A store that is not there, damaged, or not the one asked for; the message names the field and the remedy."""
+class StudyError(Exception):
+    """An error that the user can fix. The command prints its message and ends with exit code 2."""
 
 
-class SourceError(ValueError):
-    """A source that cannot be used as it is; the message names the rule, the value, the place and the remedy."""
+class SourceError(StudyError):
+    """A source table that cannot be used as it is."""
+
+
+class EncoderError(StudyError):
+    """An encoder that is not available, or that cannot be used as asked."""
+
+
+class StoreError(StudyError):
+    """An embedding store that is missing, damaged, or not the one asked for."""

@@ -1,11 +1,41 @@
-"""The errors of a study that a user can fix."""
+"""The errors that a user can fix, as one tree. The command catches the root; a program can catch any of them.
+
+StudyError
+├── SourceError        the source table                      embedding_jobs.errors
+├── EncoderError       an encoder                            embedding_jobs.errors
+├── StoreError         the embedding store                   embedding_jobs.errors
+├── MethodError        an unknown method                     trainables.methods.registry
+├── TrainingError      a pack that cannot be trained         trainables.training.protocol
+├── RecordError        the records                           trainables.records.types
+├── ReportError        a study that cannot be reported       analysis.results.load
+├── SpecError          the study file
+├── DescriptionError   the study's directory
+├── RunError           a run that cannot start or go on
+├── TrackingError      a tracking server that a study writes to
+├── TrackerError       a tracking server that cannot start
+├── ModelError         an exported model
+└── ClusterError       a Ray cluster
+└── TransferError  a report that did not arrive from a cluster as it was sent
+"""
 
 from __future__ import annotations
 
-from analysis.format import plural
+from embedding_jobs.errors import StudyError
+
+__all__ = [
+    "ClusterError",
+    "DescriptionError",
+    "ModelError",
+    "RunError",
+    "SpecError",
+    "StudyError",
+    "TrackerError",
+    "TrackingError",
+    "TransferError",
+]
 
 
-class SpecError(ValueError):
+class SpecError(StudyError):
     """A study file with problems.
 
     Attributes:
@@ -14,22 +44,33 @@ class SpecError(ValueError):
 
     def __init__(self, path: str, problems: list[str]) -> None:
         self.problems = problems
-        super().__init__(
-            "\n".join([f"{path} has {plural(len(problems), 'problem')}:", *(f"  - {problem}" for problem in problems)])
-        )
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n".join([f"{path} has {count}:", *(f"  - {problem}" for problem in problems)]))
 
 
-class ClusterError(RuntimeError):
-    """A cluster that cannot be reached, or that refuses us; the message names the remedy."""
+class DescriptionError(StudyError):
+    """A directory that holds no study, or another one."""
 
 
-class ModelError(ValueError):
-    """Files that are no classifier, or embeddings that are not the ones it takes."""
+class RunError(StudyError):
+    """A run that cannot start, or cannot go on."""
 
 
-class StudyError(RuntimeError):
-    """A study that cannot be run as it stands."""
+class TrackingError(StudyError):
+    """A tracking server that cannot be used. The records are not affected."""
 
 
-class TrackingError(RuntimeError):
-    """The tracking server cannot be used; the records are not concerned."""
+class TrackerError(StudyError):
+    """A tracking server that cannot be started as asked."""
+
+
+class ModelError(StudyError):
+    """Files that are no classifier, or embeddings that do not fit it."""
+
+
+class ClusterError(StudyError):
+    """A cluster that cannot be reached, or that rejects the request."""
+
+
+class TransferError(ClusterError):
+    """A report that did not arrive as it was sent."""

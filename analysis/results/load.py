@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from embedding_jobs.errors import StudyError
 from trainables.records.failures import Failure, Stop, read_failures, read_stops
 from trainables.records.parquet import read_record_file, read_records, record_files
 from trainables.records.types import Candidate, TrialConfig, TrialRecord
@@ -28,7 +29,7 @@ PROTOCOLS: Mapping[str, tuple[str, ...]] = {"paper": ("paper",), "nested": ("sea
 """The phases of each protocol, in order; what is reported comes from the last one."""
 
 
-class ReportError(ValueError):
+class ReportError(StudyError):
     """A study that cannot be reported: the message names the rule, the value and the remedy."""
 
 

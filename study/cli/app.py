@@ -17,6 +17,7 @@ from study.cli.finished import COMMANDS
 from study.cli.local import LOCAL_COMMANDS
 from study.cli.options import EXIT_INTERRUPTED, EXIT_USER
 from study.cli.tracker import tracker
+from study.errors import StudyError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,14 +48,9 @@ def _interrupt_once(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _user_errors_as_messages() -> Iterator[None]:
-    from embedding_jobs.errors import SourceError
-    from study.errors import SpecError
-
     try:
         yield
-    except SystemExit:
-        raise  # before the last clause is asked, which imports everything
-    except (SpecError, SourceError) as error:
+    except StudyError as error:
         _fail(error)
     except click.ClickException as error:
         error.show()
@@ -66,23 +62,8 @@ def _user_errors_as_messages() -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         _fail(f"{error}. Make room there; what is recorded stays, and the same command goes on from it.")
-    except _user_errors() as error:
-        _fail(error)
 
 
 def _fail(error: BaseException | str) -> None:
     click.echo(f"Error: {error}", err=True)
     sys.exit(EXIT_USER)
-
-
-def _user_errors() -> tuple[type[Exception], ...]:
-    """The errors that a user can mend. Evaluated only when one was raised: it imports everything."""
-    from analysis.results.load import ReportError
-    from embedding_jobs.errors import EncoderError, StoreError
-    from study.errors import ClusterError, ModelError, StudyError, TrackingError
-    from study.state.description import DescriptionError
-    from trainables.records.types import RecordError
-    from trainables.training.protocol import TrainingError
-
-    of_data = (EncoderError, StoreError, RecordError, DescriptionError)
-    return (*of_data, ClusterError, StudyError, TrackingError, ReportError, ModelError, TrainingError)

@@ -103,14 +103,8 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     from rich.console import Console
     from rich.table import Table
 
-    from study.state.description import (
-        DESCRIPTION,
-        DescriptionError,
-        differs,
-        planned,
-        read_description,
-        refuse_changed_file,
-    )
+    from study.errors import DescriptionError
+    from study.state.description import DESCRIPTION, differs, planned, read_description, refuse_changed_file
     from study.state.lock import read_activity
     from study.state.status import in_words, read_status, work_in_words
 

@@ -37,7 +37,8 @@ def up(context: click.Context, directory: Path, host: str, port: int, backend_st
     The user is `admin`; its password is that of MLFLOW_AUTH_ADMIN_PASSWORD, or is made and kept in
     DIRECTORY/admin-password. MLFLOW_SERVER_ALLOWED_HOSTS says by which names others may reach it.
     """
-    from study.tracking.server import TrackerError, run_server
+    from study.errors import TrackerError
+    from study.tracking.server import run_server
 
     given = context.get_parameter_source("backend_store_uri") is ParameterSource.COMMANDLINE
     uri = backend_store_uri or ""

@@ -24,10 +24,10 @@ from urllib.parse import urlsplit
 
 from embedding_jobs.ray_session import use_token
 from study.cluster.job_log import follow_log
-from study.cluster.report_transfer import BundleError, unpack
+from study.cluster.report_transfer import unpack
 from study.config.addresses import is_loopback
 from study.config.schema import StudySpec, digest
-from study.errors import ClusterError
+from study.errors import ClusterError, TransferError
 from study.execution.ray_connection import refused
 
 FILE = "study.yaml"
@@ -202,7 +202,7 @@ class Cluster:
             log = self._client.get_job_logs(job_id)
         try:
             unpack(log, folder)
-        except BundleError as error:
+        except TransferError as error:
             raise ClusterError(
                 f"{error}. The report is on the cluster, {spec.root / 'report'} ({job.message})"
             ) from None

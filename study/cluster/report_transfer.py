@@ -16,16 +16,13 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from embedding_jobs.files import write_whole
+from study.errors import TransferError
 
 _BEGIN, _END = "-----BEGIN STUDY REPORT-----", "-----END STUDY REPORT-----"
 
 _FOLDER = re.compile(rf"{_BEGIN}\n([0-9a-f]{{64}})\n([A-Za-z0-9+/=\n]*){_END}")
 
 _MOST_BYTES = 1 << 30
-
-
-class BundleError(ValueError):
-    """A report that did not arrive as it was sent."""
 
 
 def pack(folder: Path) -> str:
@@ -54,32 +51,32 @@ def unpack(text: str, folder: Path) -> list[Path]:
         The files.
 
     Raises:
-        BundleError: It is incomplete, damaged, too large, or names a file outside the folder.
+        TransferError: It is incomplete, damaged, too large, or names a file outside the folder.
     """
     found = _FOLDER.search(text)
     if found is None:
-        raise BundleError("the report must come whole, its beginning or end is missing")
+        raise TransferError("the report must come whole, its beginning or end is missing")
     try:
         data = base64.b64decode(found[2])
         if hashlib.sha256(data).hexdigest() != found[1]:
-            raise BundleError("the report must come undamaged, its checksum differs")
+            raise TransferError("the report must come undamaged, its checksum differs")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             n_bytes = sum(member.file_size for member in members)
             if n_bytes > _MOST_BYTES:
-                raise BundleError(f"the report must be smaller than {_MOST_BYTES:,} bytes, got {n_bytes:,}")
+                raise TransferError(f"the report must be smaller than {_MOST_BYTES:,} bytes, got {n_bytes:,}")
             targets = [folder / _inside(member.filename) for member in members]  # all before the first is written
             for member, target in zip(members, targets, strict=True):
                 write_whole(target, archive.read(member))
     except (binascii.Error, zipfile.BadZipFile) as error:
-        raise BundleError(f"the report must be readable: {error}") from None
+        raise TransferError(f"the report must be readable: {error}") from None
     return targets
 
 
 def _inside(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
-        raise BundleError(f"a file of the report must lie in its folder, got {name!r}")
+        raise TransferError(f"a file of the report must lie in its folder, got {name!r}")
     return path
 
 

@@ -17,7 +17,7 @@ from embedding_jobs.encoders.config import (
 )
 from embedding_jobs.store.store import Embeddings, Store
 from study.config.schema import StudySpec
-from study.errors import StudyError
+from study.errors import RunError
 from study.state.provenance import provenance
 from trainables.packs.pack import PackContext
 from trainables.training.settings import Pretraining, Settings
@@ -58,7 +58,7 @@ def pack_context(
         description: `study.json`.
 
     Raises:
-        StudyError: The study names an unknown class that no item has.
+        RunError: The study names an unknown class that no item has.
     """
     matrix, names = embeddings.matrix, description["data"]["class_names"]
     return _context(spec, matrix, labels, names, provenance(spec, description))
@@ -121,11 +121,11 @@ def _label_indices(wanted: Sequence[str], class_names: Sequence[str]) -> npt.NDA
     """Indices of labels among the sorted label names.
 
     Raises:
-        StudyError: The data lack one.
+        RunError: The data lack one.
     """
     absent = [name for name in wanted if name not in class_names]
     if absent:
-        raise StudyError(
+        raise RunError(
             f"`splits.unknown_classes` names {', '.join(absent)}, which no item has as its label. "
             "Write labels as the table does."
         )

@@ -18,7 +18,7 @@ from typing import Any
 import ray
 
 from study.config.schema import StudySpec
-from study.errors import StudyError
+from study.errors import RunError
 from study.execution.progress import Progress
 from study.execution.ray_tune import train_packs
 from study.search.early_stopping import Stopping
@@ -116,7 +116,7 @@ class _Run:
                 queue, context(), spec.root / "tune", self, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack
             )
         if self._unwritable is not None:
-            raise StudyError(
+            raise RunError(
                 f"{spec.root} cannot be written to ({self._unwritable}). What is recorded stays; once there is room, "
                 "the same command goes on from there."
             )

@@ -73,7 +73,7 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
         progress: What shows how far it is; None for nothing.
 
     Raises:
-        study.status.StudyError: Another run works in the directory; or it cannot be written to.
+        study.status.RunError: Another run works in the directory; or it cannot be written to.
         study.description.DescriptionError: Its records were made with other settings or data.
         embedding_jobs.sources.SourceError: The table is unsound.
         embedding_jobs.encoders.EncoderError: An encoder cannot be had.

@@ -53,7 +53,7 @@ def train_best(root: Path, cell: str | None = None, split: int | None = None, *,
         all_items: Whether to train on every labelled item instead of the split's training items, with as many epochs.
 
     Raises:
-        StudyError: No finished trial is meant, or the study's data are no longer there.
+        RunError: No finished trial is meant, or the study's data are no longer there.
         analysis.load.ReportError: The study cannot be read.
     """
     trial = find_trial(root, cell, split).config

@@ -14,7 +14,7 @@ from analysis.results.aggregate import summarise
 from analysis.results.load import load_items, load_study
 from embedding_jobs.store.store import Embeddings
 from study.config.schema import StudySpec
-from study.errors import StudyError
+from study.errors import RunError
 from study.execution.pack_context import load_embeddings, pack_context
 from study.state.description import read_description
 from trainables.packs.pack import PackContext
@@ -48,7 +48,7 @@ def open_study(root: Path) -> FinishedStudy:
 
     Raises:
         DescriptionError: No study was run there.
-        StudyError: It was made by another version, or its embeddings are no longer those of the records.
+        RunError: It was made by another version, or its embeddings are no longer those of the records.
         embedding_jobs.store.StoreError: The embeddings are missing or damaged.
     """
     description = read_description(root)
@@ -57,13 +57,13 @@ def open_study(root: Path) -> FinishedStudy:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
-        raise StudyError(
+        raise RunError(
             f"The settings in {root / 'study.json'} must be those of this version, `{key}` is not "
             f"({first['msg']}). Use the version that ran the study, or run it again."
         ) from error
     embeddings = load_embeddings(spec)
     if embeddings.digest != description["digests"]["embeddings"]:
-        raise StudyError(
+        raise RunError(
             f"The embeddings in {spec.store} must be those that the records were made from, their digest is "
             f"{embeddings.digest} and not {description['digests']['embeddings']}. Restore them, or run the study again."
         )
@@ -72,7 +72,7 @@ def open_study(root: Path) -> FinishedStudy:
     try:
         context = pack_context(spec, embeddings, labels, description)
     except KeyError as error:
-        raise StudyError(
+        raise RunError(
             f"{root / 'study.json'} lacks {error}, as of another version. `study run` writes it anew."
         ) from error
     return FinishedStudy(spec, description, embeddings, context)
@@ -88,7 +88,7 @@ def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
         split: Split seed; None for the first that is recorded.
 
     Raises:
-        StudyError: No finished trial is meant.
+        RunError: No finished trial is meant.
         analysis.load.ReportError: The study cannot be read.
     """
     results = load_study(root)
@@ -105,9 +105,7 @@ def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
     trials.sort(key=lambda trial: (phases.index(trial.phase), trial.split))
     if not trials:
         known = ", ".join(dict.fromkeys(str(record.config.candidate) for record in results.records))
-        raise StudyError(
-            f"The cell must be a method or candidate with finished trials, got {cell!r}; there are {known}."
-        )
+        raise RunError(f"The cell must be a method or candidate with finished trials, got {cell!r}; there are {known}.")
     return load_items(root, {_on_split(trials, split)})[0]
 
 
@@ -116,4 +114,4 @@ def _on_split(trials: list[TrialConfig], split: int | None) -> TrialConfig:
         if split is None or trial.split == split:
             return trial
     listed = ", ".join(str(trial.split) for trial in trials if trial.phase == trials[0].phase)
-    raise StudyError(f"--split must be a recorded split of {trials[0].candidate} ({listed}), got {split}.")
+    raise RunError(f"--split must be a recorded split of {trials[0].candidate} ({listed}), got {split}.")

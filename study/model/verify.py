@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.report.tables import TerminalTable
-from study.errors import StudyError
+from study.errors import RunError
 from study.model.retrain import find_trial, open_study
 from trainables.packs.single import train_trial
 from trainables.records.types import TrialConfig
@@ -78,16 +78,14 @@ def verify(root: Path, cell: str, split: int | None, tolerance: float = TOLERANC
         tolerance: Largest difference that agrees.
 
     Raises:
-        StudyError: No finished trial is meant, or the study's data are no longer there.
+        RunError: No finished trial is meant, or the study's data are no longer there.
         analysis.load.ReportError: The study cannot be read.
     """
     record = find_trial(root, cell, split)
     trained = train_trial(open_study(root).context, record.config)
     before, after = record.items, trained.result.items
     if before is None or not np.array_equal(before.item, after.item):
-        raise StudyError(
-            f"{record.config} was judged on other items than the study's splits give. Run the study again."
-        )
+        raise RunError(f"{record.config} was judged on other items than the study's splits give. Run the study again.")
     now = {"hardware": trained.hardware}
     return Verification(
         trial=record.config,

@@ -13,6 +13,7 @@ from typing import Any
 from embedding_jobs.files import write_whole
 from embedding_jobs.store.store import Embeddings, Store
 from study.config.schema import StudySpec, Training, digest, phases
+from study.errors import DescriptionError
 from study.search.space import asked, listed, n_candidates
 from trainables.records.failures import judged_by
 from trainables.records.types import CONTRASTIVE, Candidate
@@ -25,10 +26,6 @@ DESCRIPTION = "study.json"
 NO_STUDY = "holds no study"
 
 """What `read_description` says of a directory without one; who asks a cluster knows it by that."""
-
-
-class DescriptionError(ValueError):
-    """A study's directory that holds no study, or another one."""
 
 
 def describe(spec: StudySpec, embeddings: Embeddings, class_names: list[str]) -> dict[str, Any]:

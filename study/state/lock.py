@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from embedding_jobs.files import write_whole
-from study.errors import StudyError
+from study.errors import RunError
 
 _LOCK, _ACTIVITY = ".lock", "running.json"
 
@@ -60,7 +60,7 @@ def only_run(directory: Path) -> Iterator[None]:
     """Holds the directory's lock, which the system lets go when the process ends, however it ends.
 
     Raises:
-        StudyError: Another run holds it.
+        RunError: Another run holds it.
     """
     with (directory / _LOCK).open("a") as file:
         for last in (False, True):
@@ -69,7 +69,7 @@ def only_run(directory: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if last:
-                    raise StudyError(f"Another `study run` works in {directory}. Wait for it, or stop it.") from None
+                    raise RunError(f"Another `study run` works in {directory}. Wait for it, or stop it.") from None
                 time.sleep(0.2)  # whoever reads the status holds it for a moment
         try:
             yield

@@ -22,6 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from study.errors import TrackerError
+
 ADMIN = "admin"
 
 """User that a study writes as."""
@@ -33,10 +35,6 @@ BACKEND = "MLFLOW_BACKEND_STORE_URI"
 _N_PASSWORD = 12  # characters, the least that MLflow takes
 
 _STARTS_WITHIN_S, _STOPS_WITHIN_S = 120, 10
-
-
-class TrackerError(RuntimeError):
-    """A tracking server that cannot be started as asked; the message names the remedy."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def attach(spec: StudySpec, folders: Mapping[str, Path]) -> str:
         The id of the run.
 
     Raises:
-        study.status.StudyError: A run works in the directory; it attaches its own report.
+        study.status.RunError: A run works in the directory; it attaches its own report.
         TrackingError: The server cannot be reached.
         study.description.DescriptionError: No study was run in the directory.
     """
@@ -72,7 +72,7 @@ def sync(spec: StudySpec) -> int:
         How many trials were written.
 
     Raises:
-        study.status.StudyError: A run works in the directory; it catches up by itself.
+        study.status.RunError: A run works in the directory; it catches up by itself.
         TrackingError: The server cannot be reached.
         study.description.DescriptionError: No study was run in the directory.
         analysis.load.ReportError: It has no finished trial.

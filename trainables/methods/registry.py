@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
+from embedding_jobs.errors import StudyError
 from trainables.methods.deep_augmentation import DeepDropout, DeepPca
 from trainables.methods.mixing import ManifoldMixup, PairMix
 from trainables.methods.noise import Control, FeatureCorruption, GaussianNoise, UniformDropout
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "embedding_ablation_study.methods"
 
 
-class MethodError(ValueError):
+class MethodError(StudyError):
     """An unknown method."""
 
 

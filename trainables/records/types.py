@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from embedding_jobs.errors import StudyError
+
 PHASES = ("paper", "search", "confirm")
 
 SUPERVISED, CONTRASTIVE = "supervised", "contrastive"
@@ -15,7 +17,7 @@ SUPERVISED, CONTRASTIVE = "supervised", "contrastive"
 AUTO = -1.0
 
 
-class RecordError(ValueError):
+class RecordError(StudyError):
     """A record file that cannot be read, or does not belong to this study."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from embedding_jobs.errors import StudyError
 from trainables.records.types import Curves, ItemResults
 from trainables.sampling.splits import Indices, Split, n_held_out
 from trainables.sampling.streams import stream
@@ -21,7 +22,7 @@ from trainables.training.supervised import SupervisedStack
 Floats = npt.NDArray[np.float64]
 
 
-class TrainingError(RuntimeError):
+class TrainingError(StudyError):
     """A pack that cannot be trained as it was given."""
 
 

@@ -20,7 +20,7 @@ from embedding_jobs.errors import SourceError
 from embedding_jobs.store.store import Store
 from study.cli.app import study
 from study.config.load import load_spec
-from study.errors import ModelError, StudyError
+from study.errors import DescriptionError, ModelError, RunError
 from study.execution.progress import Progress
 from study.execution.run import run_study
 from study.labelling.items import rank_items, unlabelled_source
@@ -28,7 +28,6 @@ from study.model.classifier import InputColumn, load
 from study.model.export import train_best, write_model
 from study.model.retrain import find_trial, open_study
 from study.model.verify import verify
-from study.state.description import DescriptionError
 from tests.study_tests.conftest import copy_encoded, settings, write_table
 from trainables.records.parquet import read_record_file, record_files, write_records
 
@@ -70,14 +69,14 @@ def test_a_cell_that_is_not_what_was_recorded_is_found_out(copy: Path) -> None:
 
 def test_a_cell_must_be_one(finished: Path, copy: Path) -> None:
     root = finished.parent / "out"
-    with pytest.raises(StudyError, match=r"got 'e_mixup\(alpha=9\)'; there are control, e_mixup\(alpha=0.2\)"):
+    with pytest.raises(RunError, match=r"got 'e_mixup\(alpha=9\)'; there are control, e_mixup\(alpha=0.2\)"):
         find_trial(root, "e_mixup(alpha=9)", None)
-    with pytest.raises(StudyError, match=r"recorded split of control \(0, 1\), got 7"):
+    with pytest.raises(RunError, match=r"recorded split of control \(0, 1\), got 7"):
         find_trial(root, "control", 7)
     description = json.loads((copy / "study.json").read_text())
     description["digests"]["embeddings"] = "other"
     (copy / "study.json").write_text(json.dumps(description))
-    with pytest.raises(StudyError, match=r"must be those that the records were made from"):
+    with pytest.raises(RunError, match=r"must be those that the records were made from"):
         open_study(copy)
 
 

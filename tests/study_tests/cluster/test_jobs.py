@@ -19,9 +19,9 @@ import pytest
 import yaml
 
 from study.cluster.jobs import _refuse_open
-from study.cluster.report_transfer import BundleError, pack, unpack
+from study.cluster.report_transfer import pack, unpack
 from study.config.load import load_spec
-from study.errors import ClusterError, SpecError
+from study.errors import ClusterError, SpecError, TransferError
 from tests.study_tests.cluster.ray_head import Head, running_head
 from tests.study_tests.conftest import settings, write_table
 
@@ -284,7 +284,7 @@ def test_a_report_cannot_leave_its_folder(name: str, tmp_path: Path, monkeypatch
     (tmp_path / "report" / "out.html").write_text("bad")
     monkeypatch.setattr("zipfile.ZipFile.write", _named("out.html", name))
     text = pack(tmp_path / "report")
-    with pytest.raises(BundleError, match="must lie in its folder"):
+    with pytest.raises(TransferError, match="must lie in its folder"):
         unpack(text, tmp_path / "here")
     assert not (tmp_path / "here").exists()
     assert not (tmp_path / "out.html").exists()
@@ -302,7 +302,7 @@ def test_a_damaged_report_is_refused(tmp_path: Path) -> None:
     (tmp_path / "report" / "report.html").write_text("x" * 1000)
     text = pack(tmp_path / "report")
     for wrong in (text[:-30], text.replace("A", "B", 1), "no report"):
-        with pytest.raises(BundleError):
+        with pytest.raises(TransferError):
             unpack(wrong, tmp_path / "here")
 
 

@@ -26,10 +26,10 @@ import study.cli.app
 import study.execution.phases
 import study.tracking.sync
 from study.config.load import load_spec
-from study.errors import StudyError
+from study.errors import DescriptionError, RunError
 from study.execution.progress import Progress
 from study.execution.run import run_study
-from study.state.description import DescriptionError, read_description
+from study.state.description import read_description
 from study.state.lock import only_run
 from study.state.results import StudyResult
 from study.state.status import in_words, read_status
@@ -128,7 +128,7 @@ def test_more_splits_keep_what_a_sampler_has_proposed(make_encoded_study: MakeSt
     assert extended.n_trained == 7, "of each candidate the third split, though scores are others now"
     status = read_status(tmp_path / "out", read_description(tmp_path / "out"))
     assert in_words(status) == ["Every planned trial is recorded."]
-    with only_run(tmp_path / "out"), pytest.raises(StudyError, match="Another `study run` works"):
+    with only_run(tmp_path / "out"), pytest.raises(RunError, match="Another `study run` works"):
         study.tracking.sync.sync(load_spec(path))
 
 
@@ -199,7 +199,7 @@ def test_what_cannot_be_written_ends_the_run_and_what_raises_is_tried_again(
 ) -> None:
     path = make_encoded_study(resources={"max_failures": 1}, search={"methods": {"control": {}}})
     (tmp_path / "out" / "records").write_text("in the way, as a full disk would be")
-    with pytest.raises(StudyError, match=r"cannot be written to \(.*records.*the same command goes on"):
+    with pytest.raises(RunError, match=r"cannot be written to \(.*records.*the same command goes on"):
         run(path)
     (tmp_path / "out" / "records").unlink()
 
@@ -240,7 +240,7 @@ def test_two_runs_in_one_directory_are_refused(make_study: MakeStudy, tmp_path: 
     (tmp_path / "out").mkdir()
     with (tmp_path / "out/.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(StudyError, match="Another `study run` works in"):
+        with pytest.raises(RunError, match="Another `study run` works in"):
             run(path)
 
 
