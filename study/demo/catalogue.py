@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -49,128 +50,7 @@ _N_USUAL = 3  # categories of a family; the others are rare
 
 # A family: its name, nouns that fit each of its categories, materials; then cues that all of them share.
 # A category: its name, its own nouns; then its own cues. The most common ones come first.
-_VOCABULARY = """
-# Footwear | shoe, pair, design | mesh, suede, nubuck, recycled knit, leather
-    a padded collar; a snug heel; a removable insole; room at the toes; a grippy rubber sole; reinforced stitching
-Running shoes | running shoe, road trainer, jogging shoe
-    a springy midsole for long road miles; cushioning tuned for tarmac; a light upper for race day; a lively toe-off
-Trail shoes | trail shoe, trail runner, fell shoe
-    deep lugs that bite into mud; a rock plate under the forefoot; a quick-draining upper; hold on wet roots
-Walking boots | walking boot, hiking boot, hill boot
-    firm ankle support under a load; a waterproof lining; hooks for tight lacing; a stiff shank for rocky paths
-Sandals | sandal, slide, strappy sandal
-    open sides for hot days; adjustable straps; a contoured footbed for bare feet; a quick dry after the beach
-Slippers | slipper, house shoe, mule
-    a fleecy lining for cold floors; a soft sole for indoors; an easy step-in back; warmth by the fire
-# Lighting | lamp, light, fitting | brushed steel, brass, linen, opal glass, painted steel
-    a warm white glow; a dimmable bulb; a fabric-covered cable; an even, glare-free light; an in-line switch
-Desk lamps | desk lamp, task lamp, reading light
-    a jointed arm that reaches over a page; a weighted base for a worktop; a focused beam for close work; a USB port
-Floor lamps | floor lamp, standing lamp, uplighter
-    a tall stem beside the sofa; a foot pedal switch; a broad drum shade at standing height; a tripod stand
-Pendant lights | pendant light, hanging lamp, ceiling pendant
-    a cord that shortens over a table; a ceiling rose to match; a dome shade seen from below; a row above an island
-Wall lights | wall light, sconce, wall lamp
-    a flat backplate with two screws; light thrown up and down a wall; a slim depth for hallways; a bedside bracket
-Lanterns | lantern, camping light, storm lamp
-    a carrying handle; a rechargeable battery for a night outdoors; a wind-proof chimney; a hook for the porch
-# Drinkware | cup, vessel, piece | stoneware, porcelain, clear glass, borosilicate, stainless steel
-    a smooth rim; a dishwasher-safe finish; a generous fill; a comfortable hold; a base that leaves no rings
-Mugs | mug, coffee mug, beaker
-    a sturdy looped handle; a thick wall that keeps coffee hot; room for a big morning brew; a glazed inside
-Tumblers | tumbler, highball, juice glass
-    straight sides that stack; a heavy base for ice; a tall shape for long drinks; a cut pattern for whisky
-Water bottles | water bottle, flask, drinks bottle
-    a leak-proof screw lid; double walls for cold water all day; a loop to clip to a bag; a sports cap
-Wine glasses | wine glass, goblet, stemmed glass
-    a long slender stem; a bowl that gathers the bouquet; a fine rim for red or white; room to swirl
-Teacups | teacup, tea cup, cup and saucer
-    a matching saucer; a dainty handle for afternoon tea; a thin translucent wall; a gold line at the edge
-# Cookware | pan, pot, dish | cast iron, carbon steel, aluminium, enamelled steel, copper
-    an even heat over the whole base; a stay-cool handle; a fit for every hob, induction too; an oven-safe build
-Frying pans | frying pan, skillet, saute pan
-    low sloping sides for turning eggs; a non-stick face for pancakes; a crisp sear on steak; a wide flat base
-Saucepans | saucepan, milk pan, sauce pot
-    a pouring lip on both sides; a glass lid with a steam vent; measures marked inside; a gentle simmer for sauces
-Casserole dishes | casserole, Dutch oven, stew pot
-    a heavy lid that bastes the stew; two loop handles for the table; hours of slow braising; a deep pot for soups
-Woks | wok, stir-fry pan, round-bottomed pan
-    high curved walls for tossing; a fierce heat at the centre; a long handle for stir-frying; a thin, quick metal
-Roasting tins | roasting tin, roaster, oven tray
-    a rack that lifts the joint; corners that gather gravy; room for a Sunday chicken; upright sides for potatoes
-# Bags | bag, carrier, piece | waxed canvas, nylon, cotton twill, full-grain leather, ripstop
-    a smooth zip; an inner pocket for keys; a water-resistant base; reinforced seams; a lining that wipes clean
-Backpacks | backpack, rucksack, daypack
-    two padded shoulder straps; a ventilated back panel; a chest strap for long walks; a sleeve for a hydration bladder
-Tote bags | tote, shopper, market bag
-    long handles for the shoulder; an open top for groceries; a fold-flat shape; a wide gusset for books
-Messenger bags | messenger bag, satchel, courier bag
-    a single strap across the body; a front flap with buckles; a padded laptop sleeve; a stabilising strap for cycling
-Holdalls | holdall, duffel, weekender
-    a wide mouth for packing; a shoe compartment at one end; a size that fits the overhead locker; room for a weekend
-Wash bags | wash bag, toiletry bag, dopp kit
-    a hook for the bathroom door; a slot for a toothbrush; a waterproof lining for spills; space for travel bottles
-# Outerwear | jacket, layer, coat | recycled polyester, ripstop nylon, waxed cotton, wool blend, softshell
-    zipped hand pockets; an adjustable hem; a high collar; a regular fit over a jumper; a two-way front zip
-Rain jackets | rain jacket, waterproof, shell
-    taped seams that keep out a downpour; a peaked hood; underarm vents; a thin shell that packs into its pocket
-Down jackets | down jacket, puffer, insulated jacket
-    baffles filled with goose down; warmth for almost no weight; a quilted shell; a stuff sack for the summit
-Fleeces | fleece, fleece jacket, pile pullover
-    a brushed pile that dries quickly; a cosy mid layer; a half zip at the neck; a soft knit that breathes
-Gilets | gilet, body warmer, vest
-    a warm core with free arms; wide armholes; a sleeveless cut; a light quilting for spring mornings
-Parkas | parka, winter coat, long coat
-    a thigh-length cut against the wind; a trimmed hood for deep winter; storm cuffs; a heavy lining for frost
-# Seating | chair, seat, piece | solid oak, beech, boucle, velvet, powder-coated steel
-    a comfortable height; a sturdy frame; a wipe-clean seat; felt pads under the feet; simple assembly in minutes
-Dining chairs | dining chair, side chair, kitchen chair
-    a curved back for long dinners; a shape that tucks under the table; a set of two; a slim spindle back
-Armchairs | armchair, lounge chair, easy chair
-    deep cushions to sink into; broad padded arms; a high back for reading; a feather-filled seat
-Office chairs | office chair, desk chair, task chair
-    adjustable lumbar support; five smooth castors; a gas lift; a tilt lock for hours at a screen
-Bar stools | bar stool, counter stool, high stool
-    a footrest ring; a perch at counter height; a swivel top; a low back for the breakfast bar
-Benches | bench, hall bench, settle
-    a long seat for three; a shelf for shoes below; a place to sit in the hallway; a plank top without a back
-# Audio | speaker, set, device | matt plastic, anodised aluminium, woven fabric, walnut veneer, silicone
-    a full, balanced sound; a quick Bluetooth pairing; a clear treble; deep bass; a USB-C charge; an app with presets
-Headphones | over-ear headphone, headset, noise-cancelling headphone
-    soft cushions around the ears; a folding headband; quiet on a noisy train; thirty hours between charges
-Earphones | earbud set, earphone, in-ear set
-    three sizes of silicone tip; a charging case for the pocket; a secure fit for the gym; a tiny, light bud
-Portable speakers | portable speaker, Bluetooth speaker, travel speaker
-    a splash-proof body for the pool; sound that fills a garden; a strap to hang it up; twelve hours of music
-Soundbars | soundbar, TV speaker, sound base
-    dialogue you can follow from the sofa; an HDMI link to the television; a low bar below the screen; a subwoofer
-Microphones | microphone, condenser mic, podcast mic
-    a cardioid pattern for voices; a shock mount and pop filter; a desk stand for streaming; a mute button
-# Storage | unit, cabinet, piece | oak veneer, ash, walnut, lacquered board, rattan
-    plenty of space for a small room; a fixing kit for the wall; a clean, plain front; rounded edges; level feet
-Bookcases | bookcase, shelving unit, bookshelf
-    five adjustable shelves; an open back for paperbacks; a tall, narrow frame; a ladder shape against the wall
-Chests of drawers | chest of drawers, dresser, tallboy
-    six drawers on soft-close runners; folded jumpers kept in order; a shallow top drawer for socks; dovetail joints
-Sideboards | sideboard, buffet, credenza
-    sliding doors over crockery; a long low body for the dining room; a cable outlet at the back; a serving top
-Baskets | basket, hamper, storage bin
-    two woven handles; a place for laundry or toys; a removable cotton liner; a round shape with a lid
-Coat racks | coat rack, hall stand, hat stand
-    eight pegs for coats and hats; a tray for umbrellas; a slim stand by the front door; a rail with hooks
-# Stationery | book, set, piece | cloth, vegan leather, kraft board, brass, recycled paper
-    an elastic closure; a ribbon marker; a pocket at the back; a lay-flat binding; a gift box; rounded corners
-Notebooks | notebook, journal, jotter
-    ruled pages for daily notes; 192 numbered pages; a dotted grid; a table of contents to fill in
-Planners | planner, diary, agenda
-    a week on two pages; monthly tabs and public holidays; space for goals and habits; undated months to start any time
-Sketchbooks | sketchbook, drawing pad, art journal
-    heavy paper that takes a wash; a rough tooth for charcoal; perforated sheets; blank pages that do not bleed
-Fountain pens | fountain pen, pen, writing instrument
-    a fine steel nib; a converter for bottled ink; a screw cap; a barrel balanced for long letters
-Pencil cases | pencil case, pen roll, pen pouch
-    loops for single pencils; a zipped tube for school; room for brushes and erasers; a roll-up shape with a tie
-"""
+_VOCABULARY = (files("study.demo") / "vocabulary.txt").read_text(encoding="utf-8")
 
 
 # fmt: off
