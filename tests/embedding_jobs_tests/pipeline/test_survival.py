@@ -17,8 +17,9 @@ import pytest
 from embedding_jobs.store.store import Store
 
 HERE = Path(__file__).parent
+PLUGIN = HERE.parent / "plugin"
 
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 
 Contents = Callable[[Path], dict[str, bytes]]
 
@@ -27,7 +28,7 @@ class Job:
     """An extraction in a process group of its own."""
 
     def __init__(self, table: Path, store: Path, pause_s: float = 0.0, **extra: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{HERE / 'plugin'}", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{PLUGIN}", "RAY_BACKEND_LOG_LEVEL": "fatal"}
         environment |= {"HASHING_PAUSE_S": str(pause_s), **extra}
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "embed_job.py"), str(table), str(store)],

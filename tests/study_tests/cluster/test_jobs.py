@@ -149,7 +149,8 @@ def test_the_cluster_is_checked_and_the_rest_counted(head: Head, sent: Sent) -> 
 def test_a_report_is_fetched_from_storage_that_is_not_seen_here(head: Head, sent: Sent, tmp_path: Path) -> None:
     # In a process of its own: the tests' own Ray has another token.
     code = (
-        "import sys; from pathlib import Path; from study.check import load_spec; from study.launch import Cluster\n"
+        "import sys; from pathlib import Path\n"
+        "from study.cluster.jobs import Cluster\nfrom study.config.load import load_spec\n"
         "print(Cluster(sys.argv[1]).fetch_report(load_spec(sys.argv[2]), Path(sys.argv[3])))"
     )
     command = [sys.executable, "-c", code, head.url, str(sent.folder / "study.yaml"), "small-report"]

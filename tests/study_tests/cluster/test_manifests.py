@@ -13,7 +13,7 @@ from study.config.schema import Resources
 
 ROOT = Path(__file__).resolve().parents[3]
 
-CLUSTERS = ROOT / "study" / "manifests"
+CLUSTERS = ROOT / "study" / "cluster" / "manifests"
 
 
 # What Ray 2.60 reads of these, and its schema lets pass whatever it is.

@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 
 import study.cli.app
-import study.execution.phases
+import study.execution.run
 import study.tracking.sync
 from study.config.load import load_spec
 from study.errors import DescriptionError, RunError
@@ -203,9 +203,9 @@ def test_what_cannot_be_written_ends_the_run_and_what_raises_is_tried_again(
         run(path)
     (tmp_path / "out" / "records").unlink()
 
-    sound = study.execution.phases.pack_context
+    sound = study.execution.run.pack_context
     with monkeypatch.context() as patch:
-        patch.setattr(study.execution.phases, "pack_context", lambda *args: replace(sound(*args), settings=None))
+        patch.setattr(study.execution.run, "pack_context", lambda *args: replace(sound(*args), settings=None))
         result, said = run(path)
     (failure,) = result.failures
     assert (failure.phase, failure.splits, failure.n_attempts) == ("paper", (0, 1), 2)
