@@ -8,8 +8,8 @@ StudyError
 ├── TrainingError      a pack that cannot be trained         trainables.training.protocol
 ├── RecordError        the records                           trainables.records.types
 ├── ReportError        a study that cannot be reported       analysis.results.load
+├── DescriptionError   the study's directory                trainables.records.description
 ├── SpecError          the study file
-├── DescriptionError   the study's directory
 ├── RunError           a run that cannot start or go on
 ├── TrackingError      a tracking server that a study writes to
 ├── TrackerError       a tracking server that cannot start
@@ -24,7 +24,6 @@ from embedding_jobs.errors import StudyError
 
 __all__ = [
     "ClusterError",
-    "DescriptionError",
     "ModelError",
     "RunError",
     "SpecError",
@@ -46,10 +45,6 @@ class SpecError(StudyError):
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         super().__init__("\n".join([f"{path} has {count}:", *(f"  - {problem}" for problem in problems)]))
-
-
-class DescriptionError(StudyError):
-    """A directory that holds no study, or another one."""
 
 
 class RunError(StudyError):

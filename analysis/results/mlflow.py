@@ -22,7 +22,8 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.format import cause
-from analysis.results.load import ReportError, StudyResults, checked, read_description, with_unfinished
+from analysis.results.load import ReportError, StudyResults, checked, with_unfinished
+from trainables.records.description import read_description
 from trainables.records.types import Candidate, Curves, TrialConfig, TrialRecord
 
 # A server that is away is an answer within seconds, not after minutes of retries.
@@ -116,7 +117,7 @@ def load_runs(uri: str, study: str) -> ServerStudy:
                 finished[record.config] = (record, run.info.run_id)
         records = [finished[config][0] for config in sorted(finished)]
         with TemporaryDirectory() as folder:
-            description = read_description(Path(_study_json(client, own, folder, uri)))
+            description = read_description(_study_json(client, own, folder, uri).parent)
             if own.info.status == "RUNNING":  # it has proposed more since it was begun
                 description = replace(description, candidates={})
             results = checked(description, records)
@@ -161,9 +162,9 @@ def _runs_of_one(runs: list[Run], study: str, uri: str, experiments: Mapping[str
     return key, own
 
 
-def _study_json(client: MlflowClient, run: Run, folder: str, uri: str) -> str:
+def _study_json(client: MlflowClient, run: Run, folder: str, uri: str) -> Path:
     try:
-        return str(client.download_artifacts(run.info.run_id, "study.json", folder))
+        return Path(client.download_artifacts(run.info.run_id, "study.json", folder))
     except (MlflowException, OSError) as error:
         raise ReportError(
             f"The run {run.info.run_id} of {uri} must hold the artifact study.json, it cannot be had "

@@ -105,7 +105,7 @@ def status_there(config: Path, address: str, name: str | None, python: str) -> N
     """Prints where a study on a cluster stands: its job, and what `study status` says there."""
     from study.cluster.jobs import Cluster
     from study.errors import ClusterError
-    from study.state.description import NO_STUDY
+    from trainables.records.description import NO_STUDY
 
     cluster = Cluster(address, python, click.echo)
     runs = _runs(cluster, config, name)

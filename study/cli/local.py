@@ -103,17 +103,15 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     from rich.console import Console
     from rich.table import Table
 
-    from study.errors import DescriptionError
-    from study.state.description import DESCRIPTION, differs, planned, read_description, refuse_changed_file
+    from study.state.description import refuse_changed_file
     from study.state.lock import read_activity
     from study.state.status import in_words, read_status, work_in_words
+    from trainables.records.description import DESCRIPTION, DescriptionError, read_description
 
     if not (spec.root / DESCRIPTION).exists() and (activity := read_activity(spec.root)) is not None:
         click.echo("\n".join(work_in_words(activity)))  # it encodes what the study will be about
         return
-    before = read_description(spec.root)
-    now = planned(spec, before)
-    found = read_status(spec.root, now)
+    found = read_status(spec, read_description(spec.root))
     table = Table(box=None, pad_edge=False)
     for index, heading in enumerate(("phase", "method", "planned", "done", "failed", "stopped", "missing")):
         table.add_column(heading, justify="left" if index < 2 else "right")
@@ -123,8 +121,6 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     Console().print(table)
     for line in in_words(found):
         click.echo(line)
-    if differs(before, now):
-        click.echo("The study file has changed since the last run; counted is what it plans now.")
     try:
         refuse_changed_file(spec)
     except DescriptionError as error:

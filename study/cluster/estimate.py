@@ -23,7 +23,7 @@ from study.cluster.preflight import Check, Needs, check_tracker, judge
 from study.config.schema import StudySpec
 from study.execution.pack_context import encoder_configs, pilot_context
 from study.search.proposals import proposals
-from study.state.description import DESCRIPTION, planned, read_description
+from study.state.description import description_before
 from study.state.status import read_status
 from trainables.packs.cost import PackCost, measure_pack
 from trainables.packs.pack import Pack, PackContext
@@ -150,9 +150,8 @@ def count(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
     """
     label = spec.data.label
     labels = tuple(chain.from_iterable(map(str, c[label]) for _, c in tables.stream(spec.data.table, [label])))
-    before = read_description(spec.root) if (spec.root / DESCRIPTION).exists() else {}
     planned_work = []
-    for row in read_status(spec.root, planned(spec, before)).methods:
+    for row in read_status(spec, description_before(spec)).methods:
         n_splits = len(spec.split_seeds(row.phase))
         n_lanes = min(spec.resources.lanes_per_pack or n_splits, n_splits)
         n_train = n_train_items(len(labels), spec.splits.train_fraction, row.phase)

@@ -20,6 +20,7 @@ from study.config.schema import StudySpec
 from study.errors import RunError
 from study.state.provenance import provenance
 from trainables.packs.pack import PackContext
+from trainables.records.description import StudyDescription
 from trainables.training.settings import Pretraining, Settings
 
 
@@ -47,7 +48,7 @@ def load_embeddings(spec: StudySpec) -> Embeddings:
 
 
 def pack_context(
-    spec: StudySpec, embeddings: Embeddings, labels: np.ndarray, description: Mapping[str, Any]
+    spec: StudySpec, embeddings: Embeddings, labels: np.ndarray, description: StudyDescription
 ) -> PackContext:
     """The context of a study's packs.
 
@@ -55,12 +56,12 @@ def pack_context(
         spec: The study.
         embeddings: What its trials read.
         labels: Index of each item's label among the sorted label names (items,).
-        description: `study.json`.
+        description: Its description.
 
     Raises:
         RunError: The study names an unknown class that no item has.
     """
-    matrix, names = embeddings.matrix, description["data"]["class_names"]
+    matrix, names = embeddings.matrix, description.data.class_names
     return _context(spec, matrix, labels, names, provenance(spec, description))
 
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,11 @@ from study.search.early_stopping import Stopping
 from study.search.journal import JOURNAL, Journal
 from study.search.proposals import FixedProposals, Proposals, proposals
 from study.search.queue import PackQueue
-from study.state.description import (
-    candidates_before,
-    candidates_entry,
-    write_description,
-)
+from study.state.description import proposed
 from study.state.lock import Activity, write_activity
 from study.tracking.background import BackgroundTracker
 from trainables.packs.pack import Pack
+from trainables.records.description import StudyDescription, write_description
 from trainables.records.failures import (
     Failure,
     Stop,
@@ -57,12 +55,12 @@ class _Run:
         progress: Progress,
         tracker: BackgroundTracker,
         recorded: list[TrialRecord],
-        description: dict[str, Any],
+        description: StudyDescription,
     ) -> None:
         self.spec, self.progress, self.tracker = spec, progress, tracker
         self.scores = {record.config: record.metrics[spec.objective.metric] for record in recorded}
         self._recorded, self._description = recorded, description
-        self._before = candidates_before(spec, description)
+        self._before = description.proposed
         self.n_trained = 0
         self.failures = read_failures(spec.records)
         self.stops: list[Stop] = []
@@ -214,9 +212,9 @@ class _Run:
         for method, now in self._queue.candidates.items():
             if known.get(method, [])[: len(now)] != now:
                 known[method] = now
-        if known != self._before or not self._description["candidates"]:
+        if known != self._before:
             self._before = known
-            self._description["candidates"] = candidates_entry(self.spec, known)
+            self._description = replace(self._description, candidates=proposed(self.spec, known))
             write_description(self.spec.root, self._description)
 
     def _note_stops(self) -> None:

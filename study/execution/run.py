@@ -11,27 +11,20 @@ from rich.console import Console
 
 from embedding_jobs.pipeline.extract import extract
 from embedding_jobs.pipeline.summary import ExtractionSummary
-from study.config.schema import StudySpec, phases
+from study.config.schema import StudySpec
 from study.errors import TrackingError
 from study.execution.pack_context import encoder_configs, load_embeddings, pack_context
 from study.execution.phases import _Run
 from study.execution.progress import Progress
 from study.execution.ray_connection import address_of, connect, loss_as_error
-from study.state.description import (
-    DESCRIPTION,
-    candidates_before,
-    candidates_entry,
-    describe,
-    read_description,
-    refuse_changed_file,
-    refuse_other_settings,
-    write_description,
-)
+from study.state.description import describe, refuse_changed_file, refuse_other_settings
 from study.state.lock import Activity, only_run, write_activity
 from study.state.results import StudyResult
 from study.tracking.background import BackgroundTracker
 from study.tracking.sync import make_tracker
+from trainables.records.description import write_description
 from trainables.records.parquet import read_records
+from trainables.records.types import PROTOCOLS
 
 
 def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
@@ -74,7 +67,7 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
 
     Raises:
         study.status.RunError: Another run works in the directory; or it cannot be written to.
-        study.description.DescriptionError: Its records were made with other settings or data.
+        DescriptionError: Its records were made with other settings or data.
         embedding_jobs.sources.SourceError: The table is unsound.
         embedding_jobs.encoders.EncoderError: An encoder cannot be had.
         embedding_jobs.store.StoreError: The store is of another table or encoder.
@@ -89,8 +82,6 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
         class_names, labels = np.unique(embeddings.labels, return_inverse=True)
         description = describe(spec, embeddings, [str(name) for name in class_names])
         refuse_other_settings(spec, description)
-        before = candidates_before(spec, read_description(spec.root)) if (spec.root / DESCRIPTION).exists() else {}
-        description["candidates"] = candidates_entry(spec, before)
         write_description(spec.root, description)
         tracker = BackgroundTracker(
             lambda: make_tracker(spec, description), lambda: read_records(spec.records), progress.say
@@ -102,7 +93,7 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
             return ray.put(pack_context(spec, embeddings, labels, description))
 
         run = _Run(spec, progress, tracker, read_records(spec.records), description)
-        for phase in phases(spec.splits.protocol):
+        for phase in PROTOCOLS[spec.splits.protocol]:
             run.phase(phase, context)
         problem = None
         try:

@@ -70,7 +70,7 @@ def train_best(root: Path, cell: str | None = None, split: int | None = None, *,
         "seed": trial.split,
         "items": "all" if all_items else f"{trial.phase} split {trial.split}",
         "n_train": int(lane.result.metrics["n_train"]),
-        "digests": study.description["digests"],
+        "digests": study.description.digests,
         "hardware": lane.hardware,
         "package": version(_PACKAGE),
     }

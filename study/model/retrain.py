@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -16,8 +14,8 @@ from embedding_jobs.store.store import Embeddings
 from study.config.schema import StudySpec
 from study.errors import RunError
 from study.execution.pack_context import load_embeddings, pack_context
-from study.state.description import read_description
 from trainables.packs.pack import PackContext
+from trainables.records.description import DESCRIPTION, StudyDescription, read_description
 from trainables.records.types import TrialConfig, TrialRecord
 
 
@@ -27,20 +25,20 @@ class FinishedStudy:
 
     Attributes:
         spec: The study file as it was resolved when the records were made.
-        description: `study.json`.
+        description: Its description.
         embeddings: What the trials read.
         context: What their packs shared.
     """
 
     spec: StudySpec
-    description: Mapping[str, Any]
+    description: StudyDescription
     embeddings: Embeddings
     context: PackContext
 
     @property
     def class_names(self) -> list[str]:
         """Every label, sorted; label indices are places in it."""
-        return list(self.description["data"]["class_names"])
+        return list(self.description.data.class_names)
 
 
 def open_study(root: Path) -> FinishedStudy:
@@ -53,29 +51,22 @@ def open_study(root: Path) -> FinishedStudy:
     """
     description = read_description(root)
     try:
-        spec = StudySpec.model_validate({**description["settings"], "directory": str(root.resolve())})
+        spec = StudySpec.model_validate({**description.settings, "directory": str(root.resolve())})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise RunError(
-            f"The settings in {root / 'study.json'} must be those of this version, `{key}` is not "
+            f"The settings in {root / DESCRIPTION} must be those of this version, `{key}` is not "
             f"({first['msg']}). Use the version that ran the study, or run it again."
         ) from error
     embeddings = load_embeddings(spec)
-    if embeddings.digest != description["digests"]["embeddings"]:
+    if embeddings.digest != description.digests["embeddings"]:
         raise RunError(
             f"The embeddings in {spec.store} must be those that the records were made from, their digest is "
-            f"{embeddings.digest} and not {description['digests']['embeddings']}. Restore them, or run the study again."
+            f"{embeddings.digest} and not {description.digests['embeddings']}. Restore them, or run the study again."
         )
-    names = description["data"]["class_names"]
-    labels = np.searchsorted(np.asarray(names, dtype=object), embeddings.labels)
-    try:
-        context = pack_context(spec, embeddings, labels, description)
-    except KeyError as error:
-        raise RunError(
-            f"{root / 'study.json'} lacks {error}, as of another version. `study run` writes it anew."
-        ) from error
-    return FinishedStudy(spec, description, embeddings, context)
+    labels = np.searchsorted(np.asarray(description.data.class_names, dtype=object), embeddings.labels)
+    return FinishedStudy(spec, description, embeddings, pack_context(spec, embeddings, labels, description))
 
 
 def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:

@@ -1,125 +1,140 @@
-"""What a study's directory says of itself, `study.json`: what was asked for, of which data, under which choices.
-
-The report reads it, and a later run is refused where it would mix its records with those of other settings.
-"""
+"""Make a study's description from its study file, and refuse to mix records of different settings."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from embedding_jobs.files import write_whole
 from embedding_jobs.store.store import Embeddings, Store
-from study.config.schema import StudySpec, Training, digest, phases
-from study.errors import DescriptionError
+from study.config.schema import StudySpec, Training, digest
 from study.search.space import asked, listed, n_candidates
+from trainables.records.description import (
+    DESCRIPTION,
+    DataDescription,
+    DescriptionError,
+    Proposed,
+    StudyDescription,
+    StudyPlan,
+    read_description,
+)
 from trainables.records.failures import judged_by
-from trainables.records.types import CONTRASTIVE, Candidate
+from trainables.records.types import CONTRASTIVE, PROTOCOLS, Candidate
 from trainables.sampling.splits import n_folds, n_searched_folds
 
-DESCRIPTION = "study.json"
 
-"""What a study's directory says of itself; the report reads it."""
+def description_before(spec: StudySpec) -> StudyDescription | None:
+    """Return what earlier runs wrote into the study's directory; None before the first run.
 
-NO_STUDY = "holds no study"
+    Raises:
+        DescriptionError: The file is not valid.
+    """
+    return read_description(spec.root) if (spec.root / DESCRIPTION).exists() else None
 
-"""What `read_description` says of a directory without one; who asks a cluster knows it by that."""
 
-
-def describe(spec: StudySpec, embeddings: Embeddings, class_names: list[str]) -> dict[str, Any]:
-    """The contents of `study.json`.
+def describe(spec: StudySpec, embeddings: Embeddings, class_names: Sequence[str]) -> StudyDescription:
+    """Describe a study that is about to run.
 
     Args:
         spec: The study.
         embeddings: What its trials read.
         class_names: Every label, sorted.
     """
-    deciding = spec.deciding_settings()
-    notes = []
-    image = spec.encoders.image
-    if image is not None and not image.pretrained and image.checkpoint is None:
-        notes.append(
-            f"The image encoder, {image.model}, is untrained: its weights are random, and its vectors say little."
-        )
-    for column, n_empty in Store(spec.store).items().n_empty_texts.items():
-        if n_empty:
-            notes.append(
-                f"{n_empty} of {len(embeddings.ids)} items have no {column}; they were encoded as an empty text."
-            )
+    plan, deciding = plan_of(spec, description_before(spec)), spec.deciding_settings()
+    return StudyDescription(
+        methods=plan.methods,
+        splits=plan.splits,
+        n_candidates=plan.n_candidates,
+        candidates=plan.candidates,
+        name=spec.name,
+        preset=spec.preset,
+        protocol=spec.splits.protocol,
+        objective=spec.objective.metric,
+        threshold=spec.objective.threshold,
+        settings=spec.model_dump(mode="json"),
+        choices=_choices(spec),
+        data=DataDescription(
+            digest=_data_digest(spec),
+            n_items=len(embeddings.ids),
+            n_classes=len(class_names),
+            class_names=tuple(class_names),
+            n_features=int(embeddings.matrix.shape[1]),
+            embeddings=embeddings.provenance["columns"],
+            notes=tuple(_notes(spec, len(embeddings.ids))),
+        ),
+        deciding_settings=deciding,
+        digests={"settings": digest({**deciding, "embeddings": embeddings.digest}), "embeddings": embeddings.digest},
+    )
+
+
+def plan_of(spec: StudySpec, before: StudyPlan | None) -> StudyPlan:
+    """Return what a study file asks for now, with the candidates that are known: listed, or proposed before.
+
+    Args:
+        spec: The study.
+        before: What earlier runs planned and proposed, if there were any. Their proposals stand where the study file
+            asks for the same.
+    """
+    search = spec.search
+    counts = {method: n_candidates(search, method) for method in search.methods}
+    known: dict[str, list[Candidate]] = {method: [] for method in search.methods}
+    if before is not None:
+        for method, candidates in before.candidates.items():
+            if method in known and candidates.asked == asked(search, method):
+                known[method] = before.proposed[method][: counts[method]]
+    return StudyPlan(
+        methods=tuple(search.methods),
+        splits={phase: spec.split_seeds(phase) for phase in PROTOCOLS[spec.splits.protocol]},
+        n_candidates=counts,
+        candidates=proposed(spec, known | listed(search)),
+    )
+
+
+def proposed(spec: StudySpec, candidates: Mapping[str, Sequence[Candidate]]) -> dict[str, Proposed]:
+    """Return the proposed candidates of each method in the form of the description."""
     return {
-        "format": 1,
-        "name": spec.name,
-        "preset": spec.preset,
-        "protocol": spec.splits.protocol,
-        "objective": spec.objective.metric,
-        "threshold": spec.objective.threshold,
-        **plan_of(spec),
-        "settings": spec.model_dump(mode="json"),
-        "choices": _choices(spec),
-        "data": {
-            "digest": _data_digest(spec),
-            "n_items": len(embeddings.ids),
-            "n_classes": len(class_names),
-            "class_names": class_names,
-            "n_features": int(embeddings.matrix.shape[1]),
-            "embeddings": embeddings.provenance["columns"],
-            "notes": notes,
-        },
-        "deciding_settings": deciding,
-        "digests": {"settings": digest({**deciding, "embeddings": embeddings.digest}), "embeddings": embeddings.digest},
+        method: Proposed(asked(spec.search, method), tuple(dict(one.params) for one in proposals))
+        for method, proposals in candidates.items()
     }
 
 
-def read_description(directory: Path) -> dict[str, Any]:
-    """What a study's directory says of itself.
+def plans_differ(one: StudyPlan, other: StudyPlan) -> bool:
+    """Return whether two plans have other splits, methods or candidates."""
 
-    Raises:
-        DescriptionError: No study was run there.
-    """
-    path = directory / DESCRIPTION
-    if not path.exists():
-        raise DescriptionError(
-            f"{directory} {NO_STUDY}; run `study run` first. One that has just been started is "
-            "there once its embeddings are made."
-        )
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if missing := {"digests", "deciding_settings", "data"} - set(loaded):
-            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
-    except (ValueError, TypeError) as error:
-        raise DescriptionError(f"{path} cannot be read ({error}). Remove it: `study run` writes it anew.") from None
-    return loaded
+    def compared(plan: StudyPlan) -> tuple[Any, ...]:
+        return plan.methods, plan.splits, plan.n_candidates, {name: one.asked for name, one in plan.candidates.items()}
+
+    return compared(one) != compared(other)
 
 
 def refuse_changed_file(spec: StudySpec) -> None:
-    """Refuses a study file whose settings are not those of the records in its directory; looks at no data.
+    """Refuse a study file with other settings than those of the records in its directory. The data is not looked at.
 
     Raises:
         DescriptionError: With the settings that differ.
     """
-    if (spec.root / DESCRIPTION).exists() and any(spec.records.glob("*.parquet")):
-        new = json.loads(json.dumps(spec.deciding_settings()))
-        _refuse_differing(spec, read_description(spec.root)["deciding_settings"], new)
+    if (before := _of_records(spec)) is not None:
+        _refuse_differing(spec, before.deciding_settings, spec.deciding_settings())
 
 
-def refuse_other_settings(spec: StudySpec, description: Mapping[str, Any]) -> None:
-    """Refuses to go on in a directory whose records were made with other settings or data.
+def refuse_other_settings(spec: StudySpec, description: StudyDescription) -> None:
+    """Refuse to go on in a directory whose records were made with other settings or data.
 
     Raises:
         DescriptionError: With the settings that differ.
     """
-    path = spec.root / DESCRIPTION
-    if not path.exists() or not any(spec.records.glob("*.parquet")):
+    before = _of_records(spec)
+    if before is None or before.digests == description.digests:
         return
-    before = read_description(spec.root)
-    if before["digests"] == description["digests"]:
-        return
-    old = {**before["deciding_settings"], "embeddings": before["digests"]["embeddings"]}
-    new = {**description["deciding_settings"], "embeddings": description["digests"]["embeddings"]}
+    old, new = ({**one.deciding_settings, "embeddings": one.digests["embeddings"]} for one in (before, description))
     _refuse_differing(spec, old, new)
-    raise DescriptionError(f"{path} describes another study. Give the study another `directory`, or undo the change.")
+    raise DescriptionError(
+        f"{spec.root / DESCRIPTION} describes another study. Give the study another `directory`, or undo the change."
+    )
+
+
+def _of_records(spec: StudySpec) -> StudyDescription | None:
+    """Return the description that belongs to the records in the study's directory; None where there are no records."""
+    return description_before(spec) if any(spec.records.glob("*.parquet")) else None
 
 
 def _refuse_differing(spec: StudySpec, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -132,57 +147,13 @@ def _refuse_differing(spec: StudySpec, old: Mapping[str, Any], new: Mapping[str,
         )
 
 
-def planned(spec: StudySpec, description: Mapping[str, Any]) -> dict[str, Any]:
-    """A description with the splits, methods and candidates that a study file asks for now."""
-    now = {**description, **plan_of(spec), "settings": spec.model_dump(mode="json")}
-    if "candidates" in description:
-        none: dict[str, list[Candidate]] = {method: [] for method in spec.search.methods}
-        known = none | candidates_before(spec, description) | listed(spec.search)
-        now["candidates"] = candidates_entry(spec, known)
-    return now
-
-
-def candidates_before(spec: StudySpec, description: Mapping[str, Any]) -> dict[str, list[Candidate]]:
-    """The candidates of each method that were proposed before, in order, where the same would be asked for now.
-
-    Args:
-        spec: The study.
-        description: Its `study.json`, if there is one.
-    """
-    return {
-        method: [Candidate.of(method, params) for params in found["proposed"]][: n_candidates(spec.search, method)]
-        for method, found in description.get("candidates", {}).items()
-        if method in spec.search.methods and found["asked"] == asked(spec.search, method)
-    }
-
-
-def candidates_entry(spec: StudySpec, candidates: Mapping[str, Sequence[Candidate]]) -> dict[str, Any]:
-    """Proposed candidates as `study.json` has them."""
-    return {
-        method: {"asked": asked(spec.search, method), "proposed": [dict(one.params) for one in proposed]}
-        for method, proposed in candidates.items()
-    }
-
-
-def differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two descriptions of a study plan other splits, methods or candidates."""
-    if one["settings"]["search"]["methods"] != other["settings"]["search"]["methods"]:
-        return True
-    return any(one[key] != other[key] for key in ("methods", "splits", "n_candidates"))
-
-
-def plan_of(spec: StudySpec) -> dict[str, Any]:
-    """Methods, splits and number of candidates, as `study.json` has them."""
-    return {
-        "methods": list(spec.search.methods),
-        "splits": {phase: list(spec.split_seeds(phase)) for phase in phases(spec.splits.protocol)},
-        "n_candidates": {method: n_candidates(spec.search, method) for method in spec.search.methods},
-    }
-
-
-def write_description(directory: Path, description: Mapping[str, Any]) -> None:
-    """Writes `study.json`, whole or not at all."""
-    write_whole(directory / DESCRIPTION, json.dumps(description, indent=1).encode())
+def _notes(spec: StudySpec, n_items: int) -> Iterator[str]:
+    image = spec.encoders.image
+    if image is not None and not image.pretrained and image.checkpoint is None:
+        yield f"The image encoder, {image.model}, is untrained: its weights are random, and its vectors say little."
+    for column, n_empty in Store(spec.store).items().n_empty_texts.items():
+        if n_empty:
+            yield f"{n_empty} of {n_items} items have no {column}; they were encoded as an empty text."
 
 
 def _data_digest(spec: StudySpec) -> str:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
 
 from study.config.schema import StudySpec, digest
+from trainables.records.description import StudyDescription
 
 
-def provenance(spec: StudySpec, description: Mapping[str, Any]) -> dict[str, str]:
+def provenance(spec: StudySpec, description: StudyDescription) -> dict[str, str]:
     """What made a study's results: digests, versions and commit. What a pack runs on, it adds itself.
 
     Args:
         spec: The study.
-        description: `study.json`.
+        description: Its description.
     """
     return {
-        **{f"digest_{name}": value for name, value in description["digests"].items()},
-        "digest_data": description["data"]["digest"],
+        **{f"digest_{name}": value for name, value in description.digests.items()},
+        "digest_data": description.data.digest,
         "digest_spec": digest(spec.model_dump(mode="json")),
         "package": version("embedding-ablation-study"),
         "git_commit": _git_commit(),

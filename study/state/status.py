@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from analysis.format import duration, plural
 from analysis.report.text import what_was_saved
+from study.config.schema import StudySpec
+from study.state.description import plan_of, plans_differ
 from study.state.lock import Activity, read_activity
+from trainables.records.description import StudyDescription
 from trainables.records.failures import Failure, Stop, read_failures, read_stops
 from trainables.records.parquet import read_coordinates
-from trainables.records.types import Candidate, TrialConfig
+from trainables.records.types import TrialConfig
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Status:
         stops: What early stopping gave up.
         activity: What a run is at now; None when none works.
         left_s: Time that the missing trials will take: as fast as this run was so far, or one after the other.
+        changed: Whether the study file plans something else than the last run did.
     """
 
     methods: tuple[MethodStatus, ...]
@@ -60,6 +62,7 @@ class Status:
     stops: tuple[Stop, ...]
     activity: Activity | None
     left_s: float | None
+    changed: bool
 
     @property
     def n_missing(self) -> int:
@@ -67,56 +70,42 @@ class Status:
         return sum(method.n_missing for method in self.methods)
 
 
-def read_status(directory: Path, description: Mapping[str, Any]) -> Status:
-    """Reads where a study stands.
+def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
+    """Count what the study file plans now against what its directory holds.
 
     Args:
-        directory: The study's directory.
-        description: Its `study.json`; where that names the candidates of a method, others do not count.
+        spec: The study.
+        before: The description that the last run wrote, if there was one.
 
     Raises:
-        trainables.records.RecordError: A record file is damaged or of another version.
+        RecordError: A record file is damaged or of another version.
     """
-    durations = read_coordinates(directory / "records")
-    failures = read_failures(directory / "records")
-    stops = read_stops(directory / "records") if _stops_early(description) else []
-    splits = description["splits"]
-    known = {
-        method: {Candidate.of(method, params) for params in found["proposed"]}
-        for method, found in description.get("candidates", {}).items()
-    }
+    plan = plan_of(spec, before)
+    durations = read_coordinates(spec.records)
+    failures = read_failures(spec.records)
+    stops = read_stops(spec.records) if spec.search.pruning.is_on else []
 
     def counted(trials: Iterable[TrialConfig]) -> Counter[tuple[str, str]]:
-        """Trials by phase and method, without those that the study no longer asks for."""
-        return Counter(
-            (trial.phase, method)
-            for trial in trials
-            if trial.split in splits.get(trial.phase, ())
-            and ((method := trial.candidate.method) not in known or trial.candidate in known[method])
-        )
+        return Counter((trial.phase, trial.candidate.method) for trial in trials if plan.includes(trial))
 
     done = counted(durations)
     failed = counted(trial for failure in failures for trial in failure.trials)
     stopped = counted(trial for stop in stops for trial in stop.trials)
     methods = []
-    for phase, seeds in splits.items():
-        for method in description["methods"]:
-            n_candidates = 1 if phase == "confirm" else description["n_candidates"][method]
+    for phase, seeds in plan.splits.items():
+        for method in plan.methods:
+            n_candidates = 1 if phase == "confirm" else plan.n_candidates[method]
             key = (phase, method)
             methods.append(MethodStatus(phase, method, n_candidates * len(seeds), done[key], failed[key], stopped[key]))
-    activity = read_activity(directory)
+    activity = read_activity(spec.root)
     n_missing = sum(method.n_missing for method in methods)
     left_s = None
     if activity is not None and activity.n_trained:
         left_s = n_missing * (time.time() - activity.since_s) / activity.n_trained
     elif durations:
         left_s = n_missing * sum(durations.values()) / len(durations)
-    return Status(tuple(methods), tuple(failures), tuple(stops), activity, left_s)
-
-
-def _stops_early(description: Mapping[str, Any]) -> bool:
-    rules = description["settings"]["search"]["pruning"]
-    return any(rule is not None for rule in rules.values())
+    changed = before is not None and plans_differ(before, plan)
+    return Status(tuple(methods), tuple(failures), tuple(stops), activity, left_s, changed)
 
 
 def in_words(status: Status) -> list[str]:
@@ -133,6 +122,8 @@ def in_words(status: Status) -> list[str]:
         lines.append(f"{plural(status.n_missing, 'trial')} missing{left}.{remedy}")
     elif not status.failures:
         lines.append("Every planned trial is recorded.")
+    if status.changed:
+        lines.append("The study file has changed since the last run; counted is what it plans now.")
     return lines
 
 

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from analysis.report.write import write_report
 from study.config.schema import StudySpec
-from study.state.description import (
-    DESCRIPTION,
-    read_description,
-)
 from study.state.lock import only_run
 from study.state.provenance import provenance
 from study.state.results import outcome
 from study.tracking.mlflow import StudyFacts, Tracker
+from trainables.records.description import DESCRIPTION, StudyDescription, read_description
 from trainables.records.failures import (
     FAILED,
     STOPPED,
@@ -23,7 +19,7 @@ from trainables.records.failures import (
 from trainables.records.parquet import read_records
 
 
-def make_tracker(spec: StudySpec, description: Mapping[str, Any]) -> Tracker:
+def make_tracker(spec: StudySpec, description: StudyDescription) -> Tracker:
     """The tracker of a study.
 
     Raises:
@@ -31,12 +27,12 @@ def make_tracker(spec: StudySpec, description: Mapping[str, Any]) -> Tracker:
     """
     about = StudyFacts(
         name=spec.name,
-        key=f"{spec.name}/{description['digests']['settings']}",
-        params={**spec.deciding_settings(), "splits.n_splits": spec.splits.n_splits, **description["digests"]},
+        key=f"{spec.name}/{description.digests['settings']}",
+        params={**spec.deciding_settings(), "splits.n_splits": spec.splits.n_splits, **description.digests},
         made_by=provenance(spec, description),
         table=spec.data.table,
-        n_items=description["data"]["n_items"],
-        data_digest=description["data"]["digest"],
+        n_items=description.data.n_items,
+        data_digest=description.data.digest,
         description=spec.root / DESCRIPTION,
     )
     experiment = spec.tracking.experiment or spec.name
@@ -56,7 +52,7 @@ def attach(spec: StudySpec, folders: Mapping[str, Path]) -> str:
     Raises:
         study.status.RunError: A run works in the directory; it attaches its own report.
         TrackingError: The server cannot be reached.
-        study.description.DescriptionError: No study was run in the directory.
+        DescriptionError: No study was run in the directory.
     """
     description = read_description(spec.root)
     with only_run(spec.root):
@@ -74,7 +70,7 @@ def sync(spec: StudySpec) -> int:
     Raises:
         study.status.RunError: A run works in the directory; it catches up by itself.
         TrackingError: The server cannot be reached.
-        study.description.DescriptionError: No study was run in the directory.
+        DescriptionError: No study was run in the directory.
         analysis.load.ReportError: It has no finished trial.
     """
     description = read_description(spec.root)

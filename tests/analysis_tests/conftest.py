@@ -214,9 +214,11 @@ def make_study(directory: Path, plan: Plan) -> Path:
         "methods": list(plan.methods),
         "splits": {phase: list(seeds) for phase, seeds in plan.splits.items()},
         "n_candidates": {method: len(candidates(plan, method)) for method in plan.methods},
+        "candidates": {},
         "settings": {"schedule": {"epochs": 48, "batch_size": 128}, "search": {"alpha": list(plan.alphas)}},
         "choices": {"optimizer": "AdamW, so the loss's reduction does not change the solution."},
         "data": {
+            "digest": "dd44",
             "n_items": plan.n_items,
             "n_classes": plan.n_classes,
             "class_names": [f"class {index:02d}" for index in range(plan.n_classes)],
@@ -224,6 +226,7 @@ def make_study(directory: Path, plan: Plan) -> Path:
             "embeddings": {"title": {"encoder": "minilm", "layers": 2}, "image": {"encoder": "resnet10t"}},
             "notes": ["The image encoder is untrained."],
         },
+        "deciding_settings": {},
         "digests": {"settings": "aa11", "embeddings": "bb22"},
         **plan.changes,
     }

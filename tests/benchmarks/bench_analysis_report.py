@@ -84,12 +84,27 @@ def main() -> None:
         description = {
             "format": 1,
             "name": "large",
+            "preset": None,
             "protocol": "paper",
             "objective": "auc_weighted",
             "threshold": 0.6,
             "methods": METHODS,
             "splits": {"paper": list(range(arguments.splits))},
             "n_candidates": {method: 1 if method == "control" else arguments.candidates for method in METHODS},
+            "candidates": {},
+            "settings": {},
+            "choices": {},
+            "data": {
+                "digest": "",
+                "n_items": arguments.items,
+                "n_classes": 1,
+                "class_names": ["all"],
+                "n_features": 1,
+                "embeddings": {},
+                "notes": [],
+            },
+            "deciding_settings": {},
+            "digests": {"settings": "", "embeddings": ""},
         }
         (directory / "study.json").write_text(json.dumps(description), encoding="utf-8")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

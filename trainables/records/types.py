@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from embedding_jobs.errors import StudyError
 
-PHASES = ("paper", "search", "confirm")
+# The phases of each protocol, in order. The first one chooses each method's best candidate, the last one is reported.
+PROTOCOLS: Mapping[str, tuple[str, ...]] = {"paper": ("paper",), "nested": ("search", "confirm")}
 
 SUPERVISED, CONTRASTIVE = "supervised", "contrastive"
 
@@ -68,7 +69,7 @@ class TrialConfig:
     """The coordinates of a trial: with the study's settings they determine its result.
 
     Attributes:
-        phase: One of `PHASES`; which kind of split the seed selects.
+        phase: One of the phases in `PROTOCOLS`: which kind of split the seed selects.
         candidate: The method and its hyperparameters.
         split: Split seed.
     """

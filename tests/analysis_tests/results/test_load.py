@@ -13,6 +13,7 @@ import pytest
 
 from analysis.report.write import write_report
 from analysis.results.load import ReportError, load_study
+from trainables.records.description import DescriptionError, read_description, write_description
 from trainables.records.parquet import read_records, write_records
 from trainables.records.types import Candidate
 
@@ -52,24 +53,44 @@ def test_items_are_read_only_on_demand(whole_study: Path) -> None:
     assert len(items.item) == 450
 
 
-def test_optional_keys_may_be_absent(study_of: Make) -> None:
+def test_every_key_is_needed(study_of: Make) -> None:
     directory = study_of()
-    for key in ("preset", "settings", "choices", "data", "digests"):
-        rewrite(directory, lambda description, key=key: description.pop(key))
-    description = load_study(directory).description
-    assert description.preset is None
-    assert description.data.n_items is None
+    whole = json.loads((directory / "study.json").read_text())
+    for key in whole.keys() - {"format"}:
+        (directory / "study.json").write_text(json.dumps({name: whole[name] for name in whole if name != key}))
+        with pytest.raises(DescriptionError, match=rf"study\.json is not valid: `{key}`: Field required\. Remove it"):
+            load_study(directory)
+    (directory / "study.json").write_text(json.dumps({**whole, "preset": None}))
+    assert load_study(directory).description.preset is None
+
+
+def test_a_description_is_read_as_it_was_written(study_of: Make, tmp_path: Path) -> None:
+    directory = study_of(
+        changes={"candidates": {"e_mixup": {"asked": "x", "proposed": [{"alpha": 0.4}, {"alpha": 0.2}]}}}
+    )
+    description = read_description(directory)
+    assert description.proposed == {"e_mixup": [Candidate.of("e_mixup", {"alpha": alpha}) for alpha in (0.4, 0.2)]}
+    write_description(tmp_path, description)
+    assert read_description(tmp_path) == description
+    written = [json.loads((folder / "study.json").read_text()) for folder in (directory, tmp_path)]
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda d: d.update(format=9), "must have format 1, got 9"),
-        (lambda d: d.pop("objective"), "lacks objective"),
+        (lambda d: d.pop("objective"), "`objective`: Field required"),
+        (lambda d: d["data"].update(n_items="many"), r"`data\.n_items`: Input should be a valid integer"),
+        (
+            lambda d: d.update(candidates={"e_mixup": {"asked": "x", "proposed": [{"alpha": None}]}}),
+            "proposed.0.alpha`",
+        ),
+        (lambda d: d["digests"].pop("settings"), "digests must be of settings and embeddings, got embeddings"),
         (lambda d: d.update(protocol="other"), "one of paper, nested, got 'other'"),
         (lambda d: d.update(splits={"confirm": [0]}), "must be given for paper, got confirm"),
         (lambda d: d.update(methods=[]), "methods is empty"),
-        (lambda d: d["n_candidates"].pop("control"), "n_candidates lacks control"),
+        (lambda d: d["n_candidates"].pop("control"), "n_candidates is missing control"),
     ],
 )
 def test_a_description_that_cannot_be_reported(
@@ -77,19 +98,19 @@ def test_a_description_that_cannot_be_reported(
 ) -> None:
     directory = study_of()
     rewrite(directory, change)
-    with pytest.raises(ReportError, match=message):
+    with pytest.raises(DescriptionError, match=message):
         load_study(directory)
 
 
 def test_a_directory_without_a_study(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match=r"study\.json does not exist"):
+    with pytest.raises(DescriptionError, match=r"holds no study: study\.json is missing"):
         load_study(tmp_path)
 
 
 def test_a_damaged_description(study_of: Make) -> None:
     directory = study_of()
     (directory / "study.json").write_text("{")
-    with pytest.raises(ReportError, match="is not JSON"):
+    with pytest.raises(DescriptionError, match="is not JSON"):
         load_study(directory)
 
 

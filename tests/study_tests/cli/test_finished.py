@@ -20,7 +20,7 @@ from embedding_jobs.errors import SourceError
 from embedding_jobs.store.store import Store
 from study.cli.app import study
 from study.config.load import load_spec
-from study.errors import DescriptionError, ModelError, RunError
+from study.errors import ModelError, RunError
 from study.execution.progress import Progress
 from study.execution.run import run_study
 from study.labelling.items import rank_items, unlabelled_source
@@ -29,6 +29,7 @@ from study.model.export import train_best, write_model
 from study.model.retrain import find_trial, open_study
 from study.model.verify import verify
 from tests.study_tests.conftest import copy_encoded, settings, write_table
+from trainables.records.description import DescriptionError
 from trainables.records.parquet import read_record_file, record_files, write_records
 
 

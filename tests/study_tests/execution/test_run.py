@@ -26,15 +26,15 @@ import study.cli.app
 import study.execution.run
 import study.tracking.sync
 from study.config.load import load_spec
-from study.errors import DescriptionError, RunError
+from study.errors import RunError
 from study.execution.progress import Progress
 from study.execution.run import run_study
-from study.state.description import read_description
 from study.state.lock import only_run
 from study.state.results import StudyResult
 from study.state.status import in_words, read_status
 from study.tracking.mlflow import KEY_TAG
 from tests.study_tests.conftest import MakeStudy, write_table
+from trainables.records.description import DescriptionError, read_description
 from trainables.records.failures import read_failures, read_stops
 from trainables.records.parquet import read_records
 
@@ -121,12 +121,12 @@ def test_more_splits_keep_what_a_sampler_has_proposed(make_encoded_study: MakeSt
     }
     before, _ = run(make_encoded_study(search=search))
     assert before.n_trained == 7 * 2
-    proposed = read_description(tmp_path / "out")["candidates"]["e_mixup"]["proposed"]
+    proposed = read_description(tmp_path / "out").proposed["e_mixup"]
     assert len(proposed) == 6
     path = make_encoded_study(search=search, splits={"n_splits": 3})
     extended, _ = run(path)
     assert extended.n_trained == 7, "of each candidate the third split, though scores are others now"
-    status = read_status(tmp_path / "out", read_description(tmp_path / "out"))
+    status = read_status(load_spec(path), read_description(tmp_path / "out"))
     assert in_words(status) == ["Every planned trial is recorded."]
     with only_run(tmp_path / "out"), pytest.raises(RunError, match="Another `study run` works"):
         study.tracking.sync.sync(load_spec(path))
@@ -168,7 +168,7 @@ def test_nested_stops_candidates_early_and_confirms_each_methods_best(
     confirmed = [r.config.candidate.key for r in records if r.config.phase == "confirm"]
     assert confirmed == ["control()", "control()", best, best], "the confirm phase is never cut short"
     assert run(path)[0].n_trained == 0
-    status = read_status(tmp_path / "out", read_description(tmp_path / "out"))
+    status = read_status(load_spec(path), read_description(tmp_path / "out"))
     assert sum(row.n_stopped for row in status.methods) == 2 * len(stops)
     assert status.n_missing == 0
     assert in_words(status)[0].startswith(f"Candidates given up early: {len(stops)} by asha; of their")
@@ -186,7 +186,7 @@ def test_trials_that_fail_are_listed_until_they_are_retried(make_encoded_study: 
     assert said.count("failed: ") == 6
     again, _ = run(path)
     assert again.failures == result.failures, "not tried again, and not forgotten"
-    status = read_status(tmp_path / "out", read_description(tmp_path / "out"))
+    status = read_status(load_spec(path), read_description(tmp_path / "out"))
     assert [(row.method, row.n_planned, row.n_failed, row.n_missing) for row in status.methods] == [
         ("control", 2, 2, 0),
         ("e_mixup", 4, 4, 0),
@@ -343,12 +343,27 @@ def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path) -> Non
             {
                 "format": 1,
                 "name": "small",
+                "preset": None,
                 "protocol": "paper",
                 "objective": "auc_weighted",
                 "threshold": 0.6,
                 "methods": ["control"],
                 "splits": {"paper": [0]},
                 "n_candidates": {"control": 1},
+                "candidates": {},
+                "settings": {},
+                "choices": {},
+                "data": {
+                    "digest": "",
+                    "n_items": 1,
+                    "n_classes": 1,
+                    "class_names": ["all"],
+                    "n_features": 1,
+                    "embeddings": {},
+                    "notes": [],
+                },
+                "deciding_settings": {},
+                "digests": {"settings": "", "embeddings": ""},
             }
         )
     )

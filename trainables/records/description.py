@@ -1,0 +1,196 @@
+"""The description of a study, `study.json`: what was asked for, of which data, and what the search has proposed so far.
+
+A run writes it before its first trial; `study status`, the report and retraining read it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from embedding_jobs.errors import StudyError
+from embedding_jobs.files import write_whole
+from trainables.records.types import PROTOCOLS, Candidate, TrialConfig
+
+DESCRIPTION = "study.json"
+
+# Part of the message about a directory without a study; callers that read a cluster's answer look for it.
+NO_STUDY = "holds no study"
+
+_FORMAT = 1
+
+_REMEDY = "Remove it: `study run` writes it anew."
+
+
+class DescriptionError(StudyError):
+    """A directory that holds no study, or another one."""
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """The candidates of one method that a study has proposed.
+
+    Attributes:
+        asked: Digest of what the proposals follow from, besides scores: with another digest, others would be proposed.
+        proposed: Hyperparameters of each candidate, in the order of the proposals.
+    """
+
+    asked: str
+    proposed: tuple[Mapping[str, float], ...]
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study trains.
+
+    Attributes:
+        methods: Method names in the study file's order.
+        splits: Planned split seeds of each phase of the protocol.
+        n_candidates: Planned candidates of each method.
+        candidates: The candidates of each method that are known; of a method that is not listed, every candidate is
+            part of the study.
+    """
+
+    methods: tuple[str, ...]
+    splits: Mapping[str, tuple[int, ...]]
+    n_candidates: Mapping[str, int]
+    candidates: Mapping[str, Proposed]
+
+    @cached_property
+    def proposed(self) -> Mapping[str, list[Candidate]]:
+        """The known candidates by method, in the order of the proposals."""
+        return {
+            method: [Candidate.of(method, params) for params in known.proposed]
+            for method, known in self.candidates.items()
+        }
+
+    @cached_property
+    def _sets(self) -> Mapping[str, frozenset[Candidate]]:
+        return {method: frozenset(candidates) for method, candidates in self.proposed.items()}
+
+    def asks_for(self, candidate: Candidate) -> bool:
+        """Return whether a candidate is part of the study."""
+        method = candidate.method
+        return method in self.methods and (method not in self._sets or candidate in self._sets[method])
+
+    def includes(self, trial: TrialConfig) -> bool:
+        """Return whether a trial is part of the study."""
+        return self.asks_for(trial.candidate) and trial.split in self.splits.get(trial.phase, ())
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """The data of a study.
+
+    Attributes:
+        digest: Digest of the table's ids, labels and inputs.
+        n_items: Number of items.
+        n_classes: Number of classes.
+        class_names: Sorted label names; per-item labels index this.
+        n_features: Length of the concatenated embedding.
+        embeddings: What encoded each column, by column.
+        notes: Plain sentences to show the reader.
+    """
+
+    digest: str
+    n_items: int
+    n_classes: int
+    class_names: tuple[str, ...]
+    n_features: int
+    embeddings: Mapping[str, Mapping[str, Any]]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StudyDescription(StudyPlan):
+    """The contents of `study.json`.
+
+    Attributes:
+        name: Name of the study.
+        preset: The preset that it started from; None where it was written by hand.
+        protocol: One of `PROTOCOLS`.
+        objective: The figure that chooses each method's best candidate; higher is better.
+        threshold: Confidence above which a class is predicted, in [0, 1].
+        settings: The whole study file, resolved.
+        choices: Text of each choice made where the published method is silent, by short name.
+        data: The data and its embeddings.
+        deciding_settings: The settings that a trial's result depends on, flat.
+        digests: Digests of `settings` (the deciding ones) and `embeddings`.
+    """
+
+    name: str
+    preset: str | None
+    protocol: str
+    objective: str
+    threshold: float
+    settings: Mapping[str, Any]
+    choices: Mapping[str, str]
+    data: DataDescription
+    deciding_settings: Mapping[str, Any]
+    digests: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        phases = PROTOCOLS.get(self.protocol)
+        if phases is None:
+            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}")
+        if sorted(self.splits) != sorted(phases):
+            raise ValueError(f"splits must be given for {', '.join(phases)}, got {', '.join(self.splits) or 'none'}")
+        if not self.methods:
+            raise ValueError("methods is empty")
+        if uncounted := [method for method in self.methods if method not in self.n_candidates]:
+            raise ValueError(f"n_candidates is missing {', '.join(uncounted)}")
+        if set(self.digests) != {"settings", "embeddings"}:
+            raise ValueError(f"digests must be of settings and embeddings, got {', '.join(self.digests) or 'none'}")
+
+    @property
+    def reported_phase(self) -> str:
+        """The phase whose figures are reported."""
+        return PROTOCOLS[self.protocol][-1]
+
+    @property
+    def choosing_phase(self) -> str:
+        """The phase whose objective chooses each method's best candidate."""
+        return PROTOCOLS[self.protocol][0]
+
+
+_FROM_JSON = TypeAdapter(StudyDescription)
+
+
+def read_description(directory: Path) -> StudyDescription:
+    """Read and check the description of the study in a directory.
+
+    Raises:
+        DescriptionError: The file is missing, damaged, of another version, or has missing or wrong values.
+    """
+    path = directory / DESCRIPTION
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DescriptionError(
+            f"{directory} {NO_STUDY}: {DESCRIPTION} is missing. Run `study run` first, or name the study's directory. "
+            "A study that has just been started has the file once its embeddings are made."
+        ) from None
+    except ValueError as error:
+        raise DescriptionError(f"{path} is not JSON ({error}). {_REMEDY}") from None
+    found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+    if found != _FORMAT:
+        raise DescriptionError(f"{path} must have format {_FORMAT}, got {found}. {_REMEDY}")
+    try:
+        return _FROM_JSON.validate_python(raw)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors(include_url=False):
+            key = f"`{'.'.join(map(str, item['loc']))}`: " if item["loc"] else ""
+            problems.append(key + item["msg"].removeprefix("Value error, "))
+        raise DescriptionError(f"{path} is not valid: {'; '.join(problems)}. {_REMEDY}") from None
+
+
+def write_description(directory: Path, description: StudyDescription) -> None:
+    """Write `study.json`, whole or not at all."""
+    write_whole(directory / DESCRIPTION, json.dumps({"format": _FORMAT, **asdict(description)}, indent=1).encode())
