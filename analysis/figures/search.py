@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,7 +11,10 @@ from analysis.figures.types import LineFigure, Series, Values
 from analysis.results.aggregate import summarise_candidates
 from analysis.results.controls import is_reference
 from analysis.results.load import StudyResults
+from trainables.records.choice import choose_best, mean_score
 from trainables.records.types import AUTO, Candidate, TrialRecord
+
+_Group = TypeVar("_Group", str, float)
 
 
 def search_figures(results: StudyResults, objective: str) -> list[LineFigure]:
@@ -58,15 +62,10 @@ def _responses(scores: Mapping[Candidate, Values], objective: str) -> Iterator[L
     for name in names:
         series = []
         for method in dict.fromkeys(candidate.method for candidate in scores):
-            own = {c: values for c, values in scores.items() if c.method == method and name in dict(c.params)}
-            # With several hyperparameters, the best of the others stands for each value of this one.
-            best: dict[float, Values] = {}
-            for candidate, values in own.items():
-                x = dict(candidate.params)[name]
-                if name == "layer" and x == AUTO:
-                    continue  # No layer of its own, and none that an axis has a place for.
-                if x not in best or values.mean() > best[x].mean():
-                    best[x] = values
+            own = {c: dict(c.params)[name] for c in scores if c.method == method and name in dict(c.params)}
+            # With several hyperparameters, the best of the others stands for each value of this one. `auto` is no
+            # layer of its own, and has no place on an axis.
+            best = _best_of_each(scores, {c: x for c, x in own.items() if not (name == "layer" and x == AUTO)})
             if best:
                 series.append(_response(method, dict(sorted(best.items()))))
         values = np.array([x for one in series for x in one.x])
@@ -74,10 +73,10 @@ def _responses(scores: Mapping[Candidate, Values], objective: str) -> Iterator[L
             continue
         margin = 0.04 * float(values.max() - values.min())
         limits = (float(values.min()) - margin, float(values.max()) + margin)
-        without = {c: s for c, s in scores.items() if is_reference(c.method) and name not in dict(c.params)}
+        without = {c: c.method for c in scores if is_reference(c.method) and name not in dict(c.params)}
         flat = [
-            Series(c.method, np.array(limits), *(np.full(2, value) for value in (s.mean(), s.min(), s.max())))
-            for c, s in _best_of_each_method(without).items()
+            Series(method, np.array(limits), *(np.full(2, value) for value in (s.mean(), s.min(), s.max())))
+            for method, s in _best_of_each(scores, without).items()
         ]
         yield LineFigure(
             f"response-{name}",
@@ -91,12 +90,12 @@ def _responses(scores: Mapping[Candidate, Values], objective: str) -> Iterator[L
         )
 
 
-def _best_of_each_method(scores: Mapping[Candidate, Values]) -> dict[Candidate, Values]:
-    best: dict[str, Candidate] = {}
-    for candidate, values in scores.items():
-        if candidate.method not in best or values.mean() > scores[best[candidate.method]].mean():
-            best[candidate.method] = candidate
-    return {candidate: scores[candidate] for candidate in best.values()}
+def _best_of_each(scores: Mapping[Candidate, Values], groups: Mapping[Candidate, _Group]) -> dict[_Group, Values]:
+    """Return the scores of the best candidate of each group."""
+    means: dict[_Group, dict[Candidate, float]] = {}
+    for candidate, group in groups.items():
+        means.setdefault(group, {})[candidate] = mean_score(scores[candidate])
+    return {group: scores[best] for group, own in means.items() if (best := choose_best(own)) is not None}
 
 
 def _response(method: str, best: Mapping[float, Values]) -> Series:

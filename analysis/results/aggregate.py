@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
 
 from analysis.format import plural
 from analysis.results.load import StudyResults
+from trainables.records.choice import choose_best, mean_score
 from trainables.records.types import Candidate, TrialRecord
 
 
@@ -129,7 +129,7 @@ def spread(x: npt.ArrayLike) -> Spread:
     if values.size == 0:
         return UNDEFINED
     # Rounded once, in whatever order the values come: a search that compares means must find them again here.
-    return Spread(fmean(values.tolist()), maximum_deviation(values), int(values.size))
+    return Spread(mean_score(values.tolist()), maximum_deviation(values), int(values.size))
 
 
 def summarise_candidates(results: StudyResults, phase: str) -> list[CandidateSummary]:
@@ -228,10 +228,11 @@ def _candidate_summary(
 
 
 def _best(results: StudyResults, choosing: Iterable[CandidateSummary], method: str) -> CandidateSummary | None:
-    """Of a method's candidates that finished every split of the choosing phase the best; the first of equals."""
-    complete = [summary for summary in choosing if summary.candidate.method == method and summary.complete]
-    # `max` keeps the first of equals, and the candidates come in order.
-    return max(complete, key=lambda summary: summary.figures[results.description.objective].mean, default=None)
+    """Return the best of a method's candidates that finished every split of the choosing phase."""
+    complete = {one.candidate: one for one in choosing if one.candidate.method == method and one.complete}
+    objective = results.description.objective
+    best = choose_best({candidate: one.figures[objective].mean for candidate, one in complete.items()})
+    return None if best is None else complete[best]
 
 
 def _method_summary(

@@ -15,6 +15,7 @@ from study.config.schema import StudySpec
 from study.errors import RunError
 from study.execution.pack_context import load_embeddings, pack_context
 from trainables.packs.pack import PackContext
+from trainables.records.choice import choose_best
 from trainables.records.description import DESCRIPTION, StudyDescription, read_description
 from trainables.records.types import TrialConfig, TrialRecord
 
@@ -83,11 +84,11 @@ def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
         analysis.load.ReportError: The study cannot be read.
     """
     results = load_study(root)
-    summaries = [summary for summary in summarise(results) if summary.candidate is not None]
+    means = {one.candidate: one.objective.mean for one in summarise(results) if one.candidate is not None}
     if cell is None:
-        wanted = {max(summaries, key=lambda one: one.objective.mean).candidate} if summaries else set()
+        wanted = {choose_best(means)}
     else:
-        wanted = {summary.candidate for summary in summaries if summary.method == cell}
+        wanted = {candidate for candidate in means if candidate.method == cell}
         wanted |= {
             r.config.candidate for r in results.records if cell in (str(r.config.candidate), r.config.candidate.key)
         }

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from statistics import fmean
 
 from study.search.early_stopping import Evaluations, Stopping
 from study.search.proposals import Outcome, Proposals
 from trainables.packs.pack import Pack
+from trainables.records.choice import choose_best, mean_score
 from trainables.records.failures import Stop
 from trainables.records.types import Candidate, TrialConfig
 
@@ -129,13 +129,10 @@ class PackQueue:
     def score(self, candidate: Candidate) -> float | None:
         """Mean score of a candidate over the phase's splits; None while one is missing."""
         scores = self._scores_of(candidate)
-        return fmean(scores.values()) if len(scores) == len(self._splits) else None
+        return mean_score(scores.values()) if len(scores) == len(self._splits) else None
 
     def best(self, method: str) -> Candidate | None:
-        """The method's candidate of the highest mean score; None before any is complete.
-
-        Of equals it is the first in candidate order, as in the report.
-        """
+        """The method's best candidate among those that have met every split; None before there is one."""
         return self._best_of(self.candidates[method])
 
     def outcomes(self, method: str) -> dict[Candidate, Outcome]:
@@ -175,8 +172,7 @@ class PackQueue:
         return self.candidates[candidate.method][: self._n_peers[candidate]]
 
     def _best_of(self, candidates: Iterable[Candidate]) -> Candidate | None:
-        scores = {candidate: score for candidate in candidates if (score := self.score(candidate)) is not None}
-        return max(sorted(scores), key=lambda candidate: scores[candidate], default=None)
+        return choose_best({one: score for one in candidates if (score := self.score(one)) is not None})
 
     def _advance_if_complete(self, method: str) -> None:
         if method not in self._ended and all(self._outcome(c) is not None for c in self._batches[method]):
