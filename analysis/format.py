@@ -12,6 +12,11 @@ def signed(value: float, digits: int = 4) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
+def p_text(p_value: float) -> str:
+    """Return a p-value, "p = 0.012"."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
 UNDEFINED_TEXT = "–"
 
 
@@ -21,7 +26,14 @@ FIGURE_NAMES: Mapping[str, str] = {
     "ece_known": "ECE",
     "ood_auroc": "OOD AUROC",
     "ood_aupr": "OOD AUPR",
+    "probe_auc_weighted": "linear probe’s weighted AUC",
+    "probe_accuracy": "linear probe’s accuracy",
 }
+
+
+def figure_name(figure: str) -> str:
+    """Return what a figure is called in texts; one that has no such name keeps its own."""
+    return FIGURE_NAMES.get(figure, figure)
 
 
 def heading(text: str) -> str:

@@ -1,31 +1,27 @@
-"""What the Deep Augmentation paper claims, tested on the gains of a study, each claim by a rule fixed beforehand.
+"""The claims of the Deep Augmentation paper, each tested by a contrast of gains that is fixed beforehand.
 
-No rule chooses on the result what it then judges: claims about depth, objectives and choice of layer are contrasts with
-fixed weights over all layers, averaged over dropout and PCA; in contrastive learning with and without stop-gradient, in
-supervised training without, as `Gains.judged` says why. What does choose is called
-exploratory, and counts its choices (Holm), or says in which direction it errs.
+A contrast weighs the layers of a family (one augmentation, with or without a stop-gradient) and is averaged over the
+families that `Gains.judged` names. Nothing is chosen on the result that it then tests. What does choose says so: the
+best hidden target is exploratory and adjusted for the number of targets (Holm), and the regret of `auto` is overstated.
 
 References:
     Brüel-Gabrielsson, Wang, Baradad and Solomon (2023), "Deep Augmentation: Self-Supervised Learning with
-        Transformations in Activation Space", https://arxiv.org/abs/2303.14537. Only the abstract was at hand: the
-        claims are its, the contrasts ours.
+        Transformations in Activation Space", https://arxiv.org/abs/2303.14537. The claims are those of its abstract,
+        the contrasts are ours.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 
 import numpy as np
 
-from analysis.layers.gains import AUTO, INPUT, Gains, Target, Values, interval_over
+from analysis.layers.gains import AUTO, INPUT, OBJECTIVES, Gains, Target, Values, interval_over
 from analysis.statistics.intervals import Decision, Interval, decide, holm
 from trainables.records.types import CONTRASTIVE, SUPERVISED
-
-UNIFORM = "uniform_dropout"
 
 
 class Verdict(StrEnum):
@@ -38,59 +34,45 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, and how it is measured.
+    """A claim of the paper.
 
     Attributes:
-        name: Short name, for programs.
-        text: The claim, a whole sentence.
-        measured: What the difference is, in words.
+        name: Name of the contrast that tests it.
         gain: Whether the claim is that there is a gain; else that there is none.
-        difference: From gains to the difference, of the shape of one target's gain; None where the study lacks a part.
-        note: What to know beside the interval.
+        text: The claim as a sentence.
+        measured: What the contrast is, in words.
+        note: What to know when reading its interval.
     """
 
     name: str
+    gain: bool
     text: str
     measured: str
-    gain: bool
-    difference: Callable[[Gains], Values | None]
     note: str = ""
 
 
 @dataclass(frozen=True)
-class Tested:
-    """A claim tested in one figure.
-
-    Attributes:
-        claim: The claim.
-        figure: Name of the figure.
-        basis: What the interval counts.
-        interval: Of the difference.
-        verdict: What it says of the claim.
-    """
+class TestedClaim:
+    """A claim with the interval of its contrast in one figure."""
 
     claim: Claim
-    figure: str
-    basis: str
     interval: Interval
     verdict: Verdict
 
 
 @dataclass(frozen=True)
-class Best:
-    """The hidden target that does best against the input, of several: exploratory.
+class BestHidden:
+    """The hidden target with the highest gain over the input, of several: exploratory.
 
     Attributes:
         target: The target.
-        figure: Name of the figure.
         interval: Of its gain minus that of augmenting the input in the same way.
         n_tests: Targets that it is the best of.
         adjusted_p: Its p-value after Holm's adjustment over them.
-        decision: What it says.
+        decision: What the two say.
     """
 
     target: Target
-    figure: str
     interval: Interval
     n_tests: int
     adjusted_p: float
@@ -99,33 +81,110 @@ class Best:
 
 @dataclass(frozen=True)
 class AutoChoice:
-    """A family where each trial chose its layer, beside the family's best fixed layer.
+    """A family where each trial chose its layer, compared with the family's best fixed layer.
 
     Attributes:
         target: The family's target `AUTO`.
-        figure: Name of the figure.
-        gain: Of auto.
-        best: The fixed layer of the highest mean gain.
-        best_gain: Its gain.
-        regret: The one minus the other; overstated, as the best was chosen on these items.
+        best: The fixed target of the highest mean gain.
+        regret: Gain of the best minus that of `AUTO`; overstated, as the best was chosen on the same items.
     """
 
     target: Target
-    figure: str
-    gain: Interval
-    best: int
-    best_gain: Interval
+    best: Target
     regret: Interval
 
 
-def verdict(interval: Interval, region: float, *, gain: bool) -> Verdict:
-    """What a difference says of a claim that it is a gain, or that it is none.
+CLAIMS = (
+    Claim(
+        "contrastive_gain", True, "Augmenting one layer helps contrastive learning.", "Mean gain over all layers"
+    ),
+    Claim(
+        "hidden_over_input", True,
+        "In contrastive learning, deeper layers are better to augment than the input.",
+        "Mean gain over the hidden layers minus that of the input",
+    ),
+    Claim(
+        "rise_with_depth", True,
+        "In contrastive learning, the gain grows with depth.",
+        "Rise of the least-squares line from the input to the deepest layer",
+    ),
+    Claim(
+        "no_supervised_gain", False,
+        "Augmenting one layer does not help supervised training.",
+        "Mean gain over all layers, without stop-gradient,",
+    ),
+    Claim(
+        "inversion", True,
+        "The trend inverts: augmenting one layer does more for contrastive learning than for supervised training.",
+        "Contrastive minus supervised gain, mean over layers, both without stop-gradient,",
+        "This does not say that either of them gains.",
+    ),
+    *(
+        claim
+        for objective, where in ((CONTRASTIVE, "In contrastive learning"), (SUPERVISED, "In supervised training"))
+        for claim in (
+            Claim(f"{objective}_uniform", False, f"{where}, dropout at every layer does not help.", "Its gain"),
+            Claim(
+                f"{objective}_auto_over_mean", True,
+                f"{where}, the layer that CKA points to is better than one taken at random.",
+                "Gain of auto minus the mean over fixed layers",
+            ),
+            Claim(
+                f"{objective}_auto_regret", False,
+                f"{where}, the layer that CKA points to is as good as the best.",
+                "Regret, the gain of the best fixed layer minus that of auto",
+                "The best was chosen on these items, so the regret is overstated.",
+            ),
+        )
+    ),
+)  # fmt: skip
 
-    A gain is there where the interval lies above 0 and reaches out of the region of practical equivalence; there is
-    none that matters where the interval ends below the region's upper end. Between the two it is undecided.
+
+def contrasts(gains: Gains) -> dict[str, Values]:
+    """Compute the contrast behind each claim, shaped like one target's gain; only those whose parts the study has."""
+    found: dict[str, list[Values]] = {}
+    for objective in OBJECTIVES:
+        if (uniform := gains.values.get(Target(objective, "uniform_dropout"))) is not None:
+            found[f"{objective}_uniform"] = [uniform]
+        for family in gains.judged(objective):
+            fixed, auto = gains.by_layer(objective, family), gains.values.get(Target(objective, *family, layer=AUTO))
+            own = {}
+            if fixed:
+                own["contrastive_gain" if objective == CONTRASTIVE else "no_supervised_gain"] = _mean(fixed.values())
+            if fixed and auto is not None:
+                own[f"{objective}_auto_over_mean"] = auto - _mean(fixed.values())
+                own[f"{objective}_auto_regret"] = fixed[best_layer(fixed)] - auto
+            hidden = [values for layer, values in fixed.items() if layer != INPUT]
+            if objective == CONTRASTIVE and hidden and INPUT in fixed:
+                own["hidden_over_input"] = _mean(hidden) - fixed[INPUT]
+                own["rise_with_depth"] = np.tensordot(rise_weights(list(fixed)), np.stack(list(fixed.values())), axes=1)
+            other = gains.by_layer(CONTRASTIVE, family)
+            if objective == SUPERVISED and (shared := [layer for layer in other if layer in fixed]):
+                own["inversion"] = _mean([other[layer] - fixed[layer] for layer in shared])
+            for name, values in own.items():
+                found.setdefault(name, []).append(values)
+    return {name: _mean(of_families) for name, of_families in found.items()}
+
+
+def weigh_claims(gains: Gains) -> list[TestedClaim]:
+    """Test every claim that a study has the targets for, in one figure."""
+    intervals = {name: interval_over(values) for name, values in contrasts(gains).items()}
+    return [
+        TestedClaim(claim, own, verdict(own, gains.region, gain=claim.gain))
+        for claim in CLAIMS
+        if (own := intervals.get(claim.name)) is not None
+    ]
+
+
+def verdict(interval: Interval, region: float, *, gain: bool) -> Verdict:
+    """Judge a claim that a difference is a gain, or that it is none.
+
+    There is a gain where the interval lies above 0 and reaches beyond the region of practical equivalence; there is
+    none that matters where the interval ends below the region's upper end. Everything else is undecided, as is an
+    interval of one split, whose ends are NaN.
 
     Args:
-        interval: Of the difference; NaN ends, with one split, decide nothing.
+        interval: Of the difference.
         region: Half width of the region of practical equivalence, above 0.
         gain: Whether the claim is that there is a gain.
     """
@@ -136,161 +195,8 @@ def verdict(interval: Interval, region: float, *, gain: bool) -> Verdict:
     return Verdict.UNDECIDED
 
 
-def rise_weights(layers: Sequence[int]) -> Values:
-    """Weights (layers,) under which gains give the rise of their least-squares line from first to last layer.
-
-    Args:
-        layers: Increasing, at least two.
-    """
-    depth = np.asarray(layers, dtype=np.float64)
-    centred = depth - depth.mean()
-    return np.asarray(centred / (centred**2).sum() * (depth[-1] - depth[0]))
-
-
-def mean_gain(gains: Gains, objective: str) -> Values | None:
-    """Gain averaged over the layers of each family, the input included, and over families."""
-    return _over_families([_mean(layers.values()) for layers in _families(gains, objective)])
-
-
-def hidden_over_input(gains: Gains, objective: str) -> Values | None:
-    """Mean gain of the hidden layers minus that of the input, averaged over families that have both."""
-    return _over_families(
-        [
-            _mean([values for layer, values in layers.items() if layer != INPUT]) - layers[INPUT]
-            for layers in _families(gains, objective)
-            if INPUT in layers and len(layers) > 1
-        ]
-    )
-
-
-def rise_with_depth(gains: Gains, objective: str) -> Values | None:
-    """Rise of the gain's least-squares line from input to deepest layer, averaged over families."""
-    return _over_families(
-        [
-            np.tensordot(rise_weights(list(layers)), np.stack(list(layers.values())), axes=1)
-            for layers in _families(gains, objective)
-            if INPUT in layers and len(layers) > 1
-        ]
-    )
-
-
-def inversion(gains: Gains) -> Values | None:
-    """Contrastive minus supervised gain without stop-gradient, averaged over layers that both have, and families."""
-    found = []
-    for family in gains.judged(SUPERVISED):
-        own, other = gains.by_layer(CONTRASTIVE, family), gains.by_layer(SUPERVISED, family)
-        if shared := [layer for layer in own if layer in other]:
-            found.append(_mean([own[layer] - other[layer] for layer in shared]))
-    return _over_families(found)
-
-
-def beside(gains: Gains, objective: str, augmentation: str) -> Values | None:
-    """Gain of a method that targets no layer."""
-    return gains.values.get(Target(objective, augmentation))
-
-
-def auto_over_mean(gains: Gains, objective: str) -> Values | None:
-    """Gain where trials chose their layer minus the mean over fixed layers, averaged over families."""
-    return _over_families([auto - _mean(layers.values()) for layers, auto in _with_auto(gains, objective)])
-
-
-def auto_regret(gains: Gains, objective: str) -> Values | None:
-    """Gain of each family's best fixed layer minus that where trials chose, averaged over families."""
-    return _over_families([layers[best_layer(layers)] - auto for layers, auto in _with_auto(gains, objective)])
-
-
-def best_layer(layers: Mapping[int, Values]) -> int:
-    """The layer of the highest mean gain; of equals, the one nearest the input.
-
-    Args:
-        layers: Gain of each layer, in rising order.
-    """
-    return max(layers, key=lambda layer: interval_over(layers[layer]).estimate)
-
-
-def claims(objectives: Sequence[str]) -> list[Claim]:
-    """The claims that concern a study of some objectives."""
-    both = [
-        Claim(
-            "contrastive_gain",
-            "Augmenting one layer helps contrastive learning.",
-            "Mean gain over all layers",
-            True,
-            partial(mean_gain, objective=CONTRASTIVE),
-        ),
-        Claim(
-            "hidden_over_input",
-            "In contrastive learning, deeper layers are better to augment than the input.",
-            "Mean gain over the hidden layers minus that of the input",
-            True,
-            partial(hidden_over_input, objective=CONTRASTIVE),
-        ),
-        Claim(
-            "rise_with_depth",
-            "In contrastive learning, the gain grows with depth.",
-            "Rise of the least-squares line from the input to the deepest layer",
-            True,
-            partial(rise_with_depth, objective=CONTRASTIVE),
-        ),
-        Claim(
-            "no_supervised_gain",
-            "Augmenting one layer does not help supervised training.",
-            "Mean gain over all layers, without stop-gradient,",
-            False,
-            partial(mean_gain, objective=SUPERVISED),
-        ),
-        Claim(
-            "inversion",
-            "The trend inverts: augmenting one layer does more for contrastive learning than for supervised training.",
-            "Contrastive minus supervised gain, mean over layers, both without stop-gradient,",
-            True,
-            inversion,
-            "That alone says of neither that it gains.",
-        ),
-    ]
-    for objective in objectives:
-        where = "In contrastive learning" if objective == CONTRASTIVE else "In supervised training"
-        both += [
-            Claim(
-                f"{objective}_uniform",
-                f"{where}, dropout at every layer does not help.",
-                "Its gain",
-                False,
-                partial(beside, objective=objective, augmentation=UNIFORM),
-            ),
-            Claim(
-                f"{objective}_auto_over_mean",
-                f"{where}, the layer that CKA points to is better than one taken at random.",
-                "Gain of auto minus the mean over fixed layers",
-                True,
-                partial(auto_over_mean, objective=objective),
-            ),
-            Claim(
-                f"{objective}_auto_regret",
-                f"{where}, the layer that CKA points to is as good as the best.",
-                "Regret, the gain of the best fixed layer minus that of auto",
-                False,
-                partial(auto_regret, objective=objective),
-                "The best was chosen on these items, so the regret is overstated.",
-            ),
-        ]
-    return both
-
-
-def weigh_claims(gains: Gains, objectives: Sequence[str]) -> list[Tested]:
-    """Every claim that a study has the targets for, in one figure."""
-    found = []
-    for claim in claims(objectives):
-        difference = claim.difference(gains)
-        if difference is not None:
-            interval = interval_over(difference)
-            judged = verdict(interval, gains.region, gain=claim.gain)
-            found.append(Tested(claim, gains.figure, gains.basis, interval, judged))
-    return found
-
-
-def best_hidden(gains: Gains, objective: str) -> Best | None:
-    """The hidden layer, over all families, that does best against the input; None with one split, or without any."""
+def best_hidden(gains: Gains, objective: str) -> BestHidden | None:
+    """Return the hidden target, over all families, with the highest gain over the input; None without intervals."""
     tests = {
         Target(objective, *family, layer=layer): interval_over(values - layers[INPUT])
         for family in gains.families(objective)
@@ -303,39 +209,33 @@ def best_hidden(gains: Gains, objective: str) -> Best | None:
     adjusted = dict(zip(tests, holm([interval.p_value for interval in tests.values()]), strict=True))
     best = max(tests, key=lambda target: tests[target].estimate)
     p = float(adjusted[best])
-    return Best(best, gains.figure, tests[best], len(tests), p, decide(tests[best], p, gains.region))
+    return BestHidden(best, tests[best], len(tests), p, decide(tests[best], p, gains.region))
 
 
 def auto_choices(gains: Gains) -> list[AutoChoice]:
-    """Every family where trials chose their layer, beside its best fixed layer."""
-    found = []
-    for target, auto in gains.values.items():
-        layers = gains.by_layer(target.objective, target.family)
-        if target.layer == AUTO and layers:
-            best = best_layer(layers)
-            own, other = interval_over(auto), interval_over(layers[best])
-            found.append(AutoChoice(target, gains.figure, own, best, other, interval_over(layers[best] - auto)))
-    return found
+    """Compare every family where trials chose their layer with its best fixed layer."""
+    return [
+        AutoChoice(
+            target,
+            Target(target.objective, *target.family, layer=(best := best_layer(layers))),
+            interval_over(layers[best] - gains.values[target]),
+        )
+        for target in gains.intervals
+        if target.layer == AUTO and (layers := gains.by_layer(target.objective, target.family))
+    ]
 
 
-def _families(gains: Gains, objective: str) -> list[dict[int, Values]]:
-    found = [gains.by_layer(objective, family) for family in gains.judged(objective)]
-    return [layers for layers in found if layers]
+def best_layer(layers: Mapping[int, Values]) -> int:
+    """Return the layer of the highest mean gain; of equals, the one nearest the input."""
+    return max(layers, key=lambda layer: interval_over(layers[layer]).estimate)
 
 
-def _with_auto(gains: Gains, objective: str) -> list[tuple[dict[int, Values], Values]]:
-    """Gain of the fixed layers and of auto, of each family that has both."""
-    found = []
-    for family in gains.judged(objective):
-        layers, auto = gains.by_layer(objective, family), gains.auto(objective, family)
-        if auto is not None and layers:
-            found.append((layers, auto))
-    return found
+def rise_weights(layers: Sequence[int]) -> Values:
+    """Return weights (layers,) that turn gains into the rise of their least-squares line from first to last layer."""
+    depth = np.asarray(layers, dtype=np.float64)
+    centred = depth - depth.mean()
+    return np.asarray(centred / (centred**2).sum() * (depth[-1] - depth[0]))
 
 
 def _mean(values: Collection[Values]) -> Values:
     return np.asarray(np.mean(list(values), axis=0, dtype=np.float64))
-
-
-def _over_families(found: Sequence[Values]) -> Values | None:
-    return _mean(found) if found else None

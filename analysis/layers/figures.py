@@ -1,8 +1,7 @@
-"""The figures of the layers: gain by layer, and how alike neighbouring layers are where nothing is augmented."""
+"""The figures of the layers: gain by layer, and how similar neighbouring layers are without augmentation."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -11,15 +10,15 @@ import numpy as np
 
 from analysis.figures.styles import LineStyle, depth_styles, family_styles, objective_styles
 from analysis.figures.types import LineFigure, Series
-from analysis.layers.gains import AUTO, BESIDE, INPUT, OBJECTIVES, PROBE, Gains, Target, interval_over
+from analysis.format import figure_name, signed
+from analysis.layers.gains import AUTO, BESIDE, INPUT, OBJECTIVES, PROBE, Family, Gains
 from trainables.records.types import TrialRecord
 
+# A figure, and the style of each of its series.
 Drawing = tuple[LineFigure, dict[str, LineStyle]]
 
-"""A figure, and the style of each of its series."""
-
-
-AUGMENTATION_NAMES: Mapping[str, str] = {
+# What augmentations are called in a section about layers; others keep their own name.
+_AUGMENTATION_NAMES: Mapping[str, str] = {
     "deep_dropout": "dropout",
     "deep_pca": "PCA",
     "uniform_dropout": "uniform dropout",
@@ -27,128 +26,105 @@ AUGMENTATION_NAMES: Mapping[str, str] = {
     "feature_corruption": "input corruption",
 }
 
-"""What an augmentation is called where it is clear that layers are augmented; others go by their own name."""
-
+# Distance between positions that are no neighbouring layers: further than what a line joins.
 _APART = 1.25
 
-"""Distance between positions that are no neighbouring layers: further than what a line joins."""
 
-
-def family_name(augmentation: str, stop_gradient: bool) -> str:
-    """An augmentation, with or without a stop-gradient, in words."""
-    name = AUGMENTATION_NAMES.get(augmentation, augmentation)
-    return f"{name}, stop-gradient" if stop_gradient else name
+def family_name(family: Family) -> str:
+    """Return an augmentation, with or without a stop-gradient, in words."""
+    name = _AUGMENTATION_NAMES.get(family[0], family[0])
+    return f"{name}, stop-gradient" if family[1] else name
 
 
 def layer_name(layer: int | None) -> str:
-    """A layer in a word; a dash for none."""
+    """Return a layer in a word; a dash for none."""
     return {None: "–", AUTO: "auto", INPUT: "input"}.get(layer, str(layer))
 
 
 def pair_names(n: int) -> list[str]:
-    """The n neighbouring pairs of layers, from input and first hidden layer to last hidden layer and output."""
-    places = ["input", *map(str, range(1, n)), "output"]
-    return [f"{below}–{above}" for below, above in pairwise(places)]
+    """Name the n neighbouring pairs of layers, from input and first hidden layer to last hidden layer and output."""
+    return [f"{below}–{above}" for below, above in pairwise(["input", *range(1, n), "output"])]
 
 
-def gain_figures(gains: Sequence[Gains], names: Mapping[str, str]) -> list[Drawing]:
-    """Gain by layer in each figure, one drawing an objective, on the same axes.
-
-    Args:
-        gains: Of each figure.
-        names: How figures are called.
-    """
-    found = []
-    for own in gains:
-        objectives = [objective for objective in OBJECTIVES if own.families(objective)]
-        layers = sorted({target.layer for target in own.values if target.layer not in (None, AUTO)}, key=int)
-        others = [name for name in BESIDE if any(target.augmentation == name for target in own.values)]
-        positions: dict[int | str, float] = {layer: float(layer) for layer in layers if layer is not None}
-        if any(target.layer == AUTO for target in own.values):
-            positions[AUTO] = max(positions.values()) + _APART
-        for name in others:
-            positions[name] = max(positions.values()) + _APART
-        ticks = {x: _tick(at) for at, x in positions.items()}
-        families = [*dict.fromkeys(f for objective in objectives for f in own.families(objective))]
-        families += [(name, False) for name in others]
-        styles = {family_name(*family): style for family, style in zip(families, family_styles(families), strict=True)}
-        drawn = {objective: _series(own, objective, families, positions) for objective in objectives}
-        # What is not judged may run off, so that the rest can be read.
-        judged = {
-            objective: {
-                family_name(*family) for family in (*own.judged(objective), *((name, False) for name in others))
-            }
-            for objective in objectives
-        }
-        shown = [one for objective in objectives for one in drawn[objective] if one.method in judged[objective]]
-        limits = _limits(shown, -own.region, own.region)
-        off = {objective: _off(drawn[objective], limits) for objective in objectives}
-        name = names.get(own.figure, own.figure)
-        narrow = ", too narrow" if own.figure in PROBE else ""
-        for objective in objectives:
-            found.append(
-                (
-                    LineFigure(
-                        f"layers-{own.figure}-{objective}",
-                        f"{objective.capitalize()}: gain in {name} by layer",
-                        f"Bar: 95 % {own.basis}{narrow}. Shade: ±{own.region:g}, practically equal.{off[objective]}",
-                        "augmented layer",
-                        f"gain in {name}",
-                        drawn[objective],
-                        x_limits=(min(positions.values()) - 0.6, max(positions.values()) + 0.6),
-                        y_limits=limits,
-                        spread="bars",
-                        reference="zero",
-                        ticks=ticks,
-                        region=own.region,
-                        columns=("gain", "low", "high"),
-                    ),
-                    styles,
-                )
-            )
-    return found
+def gain_figures(gains: Gains) -> list[Drawing]:
+    """Describe the gains by layer in one figure: one drawing per objective, all on the same axes."""
+    fixed = {target.layer for target in gains.intervals if target.layer is not None} - {AUTO}
+    beside = [name for name in BESIDE if any(target.augmentation == name for target in gains.intervals)]
+    # Layers lie at their number; `auto` and the methods beside follow, apart from them.
+    positions: dict[int | str, float] = {layer: float(layer) for layer in sorted(fixed)}
+    for place in ([AUTO] if any(target.layer == AUTO for target in gains.intervals) else []) + beside:
+        positions[place] = max(positions.values()) + _APART
+    ticks = {x: _tick(place) for place, x in positions.items()}
+    objectives = [objective for objective in OBJECTIVES if gains.families(objective)]
+    families = [
+        *(f for objective in objectives for f in gains.families(objective)),
+        *((name, False) for name in beside),
+    ]
+    families = list(dict.fromkeys(families))
+    styles = dict(zip(map(family_name, families), family_styles(families), strict=True))
+    drawn = {objective: _series(gains, objective, families, positions) for objective in objectives}
+    # What is not judged may run off the axis, so that the rest can be read.
+    unjudged = {objective: set(gains.families(objective)) - set(gains.judged(objective)) for objective in objectives}
+    shown = [one for name in objectives for family, one in drawn[name].items() if family not in unjudged[name]]
+    limits = _limits(shown, -gains.region, gains.region)
+    name, narrow = figure_name(gains.figure), ", too narrow" if gains.figure in PROBE else ""
+    figures = [
+        LineFigure(
+            f"layers-{gains.figure}-{objective}",
+            f"{objective.capitalize()}: gain in {name} by layer",
+            f"Bar: 95 % interval {gains.basis}{narrow}. Shade: ±{gains.region:g}, practically equal."
+            + _off_axis(drawn[objective].values(), limits),
+            "augmented layer",
+            f"gain in {name}",
+            tuple(drawn[objective].values()),
+            x_limits=(min(positions.values()) - 0.6, max(positions.values()) + 0.6),
+            y_limits=limits,
+            spread="bars",
+            reference="zero",
+            ticks=ticks,
+            region=gains.region,
+            columns=("gain", "low", "high"),
+        )
+        for objective in objectives
+    ]
+    return [(figure, styles) for figure in figures]
 
 
-def similarity_figures(unaugmented: Mapping[str, Sequence[TrialRecord]]) -> list[Drawing]:
-    """CKA of neighbouring layers where nothing is augmented: through training, on the same axes, and at its end.
+def similarity_figures(controls: Mapping[str, Sequence[TrialRecord]]) -> list[Drawing]:
+    """Describe the CKA of neighbouring layers without augmentation: through training, on the same axes, and at its end.
 
     Args:
-        unaugmented: The trials of each objective's control.
+        controls: The trials of each objective's control.
     """
-    learning = {}
-    for objective, records in unaugmented.items():
+    learning: dict[str, tuple[Series, ...]] = {}
+    finals: list[Series] = []
+    for objective, records in controls.items():
         epochs, values = _through_training(records)
         if values.size:
-            names = pair_names(values.shape[2])
-            learning[objective] = tuple(
-                _over_trials(name, epochs, values[:, :, place]) for place, name in enumerate(names)
-            )
+            pairs = enumerate(pair_names(values.shape[2]))
+            learning[objective] = tuple(_over_splits(name, epochs, values[:, :, place]) for place, name in pairs)
+        if (final := final_similarity(records)).size:
+            finals.append(_over_splits(objective, np.arange(final.shape[1], dtype=np.float64), final))
     limits = _limits([series for drawn in learning.values() for series in drawn])
     found: list[Drawing] = []
-    for objective, series in learning.items():
+    for objective, drawn in learning.items():
         figure = LineFigure(
             f"layers-cka-{objective}",
-            f"{objective.capitalize()}: how alike neighbouring layers are",
-            "Linear CKA where nothing is augmented. Line: mean over splits; shade: minimum to maximum.",
+            f"{objective.capitalize()}: similarity of neighbouring layers",
+            "Linear CKA without augmentation. Line: mean over splits; shade: minimum to maximum.",
             "epoch",
             "CKA",
-            series,
-            x_limits=(0.0, float(series[0].x[-1])),
+            drawn,
+            x_limits=(0.0, float(drawn[0].x[-1])),
             y_limits=limits,
         )
-        styles = depth_styles(len(series))
-        found.append((figure, {one.method: style for one, style in zip(series, styles, strict=True)}))
-    finals = [
-        _over_trials(objective, np.arange(values.shape[1], dtype=np.float64), values)
-        for objective, records in unaugmented.items()
-        if (values := final_similarity(records)).size
-    ]
+        found.append((figure, dict(zip((one.method for one in drawn), depth_styles(len(drawn)), strict=True))))
     if finals:
         n = max(len(one.x) for one in finals)
         figure = LineFigure(
             "layers-cka",
-            "How alike neighbouring layers are in the end",
-            "Linear CKA where nothing is augmented. Bar: minimum to maximum over splits.",
+            "Similarity of neighbouring layers at the end",
+            "Linear CKA without augmentation. Bar: minimum to maximum over splits.",
             "pair of layers",
             "CKA",
             tuple(finals),
@@ -162,58 +138,54 @@ def similarity_figures(unaugmented: Mapping[str, Sequence[TrialRecord]]) -> list
 
 
 def final_similarity(records: Iterable[TrialRecord]) -> np.ndarray:
-    """CKA of each layer with the next at the end of training, (trials, pairs); empty where trials have none."""
+    """Return the CKA of each layer with the next at the end of training, (trials, pairs); empty where not recorded."""
     rows = []
     for record in records:
-        n = sum(name.startswith("cka_") for name in record.metrics)
-        rows.append([record.metrics.get(f"cka_{layer}", math.nan) for layer in range(n)])
+        n_pairs = sum(name.startswith("cka_") for name in record.metrics)
+        rows.append([record.metrics[f"cka_{place}"] for place in range(n_pairs)])
     return np.array(rows) if rows and all(len(row) == len(rows[0]) > 0 for row in rows) else np.empty((0, 0))
 
 
 def _through_training(records: Sequence[TrialRecord]) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs, and CKA at each, (trials, points, pairs), without points where no trial has it."""
+    """Return epochs (points,) and the CKA there (trials, points, pairs); empty where trials differ or have none."""
     values = [np.asarray(record.curves.epoch_cka, dtype=np.float64) for record in records]
     epochs = [record.curves.epoch for record in records]
-    same = all(
-        own.shape == values[0].shape and np.array_equal(at, epochs[0]) for own, at in zip(values, epochs, strict=True)
-    )
-    if not values or not same or values[0].size == 0:
+    if not values or any(
+        own.shape != values[0].shape or own.size == 0 or not np.array_equal(at, epochs[0])
+        for own, at in zip(values, epochs, strict=True)
+    ):
         return np.empty(0), np.empty((0, 0, 0))
     stacked = np.stack(values)
-    there = np.isfinite(stacked).any(axis=(0, 2))
-    return np.asarray(epochs[0], dtype=np.float64)[there], stacked[:, there]
+    # Once contrastive layers are frozen, CKA is no longer recorded.
+    defined = np.isfinite(stacked).any(axis=(0, 2))
+    return np.asarray(epochs[0], dtype=np.float64)[defined], stacked[:, defined]
 
 
 def _series(
-    own: Gains, objective: str, families: Sequence[tuple[str, bool]], positions: Mapping[int | str, float]
-) -> tuple[Series, ...]:
-    """One series a family, with a point at every position that it has; empty families keep their place."""
-    found = []
-    for augmentation, stop in families:
-        points = []
-        for at, x in positions.items():
-            layered = isinstance(at, int)
-            if not layered and at != augmentation:
-                continue
-            target = Target(objective, augmentation, stop, at if isinstance(at, int) else None)
-            if target in own.values:
-                interval = interval_over(own.values[target])
-                points.append((x, interval.estimate, interval.low, interval.high))
+    gains: Gains, objective: str, families: Sequence[Family], positions: Mapping[int | str, float]
+) -> dict[Family, Series]:
+    """Return one series per family, with a point at each of its positions."""
+    found = {}
+    for family in families:
+        points = [
+            (positions[family[0] if target.layer is None else target.layer], own.estimate, own.low, own.high)
+            for target, own in gains.intervals.items()
+            if (target.objective, target.family) == (objective, family)
+        ]
         if points:
-            x, mean, low, high = np.array(points).T
-            found.append(Series(family_name(augmentation, stop), x, mean, low, high))
-    return tuple(found)
+            found[family] = Series(family_name(family), *np.array(points).T)
+    return found
 
 
-def _over_trials(name: str, x: np.ndarray, values: np.ndarray) -> Series:
+def _over_splits(name: str, x: np.ndarray, values: np.ndarray) -> Series:
     with warnings.catch_warnings():
-        # A point that no split defines stays NaN, and is not drawn.
+        # A point that no split defines stays NaN and is not drawn.
         warnings.simplefilter("ignore", category=RuntimeWarning)
         return Series(name, x, np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0))
 
 
 def _limits(series: Sequence[Series], *also: float) -> tuple[float, float]:
-    """Limits of an axis that hold every end of some curves, and some values more."""
+    """Return axis limits that hold every end of some curves, and some further values."""
     values = np.array([*also, *(value for one in series for value in (*one.mean, *one.low, *one.high))])
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
@@ -221,12 +193,12 @@ def _limits(series: Sequence[Series], *also: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _off(series: Sequence[Series], limits: tuple[float, float]) -> str:
-    """A sentence on curves with points off the axis; empty where there are none."""
-    off = {one.method: one.mean for one in series if (one.mean < limits[0]).any() or (one.mean > limits[1]).any()}
-    words = "; ".join(f"{name}, {mean.min():+.3f} to {mean.max():+.3f}" for name, mean in off.items())
-    return f" Off the axis: {words}.".replace("-", "−").replace("stop−gradient", "stop-gradient") if off else ""
+def _off_axis(series: Iterable[Series], limits: tuple[float, float]) -> str:
+    """Return a sentence on the curves with points off the axis; empty where there are none."""
+    off = [one for one in series if (one.mean < limits[0]).any() or (one.mean > limits[1]).any()]
+    ends = (f"{one.method}, {signed(one.mean.min(), 3)} to {signed(one.mean.max(), 3)}" for one in off)
+    return f" Off the axis: {'; '.join(ends)}." if off else ""
 
 
-def _tick(at: int | str) -> str:
-    return layer_name(at) if isinstance(at, int) else AUGMENTATION_NAMES.get(at, at).replace(" ", "\n")
+def _tick(place: int | str) -> str:
+    return layer_name(place) if isinstance(place, int) else family_name((place, False)).replace(" ", "\n")

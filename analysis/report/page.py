@@ -16,8 +16,9 @@ from analysis.figures import draw as figures
 from analysis.figures.curves import crossings, over_splits
 from analysis.figures.styles import LineStyle, method_styles
 from analysis.figures.types import ForestFigure, LineFigure
-from analysis.format import flatten
-from analysis.layers.section import LAYER_FIGURE_NAMES, Layers, auto_rows, drawings, gain_rows, remark, rule, verdicts
+from analysis.format import figure_name, flatten, p_text, signed
+from analysis.layers.figures import family_name, layer_name
+from analysis.layers.section import Layers, drawings
 from analysis.report import text as texts
 from analysis.report.tables import Evidence, candidate_row, headings, repeats_the_paper, table_rows
 from analysis.results.aggregate import missing_trials, summarise, summarise_candidates
@@ -111,14 +112,17 @@ def draw_layers(layers: Layers) -> list[PageFigure]:
 
 
 def environment() -> jinja2.Environment:
-    """Where the pages' templates are; all text is escaped."""
-    return jinja2.Environment(
+    """Return the environment of the page templates, which escapes all text."""
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    words = (family_name, figure_name, layer_name, p_text, signed)
+    found.filters |= {function.__name__: function for function in words}
+    return found
 
 
 def render(
@@ -187,7 +191,8 @@ def render(
                 for title, names in _GROUPS.items()
             ],
             reader=_reader(reported, description.threshold),
-            layers=None if layers is None else _layers(layers, of_layers),
+            layers=layers,
+            of_layers=of_layers,
             styles=styles,
             colors=[*styles.values(), *(style for item in of_layers for _, style in item.legend)],
             embeddings=[texts.embedding(column, options) for column, options in description.data.embeddings.items()],
@@ -195,21 +200,6 @@ def render(
             provenance=texts.provenance(results),
         )
     )
-
-
-def _layers(layers: Layers, drawn: Sequence[PageFigure]) -> dict[str, Any]:
-    """The section of the layers, for the template."""
-    headings, rows = gain_rows(layers)
-    return {
-        "remark": remark(layers),
-        "rule": rule(layers),
-        "verdicts": verdicts(layers),
-        "drawn": drawn,
-        "auto": auto_rows(layers),
-        "main": LAYER_FIGURE_NAMES.get(layers.main, layers.main),
-        "headings": headings,
-        "rows": rows,
-    }
 
 
 def _reader(reported: Mapping[str, Sequence[TrialRecord]], threshold: float) -> dict[str, Any] | None:

@@ -46,6 +46,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from analysis.format import signed
+
 Values = npt.NDArray[np.floating]
 
 LEVEL = 0.05
@@ -83,6 +85,11 @@ class Interval:
     high: float
     standard_error: float
     p_value: float
+
+    @property
+    def ends(self) -> str:
+        """The interval in words, "−0.0010 to +0.0200"; empty where there is none."""
+        return f"{signed(self.low)} to {signed(self.high)}" if math.isfinite(self.low) else ""
 
 
 @dataclass(frozen=True)

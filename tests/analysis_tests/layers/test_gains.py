@@ -17,9 +17,9 @@ from scipy import stats
 from analysis.format import signed
 from analysis.layers.claims import Verdict, auto_choices, best_hidden, best_layer, rise_weights, verdict, weigh_claims
 from analysis.layers.figures import final_similarity, gain_figures, pair_names, similarity_figures
-from analysis.layers.gains import AUTO, Gains, Target, chosen_layers, measure, target_of, targets
-from analysis.layers.section import drawings, gain_rows, remark, study_layers, verdicts
-from analysis.report.write import ReportFiles
+from analysis.layers.gains import AUTO, Gains, Target, chosen_layers, find_targets, measure, target_of
+from analysis.layers.section import drawings, study_layers
+from analysis.report.write import ReportFiles, write_report
 from analysis.results.load import ReportError, load_study
 from analysis.statistics.decisions import REGIONS, item_matrix
 from analysis.statistics.intervals import Decision, Interval, holm, naive_interval, two_way_interval
@@ -40,7 +40,7 @@ def records(deep_study: Path) -> tuple[TrialRecord, ...]:
 
 @pytest.fixture(scope="module")
 def measured(deep_study: Path, records: tuple[TrialRecord, ...]) -> dict[str, Gains]:
-    groups = targets(load_study(deep_study))
+    groups = find_targets(load_study(deep_study))
     return {gains.figure: gains for gains in measure(groups, iter(records), REGIONS)}
 
 
@@ -128,7 +128,7 @@ def test_trials_of_other_items_are_not_paired(deep_study: Path, records: tuple[T
     assert items is not None
     other = dataclasses.replace(records[5], items=dataclasses.replace(items, item=items.item[::-1]))
     with pytest.raises(ReportError, match="judged on other items"):
-        measure(targets(load_study(deep_study)), [*records[:5], other], REGIONS)
+        measure(find_targets(load_study(deep_study)), [*records[:5], other], REGIONS)
 
 
 def test_the_rise_is_that_of_the_least_squares_line() -> None:
@@ -183,13 +183,13 @@ def by_loops(gains: Gains) -> dict[str, np.ndarray]:
 def test_the_claims_are_the_slow_ones() -> None:
     gains = drawn(0)
     slow = by_loops(gains)
-    tested = weigh_claims(gains, ("contrastive", "supervised"))
+    tested = weigh_claims(gains)
     assert {one.claim.name for one in tested} == set(slow)
     for one in tested:
         expected = two_way_interval(slow[one.claim.name])
         assert dataclasses.astuple(one.interval) == pytest.approx(dataclasses.astuple(expected), abs=1e-9)
         assert one.verdict == verdict(expected, 0.005, gain=one.claim.gain)
-        assert one.basis == "over splits and items"
+    assert gains.basis == "over splits and items"
 
 
 @pytest.mark.parametrize(
@@ -217,13 +217,10 @@ def test_a_known_truth_is_found() -> None:
             return -0.03
         return 0.03 * (3 if target.layer == AUTO else target.layer)
 
-    found = {one.claim.name: one.verdict for one in weigh_claims(drawn(1, effect, 0.01), ("contrastive", "supervised"))}
+    found = {one.claim.name: one.verdict for one in weigh_claims(drawn(1, effect, 0.01))}
     assert set(found.values()) == {Verdict.HOLDS, Verdict.FAILS}
     assert [name for name, word in found.items() if word == Verdict.FAILS] == ["supervised_auto_over_mean"]
-    turned = {
-        one.claim.name: one.verdict
-        for one in weigh_claims(drawn(1, lambda target: -effect(target), 0.01), ("contrastive", "supervised"))
-    }
+    turned = {one.claim.name: one.verdict for one in weigh_claims(drawn(1, lambda target: -effect(target), 0.01))}
     for name in ("contrastive_gain", "hidden_over_input", "rise_with_depth", "inversion", "no_supervised_gain"):
         assert turned[name] == Verdict.FAILS
 
@@ -231,10 +228,10 @@ def test_a_known_truth_is_found() -> None:
 def test_what_a_study_lacks_is_not_claimed() -> None:
     whole = drawn(0)
     alone = Gains("accuracy", 0.005, {t: v for t, v in whole.values.items() if t.objective == "supervised"})
-    names = [one.claim.name for one in weigh_claims(alone, ("supervised",))]
+    names = [one.claim.name for one in weigh_claims(alone)]
     assert names == ["no_supervised_gain", "supervised_uniform", "supervised_auto_over_mean", "supervised_auto_regret"]
     no_auto = Gains("accuracy", 0.005, {t: v for t, v in alone.values.items() if t.layer != AUTO})
-    assert [one.claim.name for one in weigh_claims(no_auto, ("supervised",))] == names[:2]
+    assert [one.claim.name for one in weigh_claims(no_auto)] == names[:2]
     assert best_hidden(alone, "contrastive") is None
 
 
@@ -262,23 +259,24 @@ def test_a_claim_by_the_linear_probe_is_a_paired_t() -> None:
     random = np.random.default_rng(3)
     values = {Target("contrastive", "deep_pca", False, layer): random.normal(size=5) for layer in (0, 1, 2)}
     gains = Gains("probe_accuracy", 0.005, values)
-    (one,) = (own for own in weigh_claims(gains, ("contrastive",)) if own.claim.name == "hidden_over_input")
+    (one,) = (own for own in weigh_claims(gains) if own.claim.name == "hidden_over_input")
     layers = list(values.values())
     difference = (layers[1] + layers[2]) / 2 - layers[0]
     assert one.interval == naive_interval(difference)
     assert one.interval.p_value == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
-    assert one.basis == "over splits alone"
+    assert gains.basis == "over splits alone"
 
 
 def test_auto_stands_beside_the_best_fixed_layer(
     deep_study: Path, records: tuple[TrialRecord, ...], measured: dict[str, Gains]
 ) -> None:
-    chosen = chosen_layers(targets(load_study(deep_study)), records)
+    chosen = chosen_layers(find_targets(load_study(deep_study)), records)
     target = Target("contrastive", "deep_pca", False, AUTO)
     assert chosen[target] == {0: {3}, 1: {2}, 2: {2}}
     (own,) = (one for one in auto_choices(measured["accuracy"]) if one.target == target)
-    assert own.best == 3
-    assert own.regret.estimate == pytest.approx(own.best_gain.estimate - own.gain.estimate, abs=1e-6)
+    assert own.best == Target("contrastive", "deep_pca", False, 3)
+    gain, best_gain = (measured["accuracy"].intervals[one].estimate for one in (own.target, own.best))
+    assert own.regret.estimate == pytest.approx(best_gain - gain, abs=1e-6)
     layers = measured["accuracy"].by_layer("contrastive", ("deep_pca", False))
     # On split 0 the trial chose layer 3, and is that trial.
     np.testing.assert_array_equal(measured["accuracy"].values[target][0], layers[3][0])
@@ -289,7 +287,7 @@ def test_what_an_untrained_layer_costs_runs_off_the_axis() -> None:
     def effect(target: Target) -> float:
         return -0.4 if target.objective == "supervised" and target.stop_gradient and target.layer else 0.0
 
-    figures = {figure.name: figure for figure, _ in gain_figures([drawn(4, effect)], {})}
+    figures = {figure.name: figure for figure, _ in gain_figures(drawn(4, effect))}
     one, other = (figures[f"layers-accuracy-{objective}"] for objective in ("contrastive", "supervised"))
     assert one.y_limits == other.y_limits
     assert one.y_limits is not None
@@ -393,20 +391,23 @@ def test_layers_of_a_nested_study_are_those_of_its_search(study_of: Make) -> Non
     layers = study_layers(directory, load_study(directory), REGIONS)
     assert layers is not None
     assert layers.phase == "search"
-    assert "On the search’s splits" in remark(layers)
-    assert {record.config.phase for record in layers.unaugmented["supervised"]} == {"search"}
+    assert {record.config.phase for record in layers.controls["supervised"]} == {"search"}
     assert [figure.name for figure, _ in drawings(layers)][:2] == [
         "layers-auc_weighted-supervised",
         "layers-accuracy-supervised",
     ]
+    assert "From the search’s splits" in write_report(directory).html.read_text(encoding="utf-8")
 
 
 def test_one_split_shows_gains_and_decides_nothing(study_of: Make) -> None:
     directory = study_of(methods=DEEP_METHODS, layers=(0, 1, -1), splits={"paper": [0]})
     layers = study_layers(directory, load_study(directory), REGIONS)
     assert layers is not None
-    found = verdicts(layers)
-    assert {one.word for one in found} == {"undecided"}
-    assert all("one split: nothing to judge by" in one.text for one in found)
-    gain = layers.gains[0].values[Target("contrastive", "deep_dropout", False, 0)]
-    assert gain_rows(layers)[1][0][3] == (signed(float(np.nanmean(gain))), "")
+    main = layers.figures[0]
+    assert {one.verdict for own in layers.figures for one in own.claims} == {Verdict.UNDECIDED}
+    assert main.best is None
+    page = write_report(directory).html.read_text(encoding="utf-8")
+    section = page[page.index('<h2 id="layers">') : page.index("</section>", page.index('<h2 id="layers">'))]
+    assert section.count("(one split: no interval)") == len(main.claims) > 0
+    gain = main.gains.values[layers.targets[0]]
+    assert f"<td>{signed(float(np.nanmean(gain)))}</td>" in section
