@@ -1,4 +1,4 @@
-"""What a pack costs, measured on a few epochs of it."""
+"""Measure the time and memory of a pack on a few of its epochs."""
 
 from __future__ import annotations
 
@@ -16,24 +16,29 @@ from trainables.records.parquet import write_records
 from trainables.records.types import CONTRASTIVE, TrialRecord
 from trainables.training.protocol import LaneFailure
 
-_LONG_S, _N_EVALUATIONS = 3.0, 3
+# Target duration of a longer training, and further evaluations of one.
+_LONG_S, _N_EVALUATIONS = 1.5, 3
 
-"""How long the longer trainings shall take, if there are so many epochs; evaluations that are timed."""
+# Each training is repeated at most so often, and not again once its repeats have taken so long.
+_N_REPEATS, _REPEATS_S = 3, 4.5
+
+# Least time of all further epochs or evaluations of a longer training, as a fraction of the shorter training.
+_LEAST_FRACTION = 1e-3
 
 
 @dataclass(frozen=True)
 class PackCost:
-    """What a pack costs on one device.
+    """What a pack costs on one device. Times are of all lanes together, and above 0.
 
     Attributes:
         pack: The pack.
-        shortest_s: The shortest training there is: one epoch of each kind, and the figures at the end.
-        epoch_s: A further epoch of all lanes.
-        pretraining_epoch_s: A further epoch of pretraining of all lanes; 0 where there is none.
-        evaluation_s: A further evaluation of all lanes.
-        record_bytes: The record file.
-        process_bytes: Largest memory of the process, embeddings included.
-        gpu_bytes: Largest memory on the GPU, embeddings included; 0 without one.
+        shortest_s: The shortest training: one epoch of each kind, one evaluation, and the final figures.
+        epoch_s: A further epoch.
+        pretraining_epoch_s: A further epoch of pretraining; 0 for a method without pretraining.
+        evaluation_s: A further evaluation.
+        record_bytes: Size of the record file.
+        process_bytes: Peak memory of the process, embeddings included.
+        gpu_bytes: Peak memory on the GPU, embeddings included; 0 without a GPU.
         device: Name of the device.
     """
 
@@ -49,7 +54,10 @@ class PackCost:
 
 
 def measure_pack(context: PackContext, pack: Pack) -> PackCost:
-    """Trains a pack for a few epochs, some of them more than others, and takes the differences; nothing of it is kept.
+    """Train a pack for a few epochs, and derive the time of each part from longer and shorter trainings.
+
+    Nothing of it is kept. Each time is the smallest of several repeats, since other work on the machine only ever
+    adds to it.
 
     Args:
         context: What the packs of the study share.
@@ -59,7 +67,7 @@ def measure_pack(context: PackContext, pack: Pack) -> PackCost:
     settings = context.settings
     records: list[TrialRecord] = []
 
-    def seconds(epochs: int, *, pretraining: int = 1, every: int = 10**9) -> float:
+    def train_once(epochs: int, pretraining: int, every: int) -> float:
         short = replace(
             settings,
             epochs=epochs,
@@ -79,15 +87,22 @@ def measure_pack(context: PackContext, pack: Pack) -> PackCost:
         ]
         return took_s
 
-    seconds(1)  # a first one loads and allocates
+    def seconds(epochs: int, *, pretraining: int = 1, every: int = 10**9) -> float:
+        repeats_s: list[float] = []
+        while len(repeats_s) < _N_REPEATS and sum(repeats_s) < _REPEATS_S:
+            repeats_s.append(train_once(epochs, pretraining, every))
+        return min(repeats_s)
+
+    train_once(1, 1, 10**9)  # the first training also loads libraries and allocates memory
     shortest_s = seconds(1)
     n_more = max(1, min(settings.epochs - 1, int(_LONG_S / shortest_s)))
-    epoch_s = max((seconds(1 + n_more) - shortest_s) / n_more, 0.0)
-    evaluated_s = seconds(1 + _N_EVALUATIONS, every=1)
+    epoch_s = _further_s(shortest_s, seconds(1 + n_more), n_more)
+    without_evaluations_s = shortest_s + _N_EVALUATIONS * epoch_s
+    evaluation_s = _further_s(without_evaluations_s, seconds(1 + _N_EVALUATIONS, every=1), _N_EVALUATIONS)
     pretraining_epoch_s = 0.0
     if pack.candidate.objective == CONTRASTIVE:
         n_more = max(1, min(settings.pretraining.epochs - 1, n_more))
-        pretraining_epoch_s = max((seconds(1, pretraining=1 + n_more) - shortest_s) / n_more, 0.0)
+        pretraining_epoch_s = _further_s(shortest_s, seconds(1, pretraining=1 + n_more), n_more)
     n_bytes = 0
     if records:
         with tempfile.TemporaryDirectory() as folder:
@@ -97,9 +112,17 @@ def measure_pack(context: PackContext, pack: Pack) -> PackCost:
         shortest_s=shortest_s,
         epoch_s=epoch_s,
         pretraining_epoch_s=pretraining_epoch_s,
-        evaluation_s=max((evaluated_s - shortest_s) / _N_EVALUATIONS - epoch_s, 0.0),
+        evaluation_s=evaluation_s,
         record_bytes=n_bytes,
         process_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         gpu_bytes=torch.cuda.max_memory_allocated() if embeddings.is_cuda else 0,
         device=hardware,
     )
+
+
+def _further_s(short_s: float, long_s: float, n_more: int) -> float:
+    """Return the seconds of one further part, where the longer training has `n_more` of them.
+
+    Noise can make the longer training the faster one, so the difference has a positive lower bound.
+    """
+    return max(long_s - short_s, _LEAST_FRACTION * short_s) / n_more
