@@ -1,9 +1,9 @@
-"""When a search gives a candidate up: successive halving within a training, racing over splits.
+"""When a search stops a candidate early: successive halving within a training, racing over splits.
 
-Both compare a candidate with those of its method's earlier batches only. These are all finished when the candidate
-starts, so what is decided depends neither on the number of workers nor on who was first. The price: a first batch is
-never stopped. Where a decision hangs by less than rounding, other hardware may decide otherwise; each is written down,
-and a study that goes on elsewhere keeps to it.
+Both rules compare a candidate only with candidates of its method's earlier batches. These are all finished when the
+candidate starts, so a decision does not depend on the number of workers or on their order. In return, the candidates of
+a first batch are never stopped. A decision closer than rounding may differ on other hardware; each decision is written
+down, and a study that goes on elsewhere keeps it.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ from trainables.packs.pack import Pack
 from trainables.records.failures import Stop, judged_by
 from trainables.records.types import Candidate, TrialConfig, TrialRecord
 
+# The figure that stops a candidate, by epoch: the mean over the splits in training.
 Evaluations = Mapping[int, float]
 
-"""What a candidate was judged by, by epoch: the mean over its splits."""
-
+# Means of equal float32 figures differ by less than this; figures that differ by no more count as equal.
 _ROUNDING = 1e-6
-
-"""Means of equal float32 figures differ by less; what differs by no more is equal."""
 
 
 def rung(epoch: int, grace_epochs: int, reduction_factor: float) -> int:
-    """Number of the highest rung that an epoch has reached, -1 before the first: rung k is at grace * factor^k."""
+    """Return the highest rung k that an epoch has reached, at grace * factor^k epochs; -1 before the first."""
     return -1 if epoch < grace_epochs else int(math.log(epoch / grace_epochs, reduction_factor) + 1e-9)
 
 
 def falls_behind(value: float, others: Sequence[float], reduction_factor: float) -> bool:
-    """Whether a value at a rung is outside the best 1/factor of those that reached it before.
+    """Return whether a value at a rung is outside the best 1/factor of the values that reached the rung before.
 
     References:
         Li et al., "A System for Massively Parallel Hyperparameter Tuning" (2020), https://arxiv.org/abs/1810.05934;
@@ -46,13 +44,13 @@ def falls_behind(value: float, others: Sequence[float], reduction_factor: float)
 
 
 def is_beaten(scores: Sequence[float], best: Sequence[float], confidence: float, n_looks: int) -> bool:
-    """Whether a candidate's mean score is below the best one's beyond doubt: a one-sided paired t test.
+    """Return whether a candidate's mean score is significantly below the best one's: a one-sided paired t test.
 
     Args:
-        scores: Of the candidate, on the splits that both have met.
-        best: Of the best candidate, on the same splits.
-        confidence: That it is not given up wrongly, over all looks together.
-        n_looks: How often a candidate is looked at; each takes its share of the doubt.
+        scores: Scores of the candidate, on the splits that both were trained on.
+        best: Scores of the best candidate, on the same splits.
+        confidence: 1 - probability of stopping a candidate that is as good as the best, over all looks together.
+        n_looks: How often a candidate is tested; the error probability is divided among the looks.
 
     References:
         Birattari et al., "A Racing Algorithm for Configuring Metaheuristics" (2002),
@@ -62,20 +60,20 @@ def is_beaten(scores: Sequence[float], best: Sequence[float], confidence: float,
     if len(gaps) < 2 or gaps.mean() <= 0:
         return False
     error = float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
-    if error < _ROUNDING:  # gaps of one item each, say: a spread of nothing proves nothing
+    if error < _ROUNDING:  # equal gaps, of one item each for instance: no spread to judge by
         return False
     return bool(gaps.mean() > student.ppf(1 - (1 - confidence) / n_looks, len(gaps) - 1) * error)
 
 
 class Stopping:
-    """The early stopping of one search phase, and what it has stopped.
+    """The early stopping of one search phase, and the candidates that it has stopped.
 
     Args:
         settings: The study file's rules.
-        metric: The study's objective; ASHA goes by it where the engine evaluates it on the way, else by accuracy.
+        metric: The study's objective. ASHA judges by it where it is evaluated during training, else by accuracy.
         n_epochs: Epochs of a whole training, by objective.
         splits: Split seeds of the phase.
-        stops: Candidates given up before; those of a rule that is off now are not.
+        stops: Candidates stopped by earlier runs. Stops by a rule that is off now are ignored.
     """
 
     def __init__(
@@ -93,7 +91,7 @@ class Stopping:
         self._curves: dict[TrialConfig, Evaluations] = {}
 
     def learn(self, records: Iterable[TrialRecord]) -> None:
-        """Takes note of the learning curves of recorded trials."""
+        """Remember the learning curves of recorded trials."""
         if self.settings.asha is not None:
             for record in records:
                 values = getattr(record.curves, f"epoch_{self.metric}").tolist()
@@ -102,47 +100,46 @@ class Stopping:
     def at_rung(
         self, pack: Pack, evaluations: Evaluations, peers: Sequence[Candidate], missing: Sequence[int]
     ) -> Stop | None:
-        """ASHA's decision at the latest evaluation of a pack in training.
+        """Return ASHA's stop at the latest evaluation of a pack in training; None where the candidate goes on.
 
         Args:
             pack: The pack.
-            evaluations: Of its training so far, at least one.
+            evaluations: Evaluations of its training so far, at least one.
             peers: Candidates of its method's earlier batches.
-            missing: The candidate's splits without a record, the pack's among them.
+            missing: The candidate's splits without a record, including those of the pack.
         """
         asha, epoch = self.settings.asha, max(evaluations)
         n_epochs = self._n_epochs[pack.candidate.objective]
         if asha is None or epoch == n_epochs:
             return None
         rungs = [rung(at, asha.grace_epochs, asha.reduction_factor) for at in sorted(evaluations)]
-        if rungs[-1] < 0 or rungs[-1] in rungs[:-1]:  # judged once a rung, at the first evaluation there
+        if rungs[-1] < 0 or rungs[-1] in rungs[:-1]:  # judged once per rung, at the first evaluation there
             return None
         others = [value for peer in peers if (value := self._value(peer, pack.splits, epoch)) is not None]
         if not falls_behind(evaluations[epoch], others, asha.reduction_factor):
             return None
-        return self._stop(
-            Stop(
-                phase=pack.phase,
-                candidate=pack.candidate,
-                splits=tuple(missing),
-                rule="asha",
-                value=evaluations[epoch],
-                n_epochs_saved=len(missing) * n_epochs - len(pack.splits) * epoch,
-                n_epochs_planned=len(self._splits) * n_epochs,
-                evaluated_splits=pack.splits,
-                evaluations=tuple(sorted(evaluations.items())),
-            )
+        stop = self.stops[pack.candidate] = Stop(
+            phase=pack.phase,
+            candidate=pack.candidate,
+            splits=tuple(missing),
+            rule="asha",
+            value=evaluations[epoch],
+            n_epochs_saved=len(missing) * n_epochs - len(pack.splits) * epoch,
+            n_epochs_planned=len(self._splits) * n_epochs,
+            evaluated_splits=pack.splits,
+            evaluations=tuple(sorted(evaluations.items())),
         )
+        return stop
 
     def in_race(
         self, phase: str, candidate: Candidate, scores: Mapping[int, float], best: Mapping[int, float]
     ) -> Stop | None:
-        """Racing's decision between two packs of a candidate.
+        """Return racing's stop between two packs of a candidate; None where the candidate goes on.
 
         Args:
             phase: The phase.
             candidate: The candidate.
-            scores: Its score on each split that it has met.
+            scores: Its score on each split that it was trained on.
             best: Score of its method's best candidate, on every split.
         """
         racing, met = self.settings.racing, sorted(scores)
@@ -152,24 +149,20 @@ class Stopping:
         if not is_beaten([scores[s] for s in met], [best[s] for s in met], racing.confidence, n_looks):
             return None
         missing = tuple(split for split in self._splits if split not in scores)
-        return self._stop(
-            Stop(
-                phase=phase,
-                candidate=candidate,
-                splits=missing,
-                rule="racing",
-                value=sum(scores.values()) / len(scores),
-                n_epochs_saved=len(missing) * self._n_epochs[candidate.objective],
-                n_epochs_planned=len(self._splits) * self._n_epochs[candidate.objective],
-            )
+        n_epochs = self._n_epochs[candidate.objective]
+        stop = self.stops[candidate] = Stop(
+            phase=phase,
+            candidate=candidate,
+            splits=missing,
+            rule="racing",
+            value=sum(scores.values()) / len(scores),
+            n_epochs_saved=len(missing) * n_epochs,
+            n_epochs_planned=len(self._splits) * n_epochs,
         )
-
-    def _stop(self, stop: Stop) -> Stop:
-        self.stops[stop.candidate] = stop
         return stop
 
     def _value(self, peer: Candidate, splits: tuple[int, ...], epoch: int) -> float | None:
-        """What a peer was judged by on the same splits at the same epoch; None where it was not."""
+        """Return a peer's figure on the same splits at the same epoch; None where it was not evaluated."""
         stop = self.stops.get(peer)
         if stop is not None and stop.evaluated_splits == splits:
             return dict(stop.evaluations).get(epoch)

@@ -1,4 +1,4 @@
-"""How much each hyperparameter of a method matters to the objective, by PED-ANOVA on the candidates that were tried."""
+"""How much each hyperparameter of a method matters to the objective, by PED-ANOVA over the finished candidates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from analysis.results.aggregate import summarise_candidates
-from analysis.results.load import IMPORTANCES, StudyResults, load_study
+from analysis.results.load import IMPORTANCES, load_study
 from embedding_jobs.files import write_whole
 from study.config.schema import Search, StudySpec
 from study.search.space import distributions
@@ -21,24 +21,23 @@ from trainables.records.types import Candidate
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-FEWEST_CANDIDATES = 10
+# With fewer candidates, an importance says nothing.
+_FEWEST_CANDIDATES = 10
 
-"""Candidates below which an importance says nothing."""
-
-TARGET_QUANTILE = 0.25
-
-"""Share of the candidates that count as good: what a hyperparameter does among them is compared with all."""
+# Fraction of the candidates that count as good. PED-ANOVA compares the values of a hyperparameter among them with those
+# among all candidates.
+_TARGET_QUANTILE = 0.25
 
 
 def importances(search: Search, scores: Mapping[Candidate, float]) -> dict[str, dict[str, float]]:
-    """Importance of each hyperparameter, by method; those of a method add up to 1.
+    """Compute the importance of each hyperparameter, by method. Those of a method add up to 1.
 
     Args:
         search: The study file's search.
         scores: Mean objective of every complete candidate.
 
     Returns:
-        Methods with several hyperparameters to choose and at least `FEWEST_CANDIDATES` complete candidates.
+        Only methods with several hyperparameters to choose and at least 10 complete candidates.
 
     References:
         Watanabe, Bansal and Hutter, "PED-ANOVA" (2023), https://arxiv.org/abs/2304.10255
@@ -46,9 +45,8 @@ def importances(search: Search, scores: Mapping[Candidate, float]) -> dict[str, 
     found = {}
     for method in search.methods:
         space = distributions(search, method)
-        own = {candidate: score for candidate, score in scores.items() if candidate.method == method}
-        own = {candidate: score for candidate, score in own.items() if _fits(candidate, space)}
-        if len(space) < 2 or len(own) < FEWEST_CANDIDATES:
+        own = {one: score for one, score in scores.items() if one.method == method and _fits(one, space)}
+        if len(space) < 2 or len(own) < _FEWEST_CANDIDATES:
             continue
         study = optuna.create_study(direction="maximize")
         for candidate, score in own.items():
@@ -56,50 +54,36 @@ def importances(search: Search, scores: Mapping[Candidate, float]) -> dict[str, 
             study.add_trial(create_trial(params=params, distributions=space, value=score))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            evaluator = PedAnovaImportanceEvaluator(target_quantile=TARGET_QUANTILE, evaluate_on_local=False)
-        found[method] = {
-            name: float(value) for name, value in get_param_importances(study, evaluator=evaluator).items()
-        }
+            evaluator = PedAnovaImportanceEvaluator(target_quantile=_TARGET_QUANTILE, evaluate_on_local=False)
+        found[method] = dict(get_param_importances(study, evaluator=evaluator))
     return found
 
 
 def write_importances(spec: StudySpec) -> None:
-    """Writes what the report shows of importances into the study's directory; nothing where there is nothing to show.
-
-    Args:
-        spec: The study.
-    """
+    """Write the importances that the report shows into the study's directory; remove the file where there are none."""
     results = load_study(spec.root)
     path = spec.root / IMPORTANCES
-    found = importances(spec.search, _scores(results))
-    if not found:
-        path.unlink(missing_ok=True)
-        return
-    content = {"format": 1, "by": f"PED-ANOVA, best {TARGET_QUANTILE:.0%}", "importances": found}
-    write_whole(path, json.dumps(content).encode())
-
-
-def _scores(results: StudyResults) -> dict[Candidate, float]:
     description = results.description
-    return {
+    scores = {
         summary.candidate: summary.figures[description.objective].mean
         for summary in summarise_candidates(results, description.choosing_phase)
         if summary.complete
     }
+    found = importances(spec.search, scores)
+    if not found:
+        path.unlink(missing_ok=True)
+        return
+    content = {"format": 1, "by": f"PED-ANOVA, best {_TARGET_QUANTILE:.0%}", "importances": found}
+    write_whole(path, json.dumps(content).encode())
 
 
 def _fits(candidate: Candidate, space: Mapping[str, BaseDistribution]) -> bool:
-    """Whether a candidate is one of the space as it is now: a study file that was changed has other ones too."""
+    """Return whether a candidate lies in the space. Candidates from before a change of the study file may not."""
     params = dict(candidate.params)
-    for name, kind in space.items():
-        if name not in params:
-            return False
+
+    def fits(value: float, kind: BaseDistribution) -> bool:
         if isinstance(kind, CategoricalDistribution):
-            fits = params[name] in kind.choices
-        elif isinstance(kind, FloatDistribution | IntDistribution):
-            fits = kind.low <= params[name] <= kind.high
-        else:
-            fits = False
-        if not fits:
-            return False
-    return True
+            return value in kind.choices
+        return isinstance(kind, FloatDistribution | IntDistribution) and kind.low <= value <= kind.high
+
+    return all(name in params and fits(params[name], kind) for name, kind in space.items())

@@ -1,7 +1,7 @@
 """The search as Optuna studies on disk, for `optuna-dashboard` and Optuna's own analyses. Derived from the records.
 
-The sampler's own study is in memory, and nothing is read back from here but whether it is up to date: a journal that is
-missing, damaged, or says otherwise than the records is made anew, and one that is behind is completed.
+The sampler's own study is in memory. The journal is read only to see whether it is up to date: one that is missing,
+damaged, or different from the records is written anew, and one that is behind is completed.
 """
 
 from __future__ import annotations
@@ -21,28 +21,27 @@ from study.search.space import distributions
 from trainables.records.failures import Stop
 from trainables.records.types import Candidate
 
+# The journal's file in a study's directory.
 JOURNAL = "optuna.log"
-
-"""The journal's file in a study's directory."""
 
 _KEY = "candidate"
 
 
 class Journal:
-    """The finished candidates of a search, one Optuna study a method.
+    """The finished candidates of a search, one Optuna study per method.
 
     Args:
-        path: The journal's file. Only the run that holds the study's directory writes to it.
+        path: The journal's file. Only the run that holds the directory's lock writes to it.
         search: The study file's search.
-        outcomes: What became of each candidate that is finished.
+        outcomes: Score or stop of each finished candidate.
     """
 
     def __init__(self, path: Path, search: Search, outcomes: Mapping[Candidate, Outcome]) -> None:
         self._search = search
         self._spaces = {method: distributions(search, method) for method in search.methods}
-        Path(f"{path}.lock").unlink(missing_ok=True)  # left by a writer that was killed; nobody else writes
+        Path(f"{path}.lock").unlink(missing_ok=True)  # left by a killed writer; there is no other one
         trials = {candidate.key: self._trial(candidate, outcome) for candidate, outcome in outcomes.items()}
-        found = _read(path)
+        found = read_trials(path)
         if found is None or any(not _agree(trials.get(key), trial) for key, trial in found.items()):
             self._make(path, outcomes)
             return
@@ -52,7 +51,7 @@ class Journal:
                 self.add(candidate, outcome)
 
     def add(self, candidate: Candidate, outcome: Outcome) -> None:
-        """Adds a candidate that has just finished."""
+        """Add a candidate that has just finished."""
         self._studies[candidate.method].add_trial(self._trial(candidate, outcome))
 
     def _trial(self, candidate: Candidate, outcome: Outcome) -> FrozenTrial:
@@ -73,7 +72,7 @@ class Journal:
         )
 
     def _make(self, path: Path, outcomes: Mapping[Candidate, Outcome]) -> None:
-        """Makes the journal anew, whole or not at all."""
+        """Write the journal anew, whole or not at all."""
         aside = path.with_name(f".{path.name}.tmp")
         aside.unlink(missing_ok=True)
         self._studies = self._open(aside)
@@ -93,17 +92,17 @@ class Journal:
         }
 
 
-def _read(path: Path) -> dict[str, FrozenTrial] | None:
-    """The trials of a journal by candidate; None where there is none, or it is damaged."""
+def read_trials(path: Path) -> dict[str, FrozenTrial] | None:
+    """Return the trials of a journal by candidate; None where the journal is missing or damaged."""
     if not path.exists() or not path.read_bytes().endswith(b"\n"):
         return None
     try:
         for line in path.read_bytes().splitlines():
-            json.loads(line)  # of a damaged last line, Optuna itself says nothing
+            json.loads(line)  # Optuna itself ignores a damaged last line
         storage = JournalStorage(JournalFileBackend(str(path)))
         trials = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
         return {trial.user_attrs[_KEY]: trial for trial in trials}
-    except (ValueError, KeyError):  # damaged, or not made here
+    except (ValueError, KeyError):  # damaged, or written by another program
         return None
 
 

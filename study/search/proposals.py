@@ -10,33 +10,37 @@ from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, T
 from optuna.trial import TrialState
 
 from study.config.schema import Search
-from study.search.space import distributions, every, known_candidates, sampled
+from study.search.space import combinations, distributions, known_candidates, sampled
 from trainables.records.failures import Stop
 from trainables.records.types import Candidate
 
+# The result of a finished candidate: its mean score, or why it has none.
 Outcome = float | Stop
+
+_N_ASKED = 20  # attempts for one new candidate; a sampler that has converged proposes the same ones again
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Proposals(Protocol):
     """The candidates of one method, proposed in batches."""
 
-    planned: int
-    """How many candidates there will be."""
+    planned: int  # number of candidates in the end
 
     def next_batch(self, outcomes: Mapping[Candidate, Outcome]) -> list[Candidate] | None:
-        """The next candidates, or None when all are proposed.
+        """Return the next candidates, or None when all are proposed.
 
         Args:
-            outcomes: What became of every candidate proposed so far.
+            outcomes: The outcome of every candidate proposed so far.
         """
         ...
 
 
 class FixedProposals:
-    """Candidates known from the start: a grid, or the winners that a confirm phase judges.
+    """Candidates known from the start: a grid, or the winners of a search that are confirmed.
 
     Args:
-        candidates: All of them.
+        candidates: All candidates.
         batch_size: How many are proposed at a time; None for all at once.
     """
 
@@ -46,27 +50,22 @@ class FixedProposals:
         self._batch_size = batch_size or len(candidates)
 
     def next_batch(self, outcomes: Mapping[Candidate, Outcome]) -> list[Candidate] | None:
-        """The next of them, in their order."""
+        """Return the next candidates, in their order."""
         batch, self._waiting = self._waiting[: self._batch_size], self._waiting[self._batch_size :]
         return batch or None
-
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-_N_ASKED = 20  # for one new candidate; a sampler that has settled comes back to the same ones
 
 
 class SampledProposals:
     """Candidates from an Optuna study of one method, the same number for every method, all different.
 
-    The study is in memory: asked and told in candidate order with a seeded sampler, it is the same study each time.
-    Where the scores have changed since, with further splits say, or the sampler's arithmetic, on another processor,
-    what was proposed before stands: it is trained already.
+    The study is in memory. Asked and told in candidate order with a seeded sampler, it is the same study in every run.
+    Proposals of earlier runs are kept, since they are trained already, even where the sampler would choose differently
+    now: after further splits have changed the scores, or on a processor with other rounding.
 
     Args:
         search: The study file's search.
         method: Name of one of its methods.
-        before: What was proposed for it before, in order.
+        before: Candidates that earlier runs proposed, in order.
     """
 
     def __init__(self, search: Search, method: str, before: Sequence[Candidate] = ()) -> None:
@@ -79,7 +78,7 @@ class SampledProposals:
         self._proposed: dict[Candidate, None] = {}
 
     def next_batch(self, outcomes: Mapping[Candidate, Outcome]) -> list[Candidate] | None:
-        """Tells the study what became of the batch before, and asks for the next."""
+        """Tell the study the outcomes of the last batch, and ask it for the next one."""
         for trial, candidate in self._waiting:
             self._tell(trial, outcomes[candidate])
         self._waiting = []
@@ -91,7 +90,7 @@ class SampledProposals:
         return [candidate for _, candidate in self._waiting] or None
 
     def _ask_new(self, outcomes: Mapping[Candidate, Outcome]) -> tuple[optuna.Trial, Candidate]:
-        """A candidate that was not proposed yet: the one that stands at this place, else the sampler's."""
+        """Return a new candidate: the one that was proposed at this place before, else the sampler's choice."""
         for _ in range(_N_ASKED):
             trial = self._study.ask(self._space)
             candidate = sampled(self._search, self._method, trial.params)
@@ -105,10 +104,10 @@ class SampledProposals:
                 self._tell(trial, outcomes[candidate])
             else:  # of this same batch
                 self._study.tell(trial, state=TrialState.FAIL)
-        return self._placed(next(c for c in every(self._search, self._method) if c not in self._proposed))
+        return self._placed(next(c for c in combinations(self._search, self._method) if c not in self._proposed))
 
     def _placed(self, candidate: Candidate) -> tuple[optuna.Trial, Candidate]:
-        """A trial of the sampler's study with a candidate that it did not choose."""
+        """Return a trial of the sampler's study for a candidate that the sampler did not choose."""
         self._study.enqueue_trial({name: value for name, value in candidate.params if name in self._space})
         return self._study.ask(self._space), candidate
 
@@ -121,22 +120,22 @@ class SampledProposals:
 
 
 def proposals(search: Search, method: str, before: Sequence[Candidate] = ()) -> Proposals:
-    """What the study file's sampler proposes for one of its methods.
+    """Return the proposals of the study file's sampler for one of its methods.
 
     Args:
         search: The study file's search.
         method: Name of one of its methods.
-        before: What it has proposed before, in order.
+        before: Candidates that earlier runs proposed, in order.
     """
     known = known_candidates(search, method)
     if known is None:
         return SampledProposals(search, method, before)
-    # Early stopping compares with earlier batches: candidates given at once would have none.
+    # Early stopping compares with earlier batches, so there must be several.
     return FixedProposals(known, search.batch_size if search.pruning.is_on else None)
 
 
 def percent_done(stop: Stop) -> int:
-    """Optuna's step of a candidate that was given up: the per cent of its training that was done."""
+    """Return Optuna's step of a stopped candidate: the percentage of its training that was done."""
     return round(100 * stop.share)
 
 

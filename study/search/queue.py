@@ -1,8 +1,8 @@
-"""Which pack is trained next: the candidates of every method, in batches, and what has become of them.
+"""Which pack is trained next: the candidates of every method, in batches, and their outcomes.
 
-Seeds are never sampled: a candidate always meets all splits of its phase. What a method proposes depends on the search
-seed and on what became of its own earlier candidates, in candidate order, and once proposed it is written down; so a
-study started anew proposes the same candidates, finds those that are recorded, and trains the rest.
+Seeds are never sampled: a candidate is trained on all splits of its phase. A method's proposals depend only on the
+search seed and on the outcomes of its own earlier candidates, in candidate order, and they are written down. Therefore a
+restarted study proposes the same candidates, finds the recorded ones, and trains the rest.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from trainables.records.choice import choose_best, mean_score
 from trainables.records.failures import Stop
 from trainables.records.types import Candidate, TrialConfig
 
-"""What became of a candidate: its mean score, or why it has none."""
-
 
 class PackQueue:
     """The packs of one phase that are not yet trained, method by method in turn.
@@ -26,11 +24,15 @@ class PackQueue:
     Args:
         phase: The phase.
         methods: Proposals of each method.
-        splits: Split seeds that every candidate meets.
+        splits: Split seeds that every candidate is trained on.
         scores: Score of each trial already recorded.
-        lanes_per_pack: Most trials of a pack; None for all splits of a candidate.
+        lanes_per_pack: Largest number of trials in a pack; None for all splits of a candidate.
         failed: Trials that failed for good; they are not tried again.
-        stopping: Gives candidates up early; None for never.
+        stopping: The rules of early stopping; None for none.
+
+    Attributes:
+        candidates: The candidates of each method that are proposed so far, in order.
+        new_stops: Candidates stopped since a caller last emptied this list.
     """
 
     def __init__(
@@ -57,27 +59,26 @@ class PackQueue:
         self._n_open: Counter[Candidate] = Counter()
         self._n_peers: dict[Candidate, int] = {}
         self.new_stops: list[Stop] = []
-        """Candidates given up since somebody last emptied this list."""
         self.candidates: dict[str, list[Candidate]] = {method: [] for method in methods}
         for method in methods:
             self._advance(method)
 
     @property
     def exhausted(self) -> bool:
-        """Whether no pack is ready and none will be: every method has ended, or waits for one that failed."""
+        """Whether no pack is ready and none will be: every method has ended, or waits for a pack that failed."""
         return self._abandoned or (not self._ready and not self._in_flight)
 
     def abandon(self) -> None:
-        """Hands out nothing more."""
+        """Hand out no more packs."""
         self._abandoned = True
 
     @property
     def in_flight(self) -> list[Pack]:
-        """Packs that were taken and of which nothing was heard yet, sorted."""
+        """Packs that were taken and are not finished, sorted."""
         return sorted(self._in_flight, key=lambda pack: pack.trials)
 
     def take(self) -> Pack | None:
-        """The next pack to train; None when there is none now."""
+        """Return the next pack to train; None when none is ready now."""
         if self._abandoned or not self._ready:
             return None
         pack = self._ready.popleft()
@@ -85,13 +86,13 @@ class PackQueue:
         return pack
 
     def finish(self, pack: Pack, scores: Mapping[TrialConfig, float]) -> None:
-        """Notes the scores of a trained pack; a method whose batch is complete proposes its next.
+        """Take in the scores of a trained pack. A method whose batch is complete proposes its next one.
 
-        A trial without a score failed for good: its method's batch stays incomplete, the other methods go on.
+        A trial without a score failed for good: its method's batch stays incomplete, and the other methods go on.
 
         Args:
             pack: The pack.
-            scores: Score of each of its trials that gave a result.
+            scores: Score of each of its trials that has one.
         """
         self._close(pack)
         self._scores.update(scores)
@@ -100,11 +101,14 @@ class PackQueue:
         self._advance_if_complete(pack.candidate.method)
 
     def judge(self, pack: Pack, evaluations: Evaluations) -> bool:
-        """Whether to give the pack's candidate up in the middle of its training; if so, that is done.
+        """Stop the pack's candidate in the middle of its training, if early stopping says so.
 
         Args:
             pack: A pack in training.
-            evaluations: Of its training so far.
+            evaluations: Evaluations of its training so far.
+
+        Returns:
+            Whether the candidate was stopped.
         """
         if self._stopping is None:
             return False
@@ -118,30 +122,30 @@ class PackQueue:
         return True
 
     def retry(self, pack: Pack) -> None:
-        """Puts a pack that was lost before all others."""
+        """Put a lost pack in front of all others."""
         self._in_flight.remove(pack)
         self._ready.appendleft(pack)
 
     def has_ended(self, method: str) -> bool:
-        """Whether every candidate of a method was proposed, and each has its outcome."""
+        """Return whether every candidate of a method is proposed and has its outcome."""
         return method in self._ended
 
     def score(self, candidate: Candidate) -> float | None:
-        """Mean score of a candidate over the phase's splits; None while one is missing."""
+        """Return the mean score of a candidate over the phase's splits; None while one is missing."""
         scores = self._scores_of(candidate)
         return mean_score(scores.values()) if len(scores) == len(self._splits) else None
 
     def best(self, method: str) -> Candidate | None:
-        """The method's best candidate among those that have met every split; None before there is one."""
+        """Return the method's best candidate among those with a score on every split; None before there is one."""
         return self._best_of(self.candidates[method])
 
     def outcomes(self, method: str) -> dict[Candidate, Outcome]:
-        """What became of a method's candidates, in candidate order; those still in work are left out."""
+        """Return the outcomes of a method's candidates, in candidate order; those in work are left out."""
         found = {candidate: self._outcome(candidate) for candidate in self.candidates[method]}
         return {candidate: outcome for candidate, outcome in found.items() if outcome is not None}
 
     def trials(self) -> list[TrialConfig]:
-        """Every trial of the candidates proposed so far."""
+        """Return every trial of the candidates proposed so far."""
         return [
             TrialConfig(self._phase, candidate, split)
             for candidates in self.candidates.values()
@@ -168,7 +172,7 @@ class PackQueue:
         return [split for split in self._splits if split not in scores]
 
     def _peers(self, candidate: Candidate) -> list[Candidate]:
-        """Candidates of the method's batches before this one's: each has its outcome."""
+        """Return the candidates of the method's earlier batches. Each has its outcome."""
         return self.candidates[candidate.method][: self._n_peers[candidate]]
 
     def _best_of(self, candidates: Iterable[Candidate]) -> Candidate | None:
@@ -179,14 +183,14 @@ class PackQueue:
             self._advance(method)
 
     def _advance(self, method: str) -> None:
-        """Proposes batches until one has something to train."""
+        """Propose batches until one has something to train."""
         while True:
             batch = self._methods[method].next_batch(self.outcomes(method))
             if batch is None:
                 self._ended.add(method)
                 return
             known = self.candidates[method]
-            # A sampler may come back to a candidate; it is trained once and its score told again.
+            # A candidate that is proposed again is trained once, and its score is told again.
             new = [candidate for candidate in dict.fromkeys(batch) if candidate not in self._n_peers]
             self._n_peers |= dict.fromkeys(new, len(known))
             self.candidates[method] = known + new
@@ -197,7 +201,7 @@ class PackQueue:
                 return
 
     def _release(self, candidate: Candidate) -> None:
-        """Makes ready what a candidate is to meet next: all its splits or, in a race, the next few."""
+        """Make ready the packs that a candidate is trained on next: all its splits or, with racing, the next few."""
         if self._n_open[candidate] or self._outcome(candidate) is not None:
             return
         missing = self._missing(candidate)

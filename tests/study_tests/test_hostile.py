@@ -165,7 +165,7 @@ def test_a_hostile_unit_or_note_or_journal(finished: Path, tmp_path: Path, marke
 
     from embedding_jobs.errors import StoreError
     from embedding_jobs.pipeline.planning import read_unit
-    from study.search.journal import _read
+    from study.search.journal import read_trials
     from trainables.records.failures import read_failures, read_stops
     from trainables.records.types import RecordError
 
@@ -184,7 +184,7 @@ def test_a_hostile_unit_or_note_or_journal(finished: Path, tmp_path: Path, marke
         with pytest.raises(RecordError, match=r"x\.json"):
             read(tmp_path)
     pickled(tmp_path / "optuna.log", marker)
-    assert _read(tmp_path / "optuna.log") is None, "it is made anew"
+    assert read_trials(tmp_path / "optuna.log") is None, "it is made anew"
     assert not marker.exists()
 
 
