@@ -1,7 +1,7 @@
 """Which pack is trained next: the candidates of every method, in batches, and their outcomes.
 
 Seeds are never sampled: a candidate is trained on all splits of its phase. A method's proposals depend only on the
-search seed and on the outcomes of its own earlier candidates, in candidate order, and they are written down. Therefore a
+search seed and on the outcomes of its own earlier candidates, in candidate order, and they are written down. So a
 restarted study proposes the same candidates, finds the recorded ones, and trains the rest.
 """
 
