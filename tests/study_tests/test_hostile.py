@@ -17,12 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-import study.cli.app
 from embedding_jobs.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from embedding_jobs.errors import EncoderError
 from study.errors import ModelError
 from study.model.classifier import load
-from tests.study_tests.conftest import MakeStudy, settings, write_table
+from tests.study_tests.conftest import Command, MakeStudy, settings, write_table
 
 SECRETS = {
     "RAY_AUTH_TOKEN": "planted0ray0token0" + "5" * 46,
@@ -119,13 +118,6 @@ def test_the_payloads_do_run_where_they_are_read_carelessly(finished: Path, mark
     assert marker.exists()
 
 
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[Any, str]:
-    monkeypatch.setattr(sys, "argv", ["study", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        study.cli.app.main()
-    return ended.value.code, capsys.readouterr().err
-
-
 @pytest.mark.parametrize("make", [pickled, arrays, object_columns])
 @pytest.mark.parametrize(
     ("place", "commands"),
@@ -145,8 +137,7 @@ def test_a_hostile_file_is_an_error_and_runs_nothing(
     make: Callable[[Path, Path], None],
     place: str,
     commands: list[str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    command: Command,
 ) -> None:
     if make is object_columns and place.endswith(".json"):
         make = lambda path, marker: path.write_text('{"format": 1, "shards": [{"file": "../../x"}]}')  # noqa: E731
@@ -154,7 +145,7 @@ def test_a_hostile_file_is_an_error_and_runs_nothing(
     (path,) = (tmp_path / "copy" / "out").glob(place)
     make(path, marker)
     for line in commands:
-        code, said = command(capsys, monkeypatch, *line.split(), "-c", str(tmp_path / "copy" / "study.yaml"))
+        code, _, said = command(*line.split(), "-c", str(tmp_path / "copy" / "study.yaml"))
         assert (code, said[:7]) == (2, "Error: "), (line, said)
         assert path.name in said
         assert not marker.exists(), line
@@ -215,16 +206,12 @@ def test_a_hostile_model_or_checkpoint(tmp_path: Path, marker: Path) -> None:
 
 
 def test_a_study_file_cannot_run_anything_or_leave_its_directory(
-    make_study: MakeStudy,
-    marker: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    make_study: MakeStudy, marker: Path, tmp_path: Path, command: Command
 ) -> None:
     path = make_study()
     for hostile in (f"name: !!python/object/apply:os.mkdir [{marker}]", f"!!python/object/apply:os.mkdir [{marker}]"):
         path.write_text(hostile)
-        assert command(capsys, monkeypatch, "check", "-c", str(path))[0] == 2
+        assert command("check", "-c", str(path))[0] == 2
         assert not marker.exists()
     text = (tmp_path / "table.csv").read_text()
     for name in ("../../escaped", "/escaped"):  # tables that do have a column of that name
@@ -240,7 +227,7 @@ def test_a_study_file_cannot_run_anything_or_leave_its_directory(
         ("encoders", {"custom": {"title": {"kind": "../escaped", "model": "x"}}}),
     ):
         make_study(**{section: value})
-        code, said = command(capsys, monkeypatch, "embed", "--quiet", "-c", str(path))
+        code, _, said = command("embed", "--quiet", "-c", str(path))
         assert code == 2, (section, value)
         assert "escaped" in said or ".." in said
         left = set(tmp_path.rglob("*")) - set(before)

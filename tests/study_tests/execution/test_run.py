@@ -3,12 +3,10 @@
 import hashlib
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from rich.console import Console
 import study.cli.app
 import study.execution.run
 import study.tracking.sync
+from embedding_jobs.errors import StoreError
 from study.config.load import load_spec
 from study.errors import RunError
 from study.execution.progress import Progress
@@ -33,7 +32,7 @@ from study.state.lock import only_run
 from study.state.results import StudyResult
 from study.state.status import in_words, read_status
 from study.tracking.mlflow import KEY_TAG
-from tests.study_tests.conftest import MakeStudy, write_table
+from tests.study_tests.conftest import Command, MakeStudy, write_table
 from trainables.records.description import DescriptionError, read_description
 from trainables.records.failures import read_failures, read_stops
 from trainables.records.parquet import read_records
@@ -106,12 +105,14 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
     ):
         run(make_study(training={"epochs": 7}))
     write_table(tmp_path / "table.csv", seed=1)
-    with pytest.raises(ValueError, match="table"):
+    with pytest.raises(StoreError, match="table"):
         run(make_study())
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_more_splits_keep_what_a_sampler_has_proposed(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
+def test_more_splits_keep_what_a_sampler_has_proposed_and_an_absent_tracker_loses_nothing(
+    make_encoded_study: MakeStudy, tmp_path: Path
+) -> None:
     search = {
         "sampler": "tpe",
         "n_candidates": 6,
@@ -119,8 +120,11 @@ def test_more_splits_keep_what_a_sampler_has_proposed(make_encoded_study: MakeSt
         "batch_size": 2,
         "methods": {"control": {}, "e_mixup": {"alpha": {"low": 0.1, "high": 1.0}}},
     }
-    before, _ = run(make_encoded_study(search=search))
+    # The tracker is absent: nothing is lost by that.
+    before, _ = run(make_encoded_study(search=search, tracking={"uri": "http://127.0.0.1:9"}))
     assert before.n_trained == 7 * 2
+    assert before.tracking_problem is not None
+    assert "`study sync` writes what it lacks" in before.tracking_problem
     proposed = read_description(tmp_path / "out").proposed["e_mixup"]
     assert len(proposed) == 6
     path = make_encoded_study(search=search, splits={"n_splits": 3})
@@ -223,16 +227,6 @@ def test_what_cannot_be_written_ends_the_run_and_what_raises_is_tried_again(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_an_absent_tracker_loses_nothing(make_encoded_study: MakeStudy, tmp_path: Path) -> None:
-    started = time.monotonic()
-    result, _ = run(make_encoded_study(tracking={"uri": "http://127.0.0.1:9"}))
-    assert result.n_trained == 6
-    assert result.tracking_problem is not None
-    assert "`study sync` writes what it lacks" in result.tracking_problem
-    assert time.monotonic() - started < 60
-
-
-@pytest.mark.usefixtures("ray_session")
 def test_two_runs_in_one_directory_are_refused(make_study: MakeStudy, tmp_path: Path) -> None:
     import fcntl
 
@@ -244,37 +238,41 @@ def test_two_runs_in_one_directory_are_refused(make_study: MakeStudy, tmp_path: 
             run(path)
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "study", *arguments], cwd=cwd, capture_output=True, text=True, check=False
-    )
+# The command, whose process is killed as soon as it hears that a pack is trained.
+KILLED = """
+import os, signal, sys
+from study.cli.app import main
+from study.search.queue import PackQueue
+PackQueue.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+sys.argv = ["study", "run", "--quiet"]
+main()
+"""
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_the_command_survives_kill_and_reports(make_encoded_study: MakeStudy, encoded: Path, tmp_path: Path) -> None:
+def test_the_command_survives_kill_and_reports(
+    make_encoded_study: MakeStudy, encoded: Path, tmp_path: Path, command: Command
+) -> None:
     """Kill -9 in the middle of training: the next run trains the rest, and the outcome is that of a whole run."""
     sections = {"training": {"epochs": 60}, "splits": {"n_splits": 3}, "resources": {"cpus_per_pack": 2}}
-    make_encoded_study(**sections)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "study", "run", "--quiet"],
+    path = make_encoded_study(**sections)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        check=False,
     )
+    assert killed.returncode == -signal.SIGKILL
     records = tmp_path / "out" / "records"
-    deadline = time.monotonic() + 120
-    while not list(records.glob("*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
     n_before = len(read_records(records))
     assert 3 <= n_before < 9, "killed in the middle"
 
-    done = command("run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"9 trials recorded in {records}, {9 - n_before} of them by this run." in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+    code, out, err = command("run", "-c", str(path))
+    assert code == 0, err
+    assert f"9 trials recorded in {records}, {9 - n_before} of them by this run." in out
+    assert "Traceback" not in out + err
     assert (tmp_path / "out/report/report.html").stat().st_size > 10_000
     runs = runs_of(tmp_path / "out/mlflow.db")
     assert len(runs) == 1 + 3 + 9
@@ -306,12 +304,7 @@ def test_the_command_survives_kill_and_reports(make_encoded_study: MakeStudy, en
 )
 @pytest.mark.usefixtures("ray_session")
 def test_bad_input_is_one_message_and_exit_2(
-    make_study: MakeStudy,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    broken: str,
-    expected: str,
+    make_study: MakeStudy, tmp_path: Path, command: Command, broken: str, expected: str
 ) -> None:
     sections = {"encoders": {"text": {"model": "google-bert/no-such-model"}}} if broken == "no model" else {}
     path = make_study(**sections)
@@ -323,19 +316,16 @@ def test_bad_input_is_one_message_and_exit_2(
     elif broken == "one class":
         table["kind"] = "shirt"
     table.to_csv(tmp_path / "table.csv", index=False)
-    monkeypatch.setattr(sys, "argv", ["study", "run", "-c", str(path)])
-    with pytest.raises(SystemExit) as caught:
-        study.cli.app.main()
-    said = capfd.readouterr()
-    assert caught.value.code == 2, said
-    assert "Traceback" not in said.err
-    assert said.err.startswith("Error: ")
-    assert expected in said.err
+    code, out, err = command("run", "-c", str(path))
+    assert code == 2, out + err
+    assert "Traceback" not in err
+    assert err.startswith("Error: ")
+    assert expected in err
     assert not list((tmp_path / "out").rglob("*.parquet")), "nothing half-written"
 
 
-def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path) -> None:
-    make_study()
+def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path, command: Command) -> None:
+    path = make_study()
     (tmp_path / "out/records").mkdir(parents=True)
     (tmp_path / "out/records/paper-control-0.parquet").write_bytes(b"no parquet")
     (tmp_path / "out/study.json").write_text(
@@ -367,7 +357,7 @@ def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path) -> Non
             }
         )
     )
-    done = command("report", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "paper-control-0.parquet" in done.stderr
-    assert "Remove it and run the study again" in done.stderr
+    code, _, err = command("report", "-c", str(path))
+    assert code == 2
+    assert "paper-control-0.parquet" in err
+    assert "Remove it and run the study again" in err
