@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from embedding_jobs.store.store import Embeddings, Store
-from study.config.schema import StudySpec, Training, digest
+from study.config.schema import StudySpec, digest
 from study.search.space import asked, listed, n_candidates
 from trainables.records.description import (
     DESCRIPTION,
@@ -150,50 +150,68 @@ def _refuse_differing(spec: StudySpec, old: Mapping[str, Any], new: Mapping[str,
 def _notes(spec: StudySpec, n_items: int) -> Iterator[str]:
     image = spec.encoders.image
     if image is not None and not image.pretrained and image.checkpoint is None:
-        yield f"The image encoder, {image.model}, is untrained: its weights are random, and its vectors say little."
+        yield f"The image encoder, {image.model}, is untrained: random weights, vectors of little use."
     for column, n_empty in Store(spec.store).items().n_empty_texts.items():
         if n_empty:
-            yield f"{n_empty} of {n_items} items have no {column}; they were encoded as an empty text."
+            yield f"{n_empty} of {n_items} items have no {column}; an empty text was encoded for them."
 
 
 def _data_digest(spec: StudySpec) -> str:
-    """Of the table's ids, labels and inputs."""
     items = Store(spec.store).items()
     return digest({"ids": items.ids_digest, "labels": items.labels_digest, "inputs": items.input_digests})
 
 
 def _choices(spec: StudySpec) -> dict[str, str]:
-    """What the papers leave open, and what this study does."""
+    """Return what the papers leave open and this study does, by short name."""
     training = spec.training
-    return {
+    found = {
         "Optimizer": f"AdamW, decoupled weight decay {training.weight_decay:g}",
-        "Batch size": f"{training.batch_size} items; an epoch's last, incomplete batch is left out",
+        "Batch size": f"{training.batch_size} items; the last, incomplete batch of an epoch is left out",
         "Outputs": "the known classes of the split",
         "Loss": "binary cross-entropy, mean over batch and classes",
         "Inputs": "standardised with the training items' mean and deviation" if training.standardize else "as encoded",
-        "Pairs": "first half of a randomly ordered batch with the second half; one lambda a pair",
+        "Pairs": "first half of a randomly ordered batch with the second half; one lambda per pair",
         "Sampling": "every class equally likely, with replacement"
         if training.class_balanced
-        else "every item once an epoch",
-        "Early stopping": _early_stopping(training),
+        else "every item once per epoch",
+        "Early stopping": _early_stopping(spec),
         "Unknown classes": _unknown_classes(spec),
-        **_contrastive(spec),
-        "Evaluation": f"every {training.evaluate_every_epochs} epochs and at the end",
-        **({"Search": _search(spec)} if spec.splits.protocol == "nested" else {}),
     }
+    if training.precision != "float32":
+        found["Matrix products"] = f"{training.precision} in training, float32 in evaluation"
+    if training.residual:
+        found["Hidden layers"] = "residual: the input is added to the output where the two are equally wide"
+    if any(Candidate(method).objective == CONTRASTIVE for method in spec.search.methods):
+        rule = training.pretraining
+        found["Contrastive training"] = (
+            f"{rule.epochs} epochs of NT-Xent on the split's training items without their labels, the first view plain "
+            f"and the second augmented, projection head {rule.projection}-{rule.projection}; then {training.epochs} "
+            f"epochs of a classifier with {list(rule.classifier_hidden)} hidden units, and of a linear probe, on the "
+            "frozen hidden layers"
+        )
+    layers = [params.get("layer") for params in spec.search.methods.values()]
+    if any(given == "auto" or (isinstance(given, tuple) and "auto" in given) for given in layers):
+        found["Layer auto"] = (
+            "in each trial, the layer with the highest linear CKA with the next one after a training without "
+            "augmentation"
+        )
+    found["Evaluation"] = f"every {training.evaluate_every_epochs} epochs and at the end"
+    if spec.splits.protocol == "nested":
+        found["Search"] = _search(spec)
+    return found
 
 
 def _search(spec: StudySpec) -> str:
     fraction, pruning = spec.splits.train_fraction, spec.search.pruning
     text = (
-        f"80/20 cuts inside {n_searched_folds(fraction)} of the {n_folds(fraction)} folds, whose items are then in no "
-        "test set"
+        f"80/20 cuts inside {n_searched_folds(fraction)} of the {n_folds(fraction)} folds, whose items are in no test "
+        "set then"
     )
     if pruning.asha is not None:
         figure, factor = judged_by(spec.objective.metric), f"{pruning.asha.reduction_factor:g}"
         text += (
-            f"; by its {figure}, a candidate stops at {pruning.asha.grace_epochs} epochs, or {factor} times as many, "
-            f"and so on, where it is not among the best 1/{factor} of its method's earlier batches there"
+            f"; a candidate stops at {pruning.asha.grace_epochs} epochs, or {factor} times as many, and so on, if its "
+            f"{figure} there is not among the best 1/{factor} of its method's earlier batches"
         )
     if pruning.racing is not None:
         text += (
@@ -203,41 +221,18 @@ def _search(spec: StudySpec) -> str:
     return text
 
 
-def _contrastive(spec: StudySpec) -> dict[str, str]:
-    """What contrastive methods do, where there are any; and what `auto` means."""
-    training, methods, found = spec.training, spec.search.methods, {}
-    if training.precision != "float32":
-        found["Matrix products"] = f"{training.precision} in training, float32 in evaluation"
-    if training.residual:
-        found["Hidden layers"] = "residual: the input is added to the output where the two are equally wide"
-    if any(Candidate(method).objective == CONTRASTIVE for method in methods):
-        rule = training.pretraining
-        found["Contrastive training"] = (
-            f"{rule.epochs} epochs of NT-Xent on the split's training items without their labels, first view plain, "
-            f"second augmented, projection head {rule.projection}-{rule.projection}; then, on the frozen hidden "
-            f"layers, {training.epochs} epochs of a classifier of {list(rule.classifier_hidden)} hidden units and of "
-            "a linear probe"
-        )
-    layers = [params.get("layer") for params in methods.values()]
-    if any(given == "auto" or (isinstance(given, tuple) and "auto" in given) for given in layers):
-        found["Layer auto"] = (
-            "in each trial that whose linear CKA with the next layer is highest after a training without augmentation"
-        )
-    return found
-
-
-def _early_stopping(training: Training) -> str:
-    rule = training.early_stopping
+def _early_stopping(spec: StudySpec) -> str:
+    rule = spec.training.early_stopping
     if rule is None:
         return "none"
     return (
         f"{rule.fraction:.0%} of the training items held out; a trial stops after {rule.patience} evaluations without "
-        "a lower loss on them, and keeps the weights of the lowest"
+        "a lower loss on them, and keeps the weights of the lowest loss"
     )
 
 
 def _unknown_classes(spec: StudySpec) -> str:
-    sources = ["those without a training item, by accident of the split"]
+    sources = ["those that have no training item in the split by chance"]
     if spec.splits.unknown_classes:
         sources.append(f"named ones, never trained on ({', '.join(spec.splits.unknown_classes)})")
     if spec.splits.unknown_class_fraction:

@@ -1,4 +1,4 @@
-"""One run at a time, and what that run is doing now."""
+"""One run at a time in a study's directory, and what that run is doing now."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LOCK, _ACTIVITY = ".lock", "running.json"
 
 @dataclass(frozen=True)
 class Activity:
-    """What a run is at; written anew with every pack.
+    """What a run is doing; written anew with every pack.
 
     Attributes:
-        doing: A phase of the study, or what comes before.
-        since_s: When it began that, seconds since 1970.
-        n_trained: Trials that it trained since.
+        doing: A phase of the study, or `embedding` or `starting` before the first one.
+        since_s: Start of that, seconds since 1970.
+        n_trained: Trials trained since then.
         packs: Packs in training, in words.
     """
 
@@ -34,12 +34,12 @@ class Activity:
 
 
 def write_activity(directory: Path, activity: Activity) -> None:
-    """Says what a run is at, for others to read."""
+    """Write what the run in a directory is doing, for `study status` to read."""
     write_whole(directory / _ACTIVITY, json.dumps(asdict(activity)).encode())
 
 
 def read_activity(directory: Path) -> Activity | None:
-    """What the run that works in a directory is at; None when none works there."""
+    """Return what the run in a directory is doing; None when there is no run."""
     try:
         with (directory / _LOCK).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -50,17 +50,17 @@ def read_activity(directory: Path) -> Activity | None:
         pass
     try:
         fields = json.loads((directory / _ACTIVITY).read_text())
-    except FileNotFoundError:  # it has only just begun
+    except FileNotFoundError:  # the run has only just begun
         return Activity("starting", time.time())
     return Activity(**{**fields, "packs": tuple(fields["packs"])})
 
 
 @contextmanager
 def only_run(directory: Path) -> Iterator[None]:
-    """Holds the directory's lock, which the system lets go when the process ends, however it ends.
+    """Hold the directory's lock. The system releases it when the process ends, however it ends.
 
     Raises:
-        RunError: Another run holds it.
+        RunError: Another run holds the lock.
     """
     with (directory / _LOCK).open("a") as file:
         for last in (False, True):
@@ -69,8 +69,8 @@ def only_run(directory: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if last:
-                    raise RunError(f"Another `study run` works in {directory}. Wait for it, or stop it.") from None
-                time.sleep(0.2)  # whoever reads the status holds it for a moment
+                    raise RunError(f"Another `study run` works in {directory}. Wait for its end, or stop it.") from None
+                time.sleep(0.2)  # `study status` holds the lock for a moment
         try:
             yield
         finally:

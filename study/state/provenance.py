@@ -1,4 +1,4 @@
-"""Describe what a record was made with: data, encoders, software, commit."""
+"""What a record was made with: data, encoders, software, commit."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from trainables.records.description import StudyDescription
 
 
 def provenance(spec: StudySpec, description: StudyDescription) -> dict[str, str]:
-    """What made a study's results: digests, versions and commit. What a pack runs on, it adds itself.
-
-    Args:
-        spec: The study.
-        description: Its description.
-    """
+    """Return what makes a study's results: digests, versions and commit. Each pack adds its hardware."""
     return {
         **{f"digest_{name}": value for name, value in description.digests.items()},
         "digest_data": description.data.digest,
@@ -30,7 +25,7 @@ def provenance(spec: StudySpec, description: StudyDescription) -> dict[str, str]
 
 
 def _git_commit() -> str:
-    """Commit of the folder that the command was given in, where that is a repository."""
+    """Return the commit of the working directory; empty where that is no repository."""
     git = shutil.which("git")
     if git is None:
         return ""

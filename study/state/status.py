@@ -1,4 +1,4 @@
-"""Where a study stands, from its files alone: while a run works, after it, on another machine. Loads nothing heavy."""
+"""How far a study is, read from its files: during a run, after it, or on another machine. Loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class MethodStatus:
     Attributes:
         phase: The phase.
         method: The method.
-        n_planned: Trials that it will have in the end, without early stopping.
-        n_done: Trials recorded.
+        n_planned: Planned trials, without early stopping.
+        n_done: Recorded trials.
         n_failed: Trials that failed for good.
-        n_stopped: Trials that early stopping spared.
+        n_stopped: Trials that early stopping saved.
     """
 
     phase: str
@@ -40,20 +40,21 @@ class MethodStatus:
 
     @property
     def n_missing(self) -> int:
-        """Trials still to be trained."""
+        """Number of trials still to be trained."""
         return max(0, self.n_planned - self.n_done - self.n_failed - self.n_stopped)
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a study stands.
+    """How far a study is.
 
     Attributes:
         methods: Its methods, phase by phase.
-        failures: What failed for good.
-        stops: What early stopping gave up.
-        activity: What a run is at now; None when none works.
-        left_s: Time that the missing trials will take: as fast as this run was so far, or one after the other.
+        failures: Packs that failed for good.
+        stops: Candidates that early stopping ended.
+        activity: What a run is doing now; None when there is no run.
+        left_s: Seconds that the missing trials will take, at the speed of this run so far, or one after the other; None
+            where nothing is known about it.
         changed: Whether the study file plans something else than the last run did.
     """
 
@@ -66,7 +67,7 @@ class Status:
 
     @property
     def n_missing(self) -> int:
-        """Trials still to be trained."""
+        """Number of trials still to be trained."""
         return sum(method.n_missing for method in self.methods)
 
 
@@ -109,7 +110,7 @@ def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
 
 
 def in_words(status: Status) -> list[str]:
-    """What is to be said beside the table of a study's status, line by line."""
+    """Return what to print below the table of a study's status, line by line."""
     lines = []
     if status.activity is not None:
         lines += work_in_words(status.activity)
@@ -123,11 +124,11 @@ def in_words(status: Status) -> list[str]:
     elif not status.failures:
         lines.append("Every planned trial is recorded.")
     if status.changed:
-        lines.append("The study file has changed since the last run; counted is what it plans now.")
+        lines.append("The study file has changed since the last run: the counts are of its present plan.")
     return lines
 
 
 def work_in_words(activity: Activity) -> list[str]:
-    """What a run is at, line by line."""
-    at = f"A run works: {activity.doing}, for {duration(time.time() - activity.since_s)}."
-    return [at, *(f"  in training: {pack}" for pack in activity.packs)]
+    """Return what a run is doing, line by line."""
+    now = f"A run is working: {activity.doing}, for {duration(time.time() - activity.since_s)}."
+    return [now, *(f"  in training: {pack}" for pack in activity.packs)]

@@ -149,7 +149,7 @@ def test_a_changed_file_is_refused_and_a_longer_one_is_announced(finished: Path,
     def counted(path: str) -> tuple[list[str], bool]:
         said = CliRunner().invoke(study, ["status", "-c", path]).output
         rows = [re.sub(" +", " ", line).strip() for line in said.splitlines() if line.startswith("paper")]
-        return rows, "counted is what it plans now" in said
+        return rows, "counts are of its present plan" in said
 
     assert counted(written()) == (["paper control 2 2 0 0 0", "paper e_mixup 4 4 0 0 0"], False)
     longer = written(splits={**raw["splits"], "n_splits": 3})
