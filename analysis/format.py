@@ -75,11 +75,6 @@ def cause(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def in_gb(n_bytes: float) -> str:
-    """A size to read."""
-    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:,.1f} MB"
-
-
 def duration(seconds: float) -> str:
     """A time to read: two units at most."""
     minutes, s = divmod(round(seconds), 60)

@@ -192,27 +192,27 @@ def _preflight_here(config: Path, *, no_pilot: bool, price_per_hour: float | Non
     spec = load_spec(config)
     from rich.text import Text
 
-    from study.cluster import estimate as plan
-    from study.cluster.nodes import nodes, slots_of
+    from study.cluster import estimate
+    from study.cluster.nodes import alive_nodes, slots_of
     from study.execution.progress import chatter_to
     from study.execution.ray_connection import connect, loss_as_error
 
     with chatter_to(Path("/dev/null")) as console, loss_as_error():
         console.print("Asking every node ...")
         connect(spec)
-        found = nodes()
-        checks, work = plan.inspect(spec, found)
+        found = alive_nodes()
+        checks, work = estimate.inspect(spec, found)
         console.print(check_table(checks))
         wanting = [check for check in checks if not check.ok]
         for check in wanting:
-            console.print(Text(f"{check.node}, {check.what}: {check.says}. Remedy: {check.remedy}."), soft_wrap=True)
+            console.print(Text(f"{check.node}, {check.what}: {check.found}. Remedy: {check.remedy}."), soft_wrap=True)
         failed = [check for check in wanting if check.what != "tracker"]  # it may be written to later
         if work is not None and not failed:
             costs = None
             if not no_pilot and any(slots_of(spec, node) for node in found):
                 console.print("Trying one unit of rows and two packs ...")
-                costs = plan.measure(spec, work)
-            for line in plan.in_words(spec, work, costs, found, price_per_hour):
+                costs = estimate.measure_costs(spec, work)
+            for line in estimate.plan_lines(spec, work, costs, found, price_per_hour):
                 console.print(Text(line), soft_wrap=True)
     return 2 if failed else 0
 

@@ -1,4 +1,4 @@
-"""What a study will take: counted from its file, and measured on two packs and one unit of rows."""
+"""Estimate the work of a study: counted from its file, and measured on two packs and one unit of rows."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from itertools import chain, pairwise
 
 import numpy as np
 import ray
+from rich.filesize import decimal
 
-from analysis.format import duration, in_gb
+from analysis.format import duration, plural
 from embedding_jobs.encoders.config import encoder_name
 from embedding_jobs.errors import SourceError, StoreError
 from embedding_jobs.pipeline.cost import EncodingCost, measure_encoder
 from embedding_jobs.pipeline.pool import EncoderPool, encoder_pool
 from embedding_jobs.sources import tables
 from embedding_jobs.store.store import Store
-from study.cluster.nodes import Node, NodeFacts, ask, read_across, slots_of
+from study.cluster.nodes import Node, NodeFacts, ask_nodes, read_across, slots_of
 from study.cluster.preflight import Check, Needs, check_tracker, judge
 from study.config.schema import StudySpec
 from study.execution.pack_context import encoder_configs, pilot_context
@@ -32,9 +33,11 @@ from trainables.sampling.splits import n_train_items
 
 _DRIVER_S_PER_PACK = 0.1  # tests/benchmarks/bench_study_packs.py
 
-_PROCESS_BYTES = 800e6  # of a worker with torch, before it has loaded anything
+# Memory of a worker process that has loaded torch, and nothing else.
+_PROCESS_BYTES = 800e6
 
-_ITEM_BYTES, _TRIAL_BYTES = 24, 40_000  # of a record: an item's results, and all curves and figures of a trial
+# Size of a record: the results of one item, and all curves and figures of a trial.
+_ITEM_BYTES, _TRIAL_BYTES = 24, 40_000
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,10 @@ class Phase:
         name: The phase.
         method: The method.
         n_trials: Planned trials.
-        n_left: Those that are not recorded.
-        n_lanes: Trials of a pack.
-        n_splits: Trials of a candidate.
-        n_train: Training items of a trial.
+        n_left: Planned trials without a record.
+        n_lanes: Trials per pack.
+        n_splits: Trials per candidate.
+        n_train: Training items per trial.
     """
 
     name: str
@@ -61,21 +64,21 @@ class Phase:
 
     @property
     def n_packs_left(self) -> int:
-        """Packs that are left to train; each is of one candidate."""
+        """Number of packs that are left to train; the trials of a pack belong to one candidate."""
         n_whole, n_begun = divmod(self.n_left, self.n_splits)
         return n_whole * math.ceil(self.n_splits / self.n_lanes) + math.ceil(n_begun / self.n_lanes)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done, counted.
+    """The counted work of a study.
 
     Attributes:
         labels: Each item's label (items,).
         dimensions: Length of each column's vectors.
-        columns_left: Columns that are not encoded whole.
+        columns_left: Columns whose embeddings are missing or incomplete.
         phases: The packs.
-        n_shards: Of each column.
+        n_shards: Shards per column.
     """
 
     labels: tuple[str, ...]
@@ -86,7 +89,7 @@ class Work:
 
     @property
     def n_items(self) -> int:
-        """Rows of the table."""
+        """Number of rows of the table."""
         return len(self.labels)
 
     @property
@@ -97,12 +100,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Costs:
-    """What was measured.
+    """The measured costs of a study.
 
     Attributes:
         pool: The encoders that the cluster will run at once.
-        encoding: By the column that was tried; columns of one encoder share it.
-        packs: Of the packs that were tried.
+        encoding: By column; columns with the same encoder share one measurement.
+        packs: Of the packs that were trained.
     """
 
     pool: EncoderPool
@@ -111,164 +114,156 @@ class Costs:
 
 
 def inspect(spec: StudySpec, nodes: Sequence[Node]) -> tuple[list[Check], Work | None]:
-    """Has every node checked, and what is to be done counted.
-
-    Args:
-        spec: The study.
-        nodes: Of the cluster.
+    """Check every node, and count the work.
 
     Returns:
-        The checks, and the work where encoders and table were found.
+        The checks, and the work; None where no node has all encoders, or the table is not readable.
     """
-    facts = ask(spec, nodes)
+    facts = ask_nodes(spec, nodes)
     unseen = read_across(spec, nodes, facts)
-    dimensions = next((dims for found in facts.values() if (dims := _dimensions(found))), None)
+    dimensions = next((found for one in facts.values() if (found := _dimensions(one))), None)
     work = None
     if dimensions is not None:
-        with suppress(SourceError):  # which the nodes have said
-            work = count(spec, dimensions)
-    checks = judge(spec, nodes, facts, unseen, needs(spec, work) if work is not None else None)
+        with suppress(SourceError):  # the checks report it
+            work = count_work(spec, dimensions)
+    checks = judge(spec, nodes, facts, unseen, needs_of(spec, work) if work is not None else None)
     return [*checks, check_tracker(spec)], work
 
 
-def _dimensions(found: NodeFacts | str) -> dict[str, int] | None:
-    """Length of each column's vectors, as a node found them; None where it lacks an encoder."""
-    if isinstance(found, str) or any(encoder.problem for encoder in found.encoders.values()):
+def _dimensions(facts: NodeFacts | str) -> dict[str, int] | None:
+    """Return the length of each column's vectors as a node reports them; None where an encoder is not available."""
+    if isinstance(facts, str) or any(encoder.problem for encoder in facts.encoders.values()):
         return None
-    return {column: encoder.dimension for column, encoder in found.encoders.items()}
+    return {column: encoder.dimension for column, encoder in facts.encoders.items()}
 
 
-def count(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
-    """Counts what is to be done.
+def count_work(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
+    """Count what is left to do.
 
     Args:
         spec: The study.
         dimensions: Length of each column's vectors.
 
     Raises:
-        embedding_jobs.sources.SourceError: The table cannot be read.
+        SourceError: The table is not readable.
     """
     label = spec.data.label
     labels = tuple(chain.from_iterable(map(str, c[label]) for _, c in tables.stream(spec.data.table, [label])))
-    planned_work = []
+    phases = []
     for row in read_status(spec, description_before(spec)).methods:
         n_splits = len(spec.split_seeds(row.phase))
         n_lanes = min(spec.resources.lanes_per_pack or n_splits, n_splits)
         n_train = n_train_items(len(labels), spec.splits.train_fraction, row.phase)
-        planned_work.append(Phase(row.phase, row.method, row.n_planned, row.n_missing, n_lanes, n_splits, n_train))
+        phases.append(Phase(row.phase, row.method, row.n_planned, row.n_missing, n_lanes, n_splits, n_train))
     store, left = Store(spec.store), []
     for column, config in encoder_configs(spec).items():
         try:
             store.column(f"{column}--{encoder_name(config)}")
         except StoreError:
             left.append(column)
-    return Work(
-        labels, dimensions, tuple(left), tuple(planned_work), math.ceil(len(labels) / spec.resources.rows_per_shard)
-    )
+    return Work(labels, dimensions, tuple(left), tuple(phases), math.ceil(len(labels) / spec.resources.rows_per_shard))
 
 
-def needs(spec: StudySpec, work: Work) -> Needs:
-    """What a study asks of disk and memory."""
+def needs_of(spec: StudySpec, work: Work) -> Needs:
+    """Estimate the disk and memory that a study needs."""
     configs = encoder_configs(spec)
     sizes_of = {"float16": 2, "float32": 4}
     widths = {column: n * sizes_of[configs[column].vector_dtype] for column, n in work.dimensions.items()}
-    # Units lie beside the shards until their column is complete.
+    # Units are stored beside the shards until their column is complete.
     store = sum(work.n_items * widths[column] * 2 for column in work.columns_left)
     records = sum(phase.n_left * (work.n_items * _ITEM_BYTES + _TRIAL_BYTES) for phase in work.phases)
     n_lanes = max((phase.n_lanes for phase in work.phases), default=1)
     sizes = [work.n_features, *spec.training.hidden, len(set(work.labels))]
     n_weights = sum(inputs * outputs for inputs, outputs in pairwise(sizes))
-    # Weights, gradients and two moments; logits of the validation items, twice; a few copies of a batch.
+    # Weights, gradients and two moments; two copies of the validation logits; four copies of a batch.
     values = 4 * n_weights + 2 * work.n_items * sizes[-1] + 4 * spec.training.batch_size * work.n_features
     return Needs(int(store + records), work.n_items * work.n_features * 4, int(_PROCESS_BYTES + 4 * n_lanes * values))
 
 
-def measure(spec: StudySpec, work: Work) -> Costs:
-    """Encodes a unit with each encoder that has something left, and trains two packs for a few epochs.
+def measure_costs(spec: StudySpec, work: Work) -> Costs:
+    """Encode one unit with each encoder that has work left, and train two packs for a few epochs.
 
     Nothing of it is kept, and no result depends on it.
     """
     pool, configs = encoder_pool(), encoder_configs(spec)
-    tried: dict[str, str] = {}
-    for column in work.columns_left:
-        tried.setdefault(repr(configs[column]), column)
     encode = ray.remote(measure_encoder).options(
         max_retries=0, num_cpus=pool.actor_cpus, num_gpus=pool.actor_gpus or None
     )
-    # One after the other: each encoder has its node's threads to itself, as it will have.
-    measured = {
-        column: ray.get(encode.remote(spec.data.source, column, configs[column], pool.device, pool.n_threads))
-        for column in tried.values()
-    }
-    encoding = {column: measured[tried[repr(configs[column])]] for column in work.columns_left}
+    measured: dict[str, EncodingCost] = {}
+    for column in work.columns_left:
+        config = configs[column]
+        if repr(config) not in measured:
+            task = encode.remote(spec.data.source, column, config, pool.device, pool.n_threads)
+            # One after the other: in the study, too, each encoder has its node's threads to itself.
+            measured[repr(config)] = ray.get(task)
+    encoding = {column: measured[repr(configs[column])] for column in work.columns_left}
     context = pilot_context(spec, work.labels, work.n_features)
-    packs = [Pack(phase.name, _candidate(spec, phase.method), _splits(spec, phase)) for phase in _typical(work)]
+    packs = [_pack(spec, phase) for phase in _typical(work)]
     cpus, gpus = spec.resources.cpus_per_pack, spec.resources.gpus_per_pack or None
-    train = ray.remote(_train).options(max_retries=0, num_cpus=cpus, num_gpus=gpus)
+    train = ray.remote(_measure_on_noise).options(max_retries=0, num_cpus=cpus, num_gpus=gpus)
     return Costs(pool, encoding, tuple(ray.get([train.remote(context, pack) for pack in packs])))
 
 
-def in_words(
+def plan_lines(
     spec: StudySpec, work: Work, costs: Costs | None, nodes: Sequence[Node], price_per_hour: float | None
 ) -> Iterator[str]:
-    """The plan in numbers, line by line.
+    """Yield the lines that describe the work, its time and its price.
 
     Args:
         spec: The study.
-        work: What is to be done.
-        costs: What was measured; None for counts alone.
-        nodes: Of the cluster.
-        price_per_hour: Of a node; None for no sum.
+        work: The counted work.
+        costs: The measured costs; None for counts alone.
+        nodes: The nodes of the cluster.
+        price_per_hour: Price of one node; None for no price.
     """
-    asked = needs(spec, work)
     n_trials = sum(phase.n_trials for phase in work.phases)
     n_left, n_packs = sum(p.n_left for p in work.phases), sum(p.n_packs_left for p in work.phases)
     n_slots = sum(slots_of(spec, node) for node in nodes)
     yield (
-        f"Embeddings: {work.n_items:,} rows in {work.n_shards:,} shards a column, {work.n_features:,} numbers a row; "
+        f"Embeddings: {work.n_items:,} rows in {work.n_shards:,} shards per column, {work.n_features:,} dimensions; "
         f"{len(work.columns_left)} of {len(work.dimensions)} columns to encode. Still to be written: at "
-        f"most {in_gb(asked.to_write_bytes)}."
+        f"most {decimal(needs_of(spec, work).to_write_bytes)}."
     )
     yield f"Training: {n_trials:,} trials, {n_left:,} of them left, in {n_packs:,} packs; {n_slots:,} packs at once."
     if not n_slots:
         yield (
-            "No node that is up can take a pack, so nothing was tried: lower `resources.cpus_per_pack` or "
-            "`gpus_per_pack`, or add nodes (an autoscaler adds them with the study; `min_workers` has them up before)."
+            "No node is large enough for a pack, so nothing was measured: lower `resources.cpus_per_pack` or "
+            "`gpus_per_pack`, or add nodes (an autoscaler adds them during the study, `min_workers` before it)."
         )
     if costs is None or not n_slots:
         return
-    encode_s, encoding_s = _encoding_s(work, costs)
-    for column, rates in costs.encoding.items():
-        yield f"  {column}: {rates.encoded_per_s:,.0f} inputs/s by each of {costs.pool.n_actors} encoders, measured."
-    pack_s = 0.0
-    for phase in work.phases:
-        pack_s += phase.n_packs_left * _pack_s(spec, phase, work, costs.packs)
-    for cost in costs.packs:
+    for column, cost in costs.encoding.items():
+        yield f"  {column}: {cost.encoded_per_s:,.0f} inputs/s per encoder, measured; {costs.pool.n_actors} encoders."
+    for pack in costs.packs:
         yield (
-            f"  {cost.pack.candidate}, {len(cost.pack.splits)} splits at once: {cost.epoch_s:,.3g} s an epoch, "
-            f"{cost.evaluation_s:,.3g} s an evaluation, process of {in_gb(cost.process_bytes)}; measured on "
-            f"{cost.device}."
+            f"  {pack.pack.candidate}, {len(pack.pack.splits)} splits at once: {pack.epoch_s:,.3g} s per epoch, "
+            f"{pack.evaluation_s:,.3g} s per evaluation, {decimal(pack.process_bytes)} of memory, measured on "
+            f"{pack.device}."
         )
-    each = spec.resources.gpus_per_pack or spec.resources.cpus_per_pack
+    encoder_s, encoding_s = _encoding_s(work, costs)
+    pack_s = sum(phase.n_packs_left * _pack_s(spec, phase, work, costs.packs) for phase in work.phases)
+    device_s = pack_s * (spec.resources.gpus_per_pack or spec.resources.cpus_per_pack)
     training_s = max(pack_s / min(n_slots, max(n_packs, 1)), n_packs * _DRIVER_S_PER_PACK)
     encoder = "GPU" if costs.pool.device == "cuda" else "core"
     trainer = "GPU" if spec.resources.gpus_per_pack else "core"
-    told = f"{_device_time(encode_s, encoder)} to encode, {_device_time(pack_s * each, trainer)} to train"
-    yield f"Work: about {told}; the start of processes and the report come on top."
-    yield f"Time on these {len(nodes)} nodes: about {duration(encoding_s)} to encode, {duration(training_s)} to train."
+    yield (
+        f"Work: about {_device_time(encoder_s, encoder)} to encode, {_device_time(device_s, trainer)} to train; the "
+        "start of processes and the report come on top."
+    )
+    on_nodes = plural(len(nodes), "node")
+    yield f"Time on {on_nodes}: about {duration(encoding_s)} to encode, {duration(training_s)} to train."
     if price_per_hour is not None:
         total_h = (encoding_s + training_s) / 3600
         price = total_h * len(nodes) * price_per_hour
-        yield f"Price: about {price:,.2f} = {total_h:,.3g} h x {len(nodes)} nodes x {price_per_hour:g} an hour."
+        yield f"Price: about {price:,.2f} = {total_h:,.3g} h x {on_nodes} x {price_per_hour:g} per hour."
 
 
 def _device_time(seconds: float, device: str) -> str:
-    """Device time to read."""
     return f"{seconds / 3600:,.3g} {device}-hours" if seconds >= 3600 else f"{seconds / 60:,.3g} {device}-minutes"
 
 
 def _encoding_s(work: Work, costs: Costs) -> tuple[float, float]:
-    """Device seconds, and time on the cluster, of what is left to encode."""
+    """Return the device seconds, and the seconds on the cluster, of what is left to encode."""
     pool, device_s, elapsed_s = costs.pool, 0.0, 0.0
     for cost in costs.encoding.values():
         device_s += work.n_items / cost.encoded_per_s * (1 if pool.device == "cuda" else pool.n_threads)
@@ -278,7 +273,7 @@ def _encoding_s(work: Work, costs: Costs) -> tuple[float, float]:
 
 
 def _pack_s(spec: StudySpec, phase: Phase, work: Work, measured: Sequence[PackCost]) -> float:
-    """Seconds of one pack, from those that were measured with the same objective; lanes and items scale it."""
+    """Return the seconds of one pack: the mean of those measured with its objective, scaled by lanes and items."""
     training, objective = spec.training, Candidate(phase.method).objective
     n_train = {known.name: known.n_train for known in work.phases}
     n_evaluations = math.ceil(training.n_epochs(objective) / training.evaluate_every_epochs)
@@ -293,25 +288,21 @@ def _pack_s(spec: StudySpec, phase: Phase, work: Work, measured: Sequence[PackCo
 
 
 def _typical(work: Work) -> list[Phase]:
-    """Two packs to try: of each objective, else of two methods."""
+    """Return the phases of two packs to measure: one per objective, else of two methods."""
     first = [phase for phase in work.phases if phase.name == work.phases[0].name]
     by_objective = {Candidate(phase.method).objective: phase for phase in first}
     return list(by_objective.values()) if len(by_objective) > 1 else [first[0], first[-1]]
 
 
-def _candidate(spec: StudySpec, method: str) -> Candidate:
-    """The first that will be proposed."""
-    batch = proposals(spec.search, method).next_batch({})
+def _pack(spec: StudySpec, phase: Phase) -> Pack:
+    """Return a pack of the first candidate that will be proposed."""
+    batch = proposals(spec.search, phase.method).next_batch({})
     assert batch
-    return batch[0]
+    return Pack(phase.name, batch[0], spec.split_seeds(phase.name)[: phase.n_lanes])
 
 
-def _splits(spec: StudySpec, phase: Phase) -> tuple[int, ...]:
-    return spec.split_seeds(phase.name)[: phase.n_lanes]
-
-
-def _train(context: PackContext, pack: Pack) -> PackCost:
-    # Made up here, where it is needed: what a step costs does not depend on what the numbers are.
+def _measure_on_noise(context: PackContext, pack: Pack) -> PackCost:
+    # Made on the worker that needs it; the time of a step does not depend on the values.
     shape = len(context.labels), context.embeddings.shape[1]
     matrix = np.random.default_rng(0).standard_normal(shape, np.float32)
     return measure_pack(replace(context, embeddings=matrix), pack)

@@ -1,4 +1,4 @@
-"""The nodes of a cluster, and what each says of itself: software, devices, encoders, places, memory."""
+"""Ask the nodes of a cluster about their software, devices, encoders, storage and memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from embedding_jobs.sources.tables import table_bytes
 from study.config.schema import StudySpec
 from study.execution.pack_context import encoder_configs
 
-SOFTWARE = ("embedding-ablation-study", "ray", "torch", "transformers", "timm", "numpy")
+_SOFTWARE = ("embedding-ablation-study", "ray", "torch", "transformers", "timm", "numpy")
 
 _ANSWERS_WITHIN_S = 300
 
@@ -43,7 +43,13 @@ class Node:
 
 @dataclass(frozen=True)
 class FoundEncoder:
-    """An encoder as a node found it: what its vectors depend on and their length, or why it cannot be had."""
+    """An encoder as a node loaded it.
+
+    Attributes:
+        fingerprint: Everything that its vectors depend on.
+        dimension: Length of its vectors.
+        problem: Why it is not available; "" if it is.
+    """
 
     fingerprint: dict[str, Any] = field(default_factory=dict)
     dimension: int = 0
@@ -52,21 +58,21 @@ class FoundEncoder:
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What a node says of itself.
+    """What a node reports.
 
     Attributes:
-        versions: Of python and of `SOFTWARE`.
-        n_gpus: GPUs that torch sees.
-        gpu_bytes: Memory of the smallest.
-        gpus_are_busy: Whether some are in use, so that it did not look at them.
+        versions: Version of Python and of each library that results depend on.
+        n_gpus: GPUs that torch finds.
+        gpu_bytes: Memory of the smallest GPU.
+        gpus_are_busy: Whether some GPUs are in use, so that the node did not examine any.
         encoders: By column.
-        storage_problem: Why the study's directory cannot be written; "" if it can.
-        table_bytes: Of the table's files; or
-        table_problem: why it cannot be read.
-        free_disk_bytes: Where the study's directory is.
-        free_memory_bytes: Of the node.
-        auth_mode: RAY_AUTH_MODE of its processes.
-        token_is_open: Whether others than its owner can read the token's file.
+        storage_problem: Why the study's directory is not writable; "" if it is.
+        table_bytes: Size of the table's files.
+        table_problem: Why the table is not readable; "" if it is.
+        free_disk_bytes: Free space in the study's directory.
+        free_memory_bytes: Available memory.
+        auth_mode: RAY_AUTH_MODE of the node's processes.
+        token_is_open: Whether users other than the owner can read the token file.
     """
 
     versions: dict[str, str]
@@ -83,84 +89,83 @@ class NodeFacts:
     token_is_open: bool
 
 
-def nodes() -> list[Node]:
-    """The nodes of the cluster that are alive, the head first."""
+def alive_nodes() -> list[Node]:
+    """Return the nodes of the cluster that are alive, the head first."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     alive.sort(key=lambda node: ("node:__internal_head__" not in node["Resources"], node["NodeManagerAddress"]))
     return [
         Node(
             node["NodeID"],
             node["NodeManagerAddress"],
-            node["Resources"].get("CPU", 0),
-            node["Resources"].get("GPU", 0),
-            node["Resources"].get("object_store_memory", 0),
+            *(node["Resources"].get(name, 0) for name in ("CPU", "GPU", "object_store_memory")),
         )
         for node in alive
     ]
 
 
-def ask(spec: StudySpec, asked: Sequence[Node]) -> dict[str, NodeFacts | str]:
-    """Has every node look at itself.
+def ask_nodes(spec: StudySpec, asked: Sequence[Node]) -> dict[str, NodeFacts | str]:
+    """Run a task on every node that examines it.
 
     Returns:
-        By node id what it says, or why it does not.
+        By node id, what the node reports, or why it does not.
     """
-    look, free = ray.remote(_look_around), _free_gpus()
+    examine, free_gpus = ray.remote(_examine), _free_gpus()
     waiting = {}
     for node in asked:
-        busy = free.get(node.id, 0) < node.n_gpus  # whoever asks for them would wait for the packs that are there
+        busy = free_gpus.get(node.id, 0) < node.n_gpus  # a task that asks for them waits for the packs that hold them
         n_gpus = 0 if busy else node.n_gpus
-        waiting[node.id] = look.options(**_pinned(node, n_gpus=n_gpus)).remote(
+        waiting[node.id] = examine.options(**_pinned(node, n_gpus=n_gpus)).remote(
             encoder_configs(spec), spec.data.table, spec.directory, _mark(node), n_gpus > 0, busy
         )
     return _answers(waiting)
 
 
 def read_across(spec: StudySpec, asked: Sequence[Node], facts: Mapping[str, NodeFacts | str]) -> dict[str, list[str]]:
-    """Has every node read what each wrote into the study's directory, then removes it.
+    """Let every node read what each node wrote into the study's directory, then remove it.
 
     Args:
         spec: The study.
         asked: Every node.
-        facts: From `ask`: who could write.
+        facts: From `ask_nodes`: which nodes could write.
 
     Returns:
-        By node id the addresses of the nodes whose writing it does not find.
+        By node id, the addresses of the nodes whose files it does not find.
     """
     wrote = {
         _mark(node): node.address
         for node in asked
         if isinstance(found := facts[node.id], NodeFacts) and not found.storage_problem
     }
-    read = ray.remote(_unseen)
-    waiting = {node.id: read.options(**_pinned(node)).remote(spec.directory, list(wrote)) for node in asked}
+    find_missing = ray.remote(_missing_marks)
+    waiting = {node.id: find_missing.options(**_pinned(node)).remote(spec.directory, list(wrote)) for node in asked}
     missing = _answers(waiting)
-    with suppress(OSError):  # the directory holds more, or never was
+    with suppress(OSError):  # the directory holds more, or was never made
         for mark in wrote:
             (spec.root / mark).unlink(missing_ok=True)
         spec.root.rmdir()
-    # A node that cannot answer has said so when it was asked first.
+    # A node that does not answer here is reported by `ask_nodes`.
     return {node: [wrote[mark] for mark in marks] for node, marks in missing.items() if isinstance(marks, list)}
 
 
 def slots_of(spec: StudySpec, node: Node) -> int:
-    """Packs that a node trains at once."""
-    resources = spec.resources
-    limits = [fitting(node.n_cpus, resources.cpus_per_pack)] if resources.cpus_per_pack else []
-    if resources.gpus_per_pack:
-        share = resources.gpus_per_pack
-        limits.append(int(node.n_gpus) * fitting(1, share) if share < 1 else fitting(node.n_gpus, share))
+    """Return how many packs a node trains at once."""
+    cpu_share, gpu_share = spec.resources.cpus_per_pack, spec.resources.gpus_per_pack
+    limits = [n_fitting(node.n_cpus, cpu_share)] if cpu_share else []
+    if gpu_share:
+        limits.append(
+            int(node.n_gpus) * n_fitting(1, gpu_share) if gpu_share < 1 else n_fitting(node.n_gpus, gpu_share)
+        )
     return min(limits) if limits else int(node.n_cpus)
 
 
-def fitting(amount: float, share: float) -> int:
-    """How many shares fit into an amount of a resource, counted as Ray counts: in ten thousandths."""
+def n_fitting(amount: float, share: float) -> int:
+    """Return how many shares fit into an amount of a resource, which Ray counts in ten thousandths."""
     return round(amount * 10_000) // round(share * 10_000)
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of the libraries that results depend on, in this process."""
-    return {"python": platform.python_version(), **{name: version(name) for name in SOFTWARE}}
+def software_versions() -> dict[str, str]:
+    """Return the version of Python and of each library that results depend on, in this process."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _SOFTWARE}}
 
 
 def _pinned(node: Node, n_gpus: float = 0) -> dict[str, Any]:
@@ -173,13 +178,13 @@ def _pinned(node: Node, n_gpus: float = 0) -> dict[str, Any]:
 
 
 def _free_gpus() -> dict[str, float]:
-    """GPUs that nobody holds, by node id; of single nodes Ray has no public way to tell."""
+    """Return the number of free GPUs by node id. Ray has no public function for single nodes."""
     found = ray._private.state.available_resources_per_node()
     return {node: resources.get("GPU", 0) for node, resources in found.items()}
 
 
 def _answers(waiting: Mapping[str, ray.ObjectRef]) -> dict[str, Any]:
-    """What tasks returned, or one line on why they did not; all of them have the same time."""
+    """Return the result of each task, or one line on why there is none; all of them have the same deadline."""
     ray.wait(list(waiting.values()), num_returns=len(waiting), timeout=_ANSWERS_WITHIN_S)
     return {node: _answer(reference) for node, reference in waiting.items()}
 
@@ -189,7 +194,7 @@ def _answer(reference: ray.ObjectRef) -> Any:
         return ray.get(reference, timeout=1)
     except ray.exceptions.GetTimeoutError:
         ray.cancel(reference, force=True)
-        return f"no answer within {_ANSWERS_WITHIN_S} s; it hangs, or its Ray starts no process"
+        return f"no answer within {_ANSWERS_WITHIN_S} s: the node hangs, or Ray cannot start processes there"
     except ray.exceptions.RayError as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
@@ -198,19 +203,19 @@ def _mark(node: Node) -> str:
     return f".preflight-{node.id}"
 
 
-def _look_around(
+def _examine(
     encoders: Mapping[str, EncoderConfig], table: str, directory: str, mark: str, on_gpu: bool, gpus_are_busy: bool
 ) -> NodeFacts:
     from embedding_jobs.encoders.torch_runtime import gpu_memories
 
     root = Path(directory)
-    problem, free = "", 0
+    storage_problem, free = "", 0
     try:
         root.mkdir(parents=True, exist_ok=True)
         (root / mark).write_text(mark)
         free = shutil.disk_usage(root).free
     except OSError as error:
-        problem = f"{directory}: {error.strerror}"
+        storage_problem = f"{directory}: {error.strerror}"
     n_bytes, table_problem = 0, ""
     try:
         n_bytes = table_bytes(table)
@@ -218,22 +223,22 @@ def _look_around(
         table_problem = str(error)
     gpus, token = gpu_memories(), token_path()
     return NodeFacts(
-        versions=versions(),
+        versions=software_versions(),
         n_gpus=len(gpus),
         gpu_bytes=min(gpus, default=0),
         gpus_are_busy=gpus_are_busy,
-        encoders=_load(encoders, "cuda" if on_gpu and gpus else "cpu"),
-        storage_problem=problem,
+        encoders=_load_encoders(encoders, "cuda" if on_gpu and gpus else "cpu"),
+        storage_problem=storage_problem,
         table_bytes=n_bytes,
         table_problem=table_problem,
         free_disk_bytes=free,
-        free_memory_bytes=_free_memory(),
+        free_memory_bytes=_available_memory_bytes(),
         auth_mode=os.environ.get(MODE, "disabled").lower(),
         token_is_open=token.exists() and bool(stat.S_IMODE(token.stat().st_mode) & 0o077),
     )
 
 
-def _unseen(directory: str, marks: Sequence[str]) -> list[str]:
+def _missing_marks(directory: str, marks: Sequence[str]) -> list[str]:
     missing = []
     for mark in marks:
         try:
@@ -244,8 +249,8 @@ def _unseen(directory: str, marks: Sequence[str]) -> list[str]:
     return missing
 
 
-def _load(encoders: Mapping[str, EncoderConfig], device: str) -> dict[str, FoundEncoder]:
-    """Loads each encoder once, columns that share one together."""
+def _load_encoders(encoders: Mapping[str, EncoderConfig], device: str) -> dict[str, FoundEncoder]:
+    """Load each encoder once; columns with the same settings share it."""
     loaded: dict[str, FoundEncoder] = {}
     for config in encoders.values():
         if repr(config) not in loaded:
@@ -258,7 +263,7 @@ def _load(encoders: Mapping[str, EncoderConfig], device: str) -> dict[str, Found
     return {column: loaded[repr(config)] for column, config in encoders.items()}
 
 
-def _free_memory() -> int:
+def _available_memory_bytes() -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
