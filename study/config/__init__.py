@@ -1,1 +1,1 @@
-"""The study file: its schema, its presets, and the rules that a file must keep."""
+"""The study file: its schema, its presets, and the rules that it is checked by."""

@@ -1,4 +1,4 @@
-"""Where secrets do not belong: what a study file says is printed, recorded and tracked."""
+"""Addresses in a study file: no secrets, since the file is printed, recorded and tracked; which are local."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SECRET_WORDS = ("passw", "pwd", "token", "secret", "sig", "credential", "key")
 
 
 def has_secret_parameter(address: str) -> bool:
-    """Whether an address has what looks like a password or key among its parameters."""
+    """Return whether an address has a parameter that looks like a password or key."""
     names = [name.lower() for name, _ in parse_qsl(urlsplit(address).query, keep_blank_values=True)]
     return any(word in name for name in names for word in _SECRET_WORDS)
 
 
 def secret_problems(sections: Mapping[str, Any]) -> Iterator[str]:
-    """Addresses that hold a user or password, which records, logs and reports would repeat; without their values.
+    """Yield a problem for each address with a user or password, without its value.
 
     Args:
         sections: The study file's sections and top-level values, by name.
@@ -37,10 +37,10 @@ def secret_problems(sections: Mapping[str, Any]) -> Iterator[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's own, which others do not reach.
+    """Return whether a host is this machine's loopback, which other machines do not reach.
 
     Args:
-        host: Without a port; an IPv6 address with or without its brackets.
+        host: Name or address without a port; an IPv6 address with or without its brackets.
     """
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback

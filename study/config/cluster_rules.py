@@ -1,4 +1,4 @@
-"""What a study file must not hold if the study runs on other machines than this one."""
+"""What a study file must not contain if the study runs on other machines."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 
-def travel_problems(raw: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[str]:
-    """What another machine could not make sense of: places that hang from this one.
+def cluster_problems(raw: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a problem for each place that has no meaning on another machine, such as a relative path.
 
     Args:
         raw: The study file's contents.
-        sections: Its sections, as far as they are sound, their paths as they stand in the file.
+        sections: Its valid sections, with their paths as the file gives them.
     """
     places = {"directory": raw.get("directory")}
     if "data" in sections:
@@ -24,11 +24,11 @@ def travel_problems(raw: Mapping[str, Any], sections: Mapping[str, Any]) -> Iter
             places["encoders.image.checkpoint"] = image.checkpoint
     for key, place in places.items():
         if isinstance(place, str) and "://" not in place and not place.startswith("/"):
-            remedy = "put it on storage that every node sees, and give its absolute path there"
-            yield f"`{key}` must not be relative in a study that runs on a cluster, got {place!r}; {remedy}"
+            remedy = "put it on storage that every node reaches, and give its absolute path there"
+            yield f"`{key}` must be absolute in a study that runs on a cluster, got {place!r}; {remedy}"
     uri = sections["tracking"].uri if "tracking" in sections else None
     if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        yield f"`tracking.uri` must not be relative in a study that runs on a cluster, got {uri!r}; write four slashes"
+        yield f"`tracking.uri` must be absolute in a study that runs on a cluster, got {uri!r}; write four slashes"
     address = sections["resources"].address if "resources" in sections else None
     if address not in (None, "auto"):
-        yield f"`resources.address` must be left out: the study runs on the cluster it is sent to, got {address!r}"
+        yield f"`resources.address` must be left out on a cluster, since the study runs where it is sent; got {address!r}"

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from embedding_jobs.encoders.registry import ENTRY_POINT_GROUP
 from study.config.addresses import secret_problems
-from study.config.cluster_rules import travel_problems
+from study.config.cluster_rules import cluster_problems
 from study.config.method_rules import nearest, pruning_problems, search_problems
 from study.config.schema import (
     PACKAGE_SCHEME,
@@ -101,7 +101,7 @@ def check_spec(
                 with suppress(ValidationError):  # what is sound in it is still checked against the rest
                     sections[name] = kind.model_validate(_without(raw[name], error))
     if travels:
-        problems += travel_problems(raw, sections)  # and places stay as they are: this machine's links mean nothing
+        problems += cluster_problems(raw, sections)  # and places stay as they are: this machine's links mean nothing
     elif "data" in sections:
         sections["data"] = sections["data"].model_copy(update={"table": _resolved(sections["data"].table, path.parent)})
     if "encoders" in sections and not travels:

@@ -1,4 +1,4 @@
-"""Checks the methods of a study file: their names, their hyperparameters, the values of these."""
+"""Check the methods of a study file: their names, their hyperparameters, and the values of these."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ from trainables.records.types import Candidate
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """Asks whether the nearest of the known names was meant, to stand after the name; empty where none is near."""
+    """Return a question whether a similar known name was meant; empty where there is none."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6 if len(name) > 3 else 0.75)
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 
 def search_problems(search: Search, training: Training) -> Iterator[str]:
-    """What is wrong with the methods of a search and their values.
-
-    Args:
-        search: A well-formed search.
-        training: What is trained, and on what batches.
-    """
+    """Yield a problem for each wrong method, hyperparameter or value of a search."""
     n_hidden = len(training.hidden)
     for name, params in search.methods.items():
         try:
@@ -55,7 +50,7 @@ def search_problems(search: Search, training: Training) -> Iterator[str]:
             if isinstance(values, Range):
                 yield from _range_problems(place, values, search.sampler)
             if not _listed(values):
-                yield f"{place} is an empty list; give at least one value"
+                yield f"{place} must have at least one value, got an empty list"
             for value in _listed(values):
                 if isinstance(value, str):
                     yield from _word_problems(place, value, known[key], n_hidden)
@@ -70,7 +65,7 @@ def search_problems(search: Search, training: Training) -> Iterator[str]:
 
 
 def _listed(values: Value | Range | tuple[Value, ...]) -> tuple[Value, ...]:
-    """Every value; of a range, its ends."""
+    """Return every value; of a range, its ends."""
     if isinstance(values, Range):
         return values.low, values.high
     return values if isinstance(values, tuple) else (values,)
@@ -79,7 +74,8 @@ def _listed(values: Value | Range | tuple[Value, ...]) -> tuple[Value, ...]:
 def _component_problems(
     name: str, layers: tuple[Value, ...], values: tuple[Value, ...], training: Training
 ) -> Iterator[str]:
-    """More components than a layer or a batch has leave nothing out; how wide the input is, nobody knows yet."""
+    # With as many components as a layer has units, or a batch has items, nothing is left out. The width of the input,
+    # layer 0, is not known before encoding.
     hidden = training.hidden
     if not hidden or not all(layer == "auto" or layer in range(1, len(hidden) + 1) for layer in layers):
         return
@@ -88,8 +84,8 @@ def _component_problems(
     for value in values:
         if not isinstance(value, str) and value >= limit:
             yield (
-                f"`search.methods.{name}.components` must be below {limit}, the units of the widest layer that it is "
-                f"for or the items of a batch, or it leaves nothing out; got {value:g}"
+                f"`search.methods.{name}.components` must be below {limit}, the units of its widest layer or the items "
+                f"of a batch, or it leaves nothing out; got {value:g}"
             )
 
 
@@ -111,7 +107,7 @@ def _range_problems(place: str, values: Range, sampler: Sampler) -> Iterator[str
 
 
 def pruning_problems(search: Search, training: Training) -> Iterator[str]:
-    """What is wrong with the rules of early stopping."""
+    """Yield a problem for each wrong value of the rules of early stopping."""
     asha = search.pruning.asha
     if asha is None:
         return
@@ -119,6 +115,6 @@ def pruning_problems(search: Search, training: Training) -> Iterator[str]:
     n_epochs = max(training.n_epochs(objective) for objective in objectives)
     if asha.grace_epochs >= n_epochs:
         yield (
-            f"`search.pruning.asha.grace_epochs` must be below the {n_epochs} epochs of a training, or nothing is ever "
-            f"stopped, got {asha.grace_epochs}"
+            f"`search.pruning.asha.grace_epochs` must be below the {n_epochs} epochs of a training, or nothing is "
+            f"ever stopped, got {asha.grace_epochs}"
         )

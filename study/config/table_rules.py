@@ -1,4 +1,4 @@
-"""Checks a study file's `data` against its table: columns, rows, and what splits and batches need of them."""
+"""Check a study file's `data` against its table: columns, rows, and enough of them for splits and batches."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from collections.abc import Iterator
 from embedding_jobs.errors import SourceError
 from embedding_jobs.sources.tables import count_rows, stream, table_columns
 from study.config.method_rules import nearest
-from study.config.schema import Data, Splits, Training, phases
+from study.config.schema import Data, Splits, Training
+from trainables.records.types import PROTOCOLS
 from trainables.sampling.splits import SEARCH_TRAIN_FRACTION, n_held_out, n_train_items
 
 
 def named_columns(data: Data) -> dict[str, str | None]:
-    """The table's columns by the key that names them."""
+    """Return the table's columns by the key that names them."""
     named: dict[str, str | None] = {"id": data.id, "label": data.label, "image": data.image}
     return named | {f"text.{index}": column for index, column in enumerate(data.text)}
 
 
 def table_problems(data: Data) -> Iterator[str]:
-    """What is wrong with the table's columns."""
+    """Yield a problem for each column that the table does not have."""
     try:
         present = table_columns(data.table)
     except SourceError as error:
         yield f"`data.table`: {error}"
         return
     if not present:
-        yield f"`data.table` must have columns, {data.table} has none; is it empty?"
+        yield f"`data.table` must have columns, {data.table} has none: is it empty?"
         return
     apart = next((mark for mark in ";\t|" if len(present) == 1 and mark in present[0]), None)
     if apart is not None:
@@ -34,13 +35,13 @@ def table_problems(data: Data) -> Iterator[str]:
     for key, name in named_columns(data).items():
         if name and name not in present:
             yield (
-                f"`data.{key}` names the column `{name}`, which {data.table} lacks{nearest(name, present)}; "
+                f"`data.{key}` names the column `{name}`, which {data.table} does not have{nearest(name, present)}; "
                 f"its columns are {', '.join(present)}"
             )
 
 
 def unknown_class_problems(data: Data, splits: Splits) -> Iterator[str]:
-    """Classes to be withheld that no row has."""
+    """Yield a problem for each class to withhold that no row has."""
     if not splits.unknown_classes:
         return
     try:
@@ -54,7 +55,7 @@ def unknown_class_problems(data: Data, splits: Splits) -> Iterator[str]:
 
 
 def size_problems(data: Data, splits: Splits, training: Training) -> Iterator[str]:
-    """What is wrong with the number of rows."""
+    """Yield a problem if the table has too few rows."""
     try:
         n_items = count_rows(data.table)
     except SourceError:
@@ -63,18 +64,16 @@ def size_problems(data: Data, splits: Splits, training: Training) -> Iterator[st
         yield f"`data.table` must hold items, {data.table} has no rows"
         return
     held_out = training.early_stopping.fraction if training.early_stopping else 0
-    for phase in phases(splits.protocol):
+    for phase in PROTOCOLS[splits.protocol]:
         n_train = n_train_items(n_items, splits.train_fraction, phase)
         n_train -= n_held_out(n_train, held_out)
         if training.batch_size > n_train:
-            cut = (
-                f"{SEARCH_TRAIN_FRACTION:g} x {splits.train_fraction:g}"
-                if phase == "search"
-                else f"{splits.train_fraction:g}"
-            )
+            fractions = f"{splits.train_fraction:g}"
+            if phase == "search":
+                fractions = f"{SEARCH_TRAIN_FRACTION:g} x {fractions}"
             less = f", less the {held_out:g} that early stopping holds out" if held_out else ""
             yield (
-                f"`training.batch_size` must not exceed the {phase} split's training items: {n_train} = {cut} of "
+                f"`training.batch_size` must not exceed the {phase} split's training items: {n_train} = {fractions} of "
                 f"{n_items} rows{less}, got {training.batch_size}; lower it to at most {n_train // 2 * 2}, or raise "
                 "`splits.train_fraction`"
             )

@@ -90,7 +90,7 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
             r"alpha` is not a hyperparameter of control; it has none, and may be given its own learning_rate_low",
         ),
         ("search", {"methods": {"e_mixup": {"alpha": -0.1}}}, r"alpha` must be above 0 and at most 10, got -0.1"),
-        ("search", {"methods": {"e_mixup": {"alpha": []}}}, r"alpha` is an empty list"),
+        ("search", {"methods": {"e_mixup": {"alpha": []}}}, r"alpha` must have at least one value, got an empty list"),
         ("search", {"methods": {"e_mixup": {"alpha": "x"}}}, r"alpha` must be a number, a list of numbers or \{low"),
         ("search", {"methods": {"e_mixup": {"alpha": {"low": 0.1, "high": 1}}}}, r"is a range, which a grid cannot"),
         (
