@@ -31,4 +31,4 @@ def cluster_problems(raw: Mapping[str, Any], sections: Mapping[str, Any]) -> Ite
         yield f"`tracking.uri` must be absolute in a study that runs on a cluster, got {uri!r}; write four slashes"
     address = sections["resources"].address if "resources" in sections else None
     if address not in (None, "auto"):
-        yield f"`resources.address` must be left out on a cluster, since the study runs where it is sent; got {address!r}"
+        yield f"`resources.address` must be left out on a cluster: the study runs where it is sent, got {address!r}"
