@@ -1,63 +1,87 @@
-"""Writing files whole or not at all."""
+"""Files that are complete as soon as they exist, and locks that end with their process."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
-import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from embedding_jobs.errors import StoreError
+from filelock import FileLock, Timeout
 
 
-def write_file(path: Path, data: bytes | memoryview) -> str:
-    """Write a file aside, flush it to the disk, and rename it; returns its sha256.
+class LockHeldError(Exception):
+    """Another process holds the lock."""
 
-    Raises:
-        StoreError: The disk is full or cannot be written; nothing is left behind.
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to write aside; then flush it to the disk and rename it to `path`.
+
+    A reader sees the old file or the new one, never a part. If writing fails, nothing is left behind.
     """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with aside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.rename(path)
-    except OSError as error:
+        yield aside
+        with aside.open("rb") as written:
+            os.fsync(written.fileno())
+        aside.replace(path)
+    finally:
         aside.unlink(missing_ok=True)
-        raise StoreError(
-            f"{path} must be writable: {error.strerror or error}; free space or give another store, and run again: "
-            "what is finished is kept"
-        ) from error
-    return hashlib.sha256(data).hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, the same bytes for the same value."""
-    write_file(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+def write_whole(path: Path, content: bytes | memoryview) -> Path:
+    """Write a file as a whole, and create its folder if it is missing.
+
+    Returns:
+        The path of the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as aside:
+        aside.write_bytes(content)
+    return path
 
 
 def remove_asides(folder: Path) -> None:
-    """Remove what killed writers left of files that were never renamed."""
+    """Remove the unfinished files that killed writers left in a folder."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def sha256_file(path: Path) -> str:
-    """Hash a file without holding it."""
+    """Return the SHA-256 of a file, read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_whole(path: Path, content: bytes) -> Path:
-    """Writes a file whole or not at all, and makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file. The system releases it when the process ends, however it ends.
+
+    Raises:
+        LockHeldError: Another process still holds it after half a second.
+    """
+    lock = FileLock(path, timeout=0.5, thread_local=False)  # `is_locked` may hold it for a moment
     try:
-        aside.write_bytes(content)
-        aside.replace(path)
+        lock.acquire()
+    except Timeout:
+        raise LockHeldError(f"{path} is held by another process") from None
+    try:
+        yield
     finally:
-        aside.unlink(missing_ok=True)
-    return path
+        lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds a lock file. Needs no permission to write."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except BlockingIOError:
+        return True
+    return False

@@ -13,13 +13,13 @@ from typing import Any, Literal
 from embedding_jobs.encoders.config import encoder_name, settings
 from embedding_jobs.encoders.registry import software
 from embedding_jobs.errors import SourceError, StoreError
-from embedding_jobs.files import remove_asides, sha256_file, write_file, write_json
+from embedding_jobs.files import remove_asides, sha256_file
 from embedding_jobs.pipeline.planning import Gatherer, Plan, make_plan, read_unit, sound_shard, unit_path
 from embedding_jobs.pipeline.summary import ColumnSummary, ExtractionProgress, measured, summarise
 from embedding_jobs.pipeline.workers import Job, Unit, WrittenUnit
 from embedding_jobs.store.items import read_inputs
 from embedding_jobs.store.manifests import MANIFEST, ColumnManifest, ItemsManifest, comparable, write_manifest
-from embedding_jobs.store.shards import Shard, damaged, part_name, read_part
+from embedding_jobs.store.shards import Shard, damaged, part_name, read_part, write_json, write_stored
 from embedding_jobs.store.store import ITEMS, SKIP_NOTE, SKIPPED, Store
 
 _N_NAMED = 5
@@ -226,7 +226,7 @@ class ColumnRun:
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(["row", "id", "input", "reason"])
             writer.writerows(skipped)
-            write_file(folder / SKIPPED, text.getvalue().encode())
+            write_stored(folder / SKIPPED, text.getvalue().encode())
         else:
             (folder / SKIPPED).unlink(missing_ok=True)
         earlier = self._manifest.made_with if self._manifest else ()

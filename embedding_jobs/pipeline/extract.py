@@ -7,7 +7,6 @@ driver gathers shards as their units come in. What is finished is a file; a run 
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import threading
 import time
@@ -25,6 +24,7 @@ import ray.exceptions
 from embedding_jobs.encoders.config import EncoderConfig, TextEncoderConfig, encoder_name
 from embedding_jobs.encoders.registry import encoder_kind, fingerprint
 from embedding_jobs.errors import EncoderError, SourceError, StoreError
+from embedding_jobs.files import LockHeldError, hold_lock
 from embedding_jobs.pipeline.column import ColumnRun, existing_column
 from embedding_jobs.pipeline.pool import EncoderPool, encoder_pool
 from embedding_jobs.pipeline.summary import ColumnSummary, ExtractionProgress, ExtractionSummary
@@ -296,15 +296,12 @@ def _check_encoders(source: Source, encoders: Mapping[str, EncoderConfig]) -> No
 
 @contextmanager
 def _lock(directory: Path) -> Iterator[None]:
-    """Hold the store for this process; the system lets go of it when the process ends, however it ends."""
-    with (directory / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(
-                f"one run at a time may write to {directory}, another is at it; wait for it to end"
-            ) from error
-        yield
+    """Hold the store for this process."""
+    try:
+        with hold_lock(directory / ".lock"):
+            yield
+    except LockHeldError:
+        raise StoreError(f"Another run writes to {directory}. Wait for it to end, or stop it.") from None
 
 
 @contextmanager

@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedding_jobs.errors import StoreError
-from embedding_jobs.files import write_file
 from embedding_jobs.sources.items import hash_inputs, size_column
 from embedding_jobs.store.manifests import ItemsManifest
-from embedding_jobs.store.shards import Shard, parquet_bytes, part_name, read_part, vectors_of
+from embedding_jobs.store.shards import Shard, parquet_bytes, part_name, read_part, vectors_of, write_stored
 from embedding_jobs.store.store import ITEMS, SKIP_NOTE, Store
 
 if TYPE_CHECKING:
@@ -191,7 +190,7 @@ class Gatherer:
         ids = read_part(self._store.path(ITEMS) / file, ["id"]).column("id")
         table = pa.table({"id": ids, "vector": _vectors(vectors), "note": pa.array(notes, pa.string())})
         data = parquet_bytes(table, compression="none", metadata={_KEY: self._plan.shard_keys[number]})
-        sha256 = write_file(self._store.path(self._plan.name) / file, data)
+        sha256 = write_stored(self._store.path(self._plan.name) / file, data)
         return Shard(file, len(inputs), len(data), sha256)
 
     def _units_of(self, number: int) -> NDArray[np.int64]:
@@ -222,7 +221,7 @@ def write_unit(path: Path, vectors: NDArray[Any], notes: Sequence[str | None]) -
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    write_file(path, memoryview(sink.getvalue()))
+    write_stored(path, memoryview(sink.getvalue()))
 
 
 def read_unit(path: Path, dimension: int | None = None) -> tuple[NDArray[Any], list[str | None]]:

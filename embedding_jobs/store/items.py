@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedding_jobs.errors import SourceError, StoreError
-from embedding_jobs.files import remove_asides, write_file
+from embedding_jobs.files import remove_asides
 from embedding_jobs.sources.items import Source, SourceFacts, check_source, iter_items, size_column
 from embedding_jobs.sources.tables import table_columns
 from embedding_jobs.store.manifests import MANIFEST, ColumnManifest, ItemsManifest, write_manifest
-from embedding_jobs.store.shards import Shard, damaged, parquet_bytes, part_name, read_part
+from embedding_jobs.store.shards import Shard, damaged, parquet_bytes, part_name, read_part, write_stored
 from embedding_jobs.store.store import ITEMS, Store
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _tables(source: Source, rows_per_shard: int) -> Iterator[pa.Table]:
 
 def _write(folder: Path, number: int, table: pa.Table) -> Shard:
     data = parquet_bytes(table.combine_chunks(), compression="zstd")
-    sha256 = write_file(folder / part_name(number), data)
+    sha256 = write_stored(folder / part_name(number), data)
     return Shard(part_name(number), table.num_rows, len(data), sha256)
 
 

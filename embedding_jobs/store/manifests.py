@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from embedding_jobs.errors import StoreError
-from embedding_jobs.files import write_json
-from embedding_jobs.store.shards import AGAIN, Shard
+from embedding_jobs.store.shards import AGAIN, Shard, write_json
 
 FORMAT = 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedding_jobs.errors import StoreError
-from embedding_jobs.files import sha256_file
+from embedding_jobs.files import sha256_file, write_whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,6 +87,34 @@ def parquet_bytes(table: pa.Table, *, compression: str, metadata: dict[str, str]
         write_page_checksum=True,
     )
     return memoryview(sink.getvalue())
+
+
+def write_stored(path: Path, content: bytes | memoryview) -> str:
+    """Write a file of the store as a whole.
+
+    Returns:
+        Its SHA-256.
+
+    Raises:
+        StoreError: The disk is full or cannot be written. Nothing is left behind.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise StoreError(
+            f"{path} must be writable: {error.strerror or error}; free space or give another store, and run again: "
+            "what is finished is kept"
+        ) from error
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON: the same bytes for the same value.
+
+    Raises:
+        StoreError: The disk is full or cannot be written.
+    """
+    write_stored(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
 def damaged(folder: Path, shards: Sequence[Shard]) -> dict[str, str]:

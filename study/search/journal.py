@@ -15,6 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from embedding_jobs.files import whole_file
 from study.config.schema import Search
 from study.search.proposals import Outcome, percent_done
 from study.search.space import distributions
@@ -72,13 +73,11 @@ class Journal:
         )
 
     def _make(self, path: Path, outcomes: Mapping[Candidate, Outcome]) -> None:
-        """Write the journal anew, whole or not at all."""
-        aside = path.with_name(f".{path.name}.tmp")
-        aside.unlink(missing_ok=True)
-        self._studies = self._open(aside)
-        for candidate, outcome in outcomes.items():
-            self.add(candidate, outcome)
-        aside.replace(path)
+        """Write the whole journal again."""
+        with whole_file(path) as aside:
+            self._studies = self._open(aside)
+            for candidate, outcome in outcomes.items():
+                self.add(candidate, outcome)
         self._studies = self._open(path)
 
     def _open(self, path: Path) -> dict[str, optuna.Study]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from embedding_jobs.files import write_whole
+from embedding_jobs.files import LockHeldError, hold_lock, is_locked, remove_asides, write_whole
 from study.errors import RunError
 
 _LOCK, _ACTIVITY = ".lock", "running.json"
@@ -40,14 +39,8 @@ def write_activity(directory: Path, activity: Activity) -> None:
 
 def read_activity(directory: Path) -> Activity | None:
     """Return what the run in a directory is doing; None when there is no run."""
-    try:
-        with (directory / _LOCK).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    if not is_locked(directory / _LOCK):
         return None
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except BlockingIOError:
-        pass
     try:
         fields = json.loads((directory / _ACTIVITY).read_text())
     except FileNotFoundError:  # the run has only just begun
@@ -62,16 +55,12 @@ def only_run(directory: Path) -> Iterator[None]:
     Raises:
         RunError: Another run holds the lock.
     """
-    with (directory / _LOCK).open("a") as file:
-        for last in (False, True):
+    try:
+        with hold_lock(directory / _LOCK):
+            remove_asides(directory)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if last:
-                    raise RunError(f"Another `study run` works in {directory}. Wait for its end, or stop it.") from None
-                time.sleep(0.2)  # `study status` holds the lock for a moment
-        try:
-            yield
-        finally:
-            (directory / _ACTIVITY).unlink(missing_ok=True)
+                yield
+            finally:
+                (directory / _ACTIVITY).unlink(missing_ok=True)
+    except LockHeldError:
+        raise RunError(f"Another `study run` works in {directory}. Wait for its end, or stop it.") from None

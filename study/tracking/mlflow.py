@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from analysis.format import cause
 from analysis.results.aggregate import UNDEFINED, CandidateSummary
 from analysis.results.controls import is_reference
+from embedding_jobs.files import whole_file
 from study.errors import TrackingError
 from study.state.results import Outcome
 from trainables.records.types import TrialRecord
@@ -339,6 +340,5 @@ def _make_database(uri: str) -> None:
     if not uri.startswith(_SQLITE) or path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    MlflowClient(tracking_uri=f"{_SQLITE}{aside}").search_experiments(max_results=1)
-    aside.replace(path)
+    with whole_file(path) as aside:
+        MlflowClient(tracking_uri=f"{_SQLITE}{aside}").search_experiments(max_results=1)

@@ -7,12 +7,12 @@ records they can be taken back: a failure is forgotten when its trials are to be
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from embedding_jobs.files import write_whole
 from trainables.records.parquet import record_name
 from trainables.records.types import Candidate, RecordError, TrialConfig
 
@@ -160,13 +160,9 @@ def _path(folder: Path, note: Failure | Stop) -> Path:
 
 
 def _write(folder: Path, note: Failure | Stop) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     fields = asdict(note)
     fields["candidate"] = {"method": note.candidate.method, "params": dict(note.candidate.params)}
-    path = _path(folder, note)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps({"format": FORMAT, **fields}))
-    aside.replace(path)
+    write_whole(_path(folder, note), json.dumps({"format": FORMAT, **fields}).encode())
 
 
 def _read(folder: Path) -> Iterable[dict[str, Any]]:

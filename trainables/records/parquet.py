@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedding_jobs.files import whole_file
 from trainables.records.types import Candidate, Curves, ItemResults, RecordError, TrialConfig, TrialRecord
 
 FORMAT = 2
@@ -96,15 +96,8 @@ def write_records(directory: Path, records: Sequence[TrialRecord]) -> Path:
     metadata = {"format": FORMAT, "provenance": dict(records[0].provenance)}
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
     path = directory / record_name([record.config for record in records])
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(path) as aside:
+        pq.write_table(table, aside, compression="zstd")
     return path
 
 

@@ -177,5 +177,5 @@ def test_one_run_at_a_time(source: Source, tmp_path: Path, word_config: CustomEn
     def second(_: ExtractionProgress) -> None:
         extract(source, {"title": word_config}, store)
 
-    with pytest.raises(StoreError, match="one run at a time"):
+    with pytest.raises(StoreError, match="Another run writes to"):
         extract(source, {"title": word_config}, store, on_progress=second)
