@@ -101,8 +101,6 @@ def paragraph(results: StudyResults) -> list[str]:
     """What was studied, in plain sentences."""
     description, data = results.description, results.description.data
     n_methods, n_candidates = len(description.methods), sum(description.n_candidates.values())
-    items = f"{data.n_items:,} items" if data.n_items is not None else "the study’s items"
-    classes = f" of {data.n_classes:,} classes" if data.n_classes is not None else ""
     # An encoded column is named after its source and its encoder.
     columns = ", ".join(
         f"{column.partition('--')[0]} ({options['encoder']})" if "encoder" in options else column
@@ -110,11 +108,11 @@ def paragraph(results: StudyResults) -> list[str]:
     )
     inputs = f", from embeddings of {columns}" if columns else ""
     sentences = [
-        f"{plural(n_methods, 'method')} of augmenting embeddings, in {plural(n_candidates, 'candidate')}, on {items}"
-        f"{classes}{inputs}."
+        f"{plural(n_methods, 'method')} of augmenting embeddings, in {plural(n_candidates, 'candidate')}, on "
+        f"{data.n_items:,} items of {data.n_classes:,} classes{inputs}."
     ]
     train = [record.metrics["n_train"] for record in results.records if "n_train" in record.metrics]
-    share = f" on {100 * max(train) / data.n_items:.2g} % of the items" if train and data.n_items else ""
+    share = f" on {100 * max(train) / data.n_items:.2g} % of the items" if train else ""
     phase = description.reported_phase
     n_splits = len(description.splits[phase])
     splits = plural(n_splits, _PHASE_WORDS[phase])
@@ -137,15 +135,14 @@ def none_source(results: StudyResults) -> str:
 def facts(results: StudyResults) -> list[tuple[str, str]]:
     """The few numbers at the head of the page, as (value, what it counts)."""
     description, data = results.description, results.description.data
-    facts = [
-        (f"{data.n_items:,}", "items") if data.n_items is not None else None,
-        (f"{data.n_classes:,}", "classes") if data.n_classes is not None else None,
-        (f"{data.n_features:,}", "numbers an item") if data.n_features is not None else None,
+    return [
+        (f"{data.n_items:,}", "items"),
+        (f"{data.n_classes:,}", "classes"),
+        (f"{data.n_features:,}", "numbers an item"),
         (str(len(description.splits[description.reported_phase])), "splits"),
         (f"{len(results.records):,}", "finished trials"),
         (f"{sum(record.duration_s for record in results.records) / 60:,.1f}", "device minutes"),
     ]
-    return [fact for fact in facts if fact is not None]
 
 
 def embedding(column: str, options: Mapping[str, Any]) -> tuple[str, str, list[tuple[str, str]]]:
