@@ -1,14 +1,15 @@
-"""A study from the runs of an MLflow server alone: no records, no embeddings at hand.
+"""Read a study from an MLflow server alone, without its records and embeddings.
 
-A server holds of each trial its coordinates, figures, learning curves and provenance, and of the study `study.json`. It
-does not hold per-item results, nor the curves against threshold and the ROC: what rests on them is left out.
+A server has the coordinates, figures, learning curves and provenance of each trial, and `study.json` of the study. It
+has neither per-item results nor the ROC and the curves against threshold: a report without records omits what rests on
+them.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,40 +23,52 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.format import cause
+from analysis.results import mlflow_schema as schema
 from analysis.results.load import ReportError, StudyResults, checked, with_unfinished
-from trainables.records.description import read_description
-from trainables.records.types import Candidate, Curves, TrialConfig, TrialRecord
+from trainables.records.description import DESCRIPTION, read_description
+from trainables.records.types import Curves, TrialConfig, TrialRecord
 
-# A server that is away is an answer within seconds, not after minutes of retries.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+# What MLflow raises if a server or a database does not answer.
+UNREACHABLE = (MlflowException, requests.RequestException, SQLAlchemyError)
 
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+SQLITE = "sqlite:///"
 
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
-
-for _name in ("mlflow.store.db.utils", "alembic"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
-
-_UNREACHABLE = (MlflowException, requests.RequestException, SQLAlchemyError)
-
-_KEY_TAG = "ablation.key"
-
-_STUDY_TAG = "ablation.study"
-
-_UNFINISHED = "unfinished"
-
-
-_LEARNING = {
-    "epoch_loss": "train_loss",
-    "epoch_accuracy": "curve_accuracy",
-    "epoch_accuracy_known": "curve_accuracy_known",
-    "epoch_accuracy_none": "curve_accuracy_none",
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else two lines for every run that ends on a server
+    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
-_COORDINATES = ("phase", "method", "split")
+_NO_CURVES = Curves(*[np.empty(0, dtype=np.float32)] * 11)
 
-_NOTHING = np.empty(0, dtype=np.float32)
+
+def connect(uri: str, max_retries: int) -> MlflowClient:
+    """Return a quiet client that reports an absent server within seconds; MLflow's defaults retry for minutes.
+
+    Environment variables that the user has set are kept.
+
+    Args:
+        uri: MLflow tracking address.
+        max_retries: How often a request is repeated that had no answer.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(max_retries))
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+def search_runs(client: MlflowClient, experiments: Sequence[str], condition: str) -> Iterator[Run]:
+    """Yield every run of some experiments that meets a condition, over all pages of the answer."""
+    token: str | None = None
+    while experiments:
+        page = client.search_runs(list(experiments), condition, max_results=1000, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 @dataclass(frozen=True)
@@ -63,9 +76,9 @@ class ServerStudy:
     """A study on an MLflow server.
 
     Attributes:
-        results: What it set out to do, and its finished trials, without items and curves.
-        run_ids: The run of each trial.
-        client: The connection to its server.
+        results: Its description and its finished trials, without items and curves.
+        run_ids: The MLflow run of each trial.
+        client: The connection to the server.
     """
 
     results: StudyResults
@@ -73,7 +86,7 @@ class ServerStudy:
     client: MlflowClient
 
     def with_learning_curves(self, wanted: Collection[TrialRecord]) -> list[TrialRecord]:
-        """Some of its trials with their learning curves.
+        """Return some of its trials with their learning curves.
 
         Raises:
             ReportError: The server stopped answering.
@@ -83,124 +96,100 @@ class ServerStudy:
 
     def _curves(self, run_id: str) -> Curves:
         found: dict[str, dict[int, float]] = {}
-        for field, name in _LEARNING.items():
+        for field, name in schema.LEARNING_CURVES.items():
             found[field] = {metric.step: metric.value for metric in self.client.get_metric_history(run_id, name)}
         epochs = sorted(found["epoch_loss"])
         learning = {
             field: np.array([points.get(epoch, np.nan) for epoch in epochs], np.float32)
             for field, points in found.items()
         }
-        return replace(_no_curves(), epoch=np.array(epochs, np.float32), **learning)
+        return replace(_NO_CURVES, epoch=np.array(epochs, np.float32), **learning)
 
 
 def load_runs(uri: str, study: str) -> ServerStudy:
-    """Reads a study and its finished trials from a server.
+    """Read a study and its finished trials from a server.
 
     Args:
         uri: MLflow tracking address.
-        study: Name of the study; where several studies of other settings go by it, `NAME/DIGEST`.
+        study: Name of the study, or `NAME/DIGEST` if several studies with other settings have that name.
 
     Raises:
-        ReportError: The server does not answer, or does not hold one such study.
+        ReportError: The server does not answer, or does not have exactly one such study.
+        DescriptionError: The server's `study.json` is not valid.
     """
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise ReportError(f"{uri} must name a database that exists, it does not. Correct --tracking-uri.")
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+        raise ReportError(f"{uri} names a database that does not exist. Correct --tracking-uri.")
     with _answering(f"MLflow at {uri}"):
-        client = MlflowClient(tracking_uri=uri)
+        client = connect(uri, max_retries=1)
         experiments = {entry.experiment_id: entry.name for entry in client.search_experiments()}
-        key, runs = _runs_of_one(list(_search(client, list(experiments), study)), study, uri, experiments)
-        own = next(run for run in runs if run.data.tags[_KEY_TAG] == key)
+        named = search_runs(client, list(experiments), schema.runs_of(study))
+        key, runs = _runs_of_one(list(named), study, uri, experiments)
+        own = next(run for run in runs if run.data.tags[schema.KEY_TAG] == key)
         finished = {}
         for run in runs:
-            if "split" in run.data.params and run.info.status == "FINISHED":
+            if schema.is_trial(run.data.params) and run.info.status == "FINISHED":
                 record = _record(run)
                 finished[record.config] = (record, run.info.run_id)
         records = [finished[config][0] for config in sorted(finished)]
         with TemporaryDirectory() as folder:
             description = read_description(_study_json(client, own, folder, uri).parent)
-            if own.info.status == "RUNNING":  # it has proposed more since it was begun
+            if own.info.status == "RUNNING":  # it may have proposed more candidates since it started
                 description = replace(description, candidates={})
             results = checked(description, records)
-            if any(artifact.path == _UNFINISHED for artifact in client.list_artifacts(own.info.run_id)):
-                unfinished = client.download_artifacts(own.info.run_id, _UNFINISHED, folder)
+            if any(artifact.path == schema.UNFINISHED for artifact in client.list_artifacts(own.info.run_id)):
+                unfinished = client.download_artifacts(own.info.run_id, schema.UNFINISHED, folder)
                 results = with_unfinished(results, Path(unfinished))
     return ServerStudy(results, {config: run for config, (_, run) in finished.items()}, client)
 
 
-def _search(client: MlflowClient, experiments: list[str], study: str) -> Iterator[Run]:
-    """Every run of the studies of a name."""
-    # The name is put between quotes: one that holds a quote is none of a study.
-    name = study.replace("'", "")
-    condition = f"tags.`{_STUDY_TAG}` LIKE '{name if '/' in name else f'{name}/%'}'"
-    token: str | None = None
-    while experiments:
-        page = client.search_runs(experiments, condition, max_results=1000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
 def _runs_of_one(runs: list[Run], study: str, uri: str, experiments: Mapping[str, str]) -> tuple[str, list[Run]]:
-    """The key of the one study meant, and its runs."""
+    """Return the key of the one study that has the name, and its runs."""
     places: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        places.setdefault((run.data.tags[_STUDY_TAG], run.info.experiment_id), []).append(run)
-    whole = {place: own for place, own in places.items() if any(run.data.tags[_KEY_TAG] == place[0] for run in own)}
-    if not whole:
+        places.setdefault((run.data.tags[schema.STUDY_TAG], run.info.experiment_id), []).append(run)
+    keys = {place: {run.data.tags[schema.KEY_TAG] for run in own} for place, own in places.items()}
+    found = [place for place in sorted(places) if place[0] in keys[place]]  # else the study's own run was deleted
+    if not found:
         there = ", ".join(sorted(name for name in experiments.values() if name != "Default")) or "none"
-        raise ReportError(f"{uri} must hold the study {study!r}, it does not. Its experiments: {there}.")
-    if len(whole) > 1:
-        listed = ", ".join(
-            f"{key} ({len(own)} runs in {experiments[place]})" for (key, place), own in sorted(whole.items())
-        )
+        raise ReportError(f"{uri} has no study {study!r}. Its experiments: {there}.")
+    if len(found) > 1:
+        listed = ", ".join(f"{key} ({len(places[key, at])} runs in {experiments[at]})" for key, at in found)
         raise ReportError(
-            f"--study must mean one study, {study!r} means {len(whole)} of other settings or data: {listed}. "
-            "Name one with its digest."
+            f"--study must name one study, {study!r} names {len(found)} with other settings or data: {listed}. "
+            "Add the digest to the name."
         )
-    ((key, _), own) = next(iter(whole.items()))
-    return key, own
+    return found[0][0], places[found[0]]
 
 
 def _study_json(client: MlflowClient, run: Run, folder: str, uri: str) -> Path:
     try:
-        return Path(client.download_artifacts(run.info.run_id, "study.json", folder))
+        return Path(client.download_artifacts(run.info.run_id, DESCRIPTION, folder))
     except (MlflowException, OSError) as error:
         raise ReportError(
-            f"The run {run.info.run_id} of {uri} must hold the artifact study.json, it cannot be had "
-            f"({str(error).splitlines()[0][:200]}). `study sync`, where the records are, writes it."
+            f"The artifact {DESCRIPTION} of run {run.info.run_id} at {uri} is not available "
+            f"({str(error).splitlines()[0][:200]}). Run `study sync` where the records are: it writes the artifact."
         ) from error
 
 
 def _record(run: Run) -> TrialRecord:
-    params, tags = run.data.params, run.data.tags
-    chosen = {name: float(value) for name, value in params.items() if name not in _COORDINATES}
-    left_out = {*_LEARNING.values(), "duration_s"}
+    metrics = run.data.metrics
     return TrialRecord(
-        config=TrialConfig(params["phase"], Candidate.of(params["method"], chosen), int(params["split"])),
-        metrics={name: value for name, value in run.data.metrics.items() if name not in left_out},
-        curves=_no_curves(),
+        config=schema.config_of(run.data.params),
+        metrics={name: value for name, value in metrics.items() if name not in schema.NOT_FIGURES},
+        curves=_NO_CURVES,
         items=None,
         started_at_s=run.info.start_time / 1000,
-        duration_s=run.data.metrics["duration_s"],
-        provenance={
-            name.removeprefix("ablation."): value
-            for name, value in tags.items()
-            if name.startswith("ablation.") and name not in (_KEY_TAG, _STUDY_TAG)
-        },
+        duration_s=metrics[schema.DURATION],
+        provenance=schema.provenance_of(run.data.tags),
     )
-
-
-def _no_curves() -> Curves:
-    return Curves(*[_NOTHING] * 11)
 
 
 @contextmanager
 def _answering(what: str) -> Iterator[None]:
-    """Turns what a server that is away raises into a `ReportError`."""
+    """Raise a `ReportError` where a server does not answer."""
     try:
         yield
-    except _UNREACHABLE as error:
+    except UNREACHABLE as error:
         raise ReportError(
             f"{what} does not answer ({cause(error)}). Correct the address, or start the server."
         ) from error

@@ -7,62 +7,24 @@ writing the same records again, after any interruption and into any server, chan
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.format import cause
+from analysis.results import mlflow_schema as schema
 from analysis.results.aggregate import UNDEFINED, CandidateSummary
 from analysis.results.controls import is_reference
+from analysis.results.mlflow import SQLITE, UNREACHABLE, connect, search_runs
 from embedding_jobs.files import whole_file
 from study.errors import TrackingError
 from study.state.results import Outcome
 from trainables.records.types import TrialRecord
-
-# A server that is away must not hold the study up: MLflow's default blocks each call for minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-
-
-# Else it prints two lines for every run that ends on a server.
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-
-for _name in ("mlflow.store.db.utils", "alembic"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
-
-_UNREACHABLE = (MlflowException, requests.RequestException, SQLAlchemyError)
-
-_SQLITE = "sqlite:///"
-
-SUMMARISED = ("auc_weighted", "accuracy", "accuracy_known", "accuracy_none", "ece_known", "ood_auroc", "epochs_to_99")
-
-"""The figures that a candidate's run shows, as mean and maximum deviation over its splits."""
-
-KEY_TAG = "ablation.key"
-
-STUDY_TAG = "ablation.study"
-
-
-_LEARNING = {
-    "epoch_loss": "train_loss",
-    "epoch_accuracy": "curve_accuracy",
-    "epoch_accuracy_known": "curve_accuracy_known",
-    "epoch_accuracy_none": "curve_accuracy_none",
-}
 
 
 @dataclass
@@ -121,9 +83,10 @@ class Tracker:
         self._known: dict[str, _Known] = {}
         with self._as_tracking_errors():
             _make_database(uri)
-            self._client = MlflowClient(tracking_uri=uri)
+            self._client = connect(uri, max_retries=0)
             self._experiment = self._experiment_id()
-            self._load_known()
+            for run in search_runs(self._client, [self._experiment], schema.runs_of(self._study_key)):
+                self._known[run.data.tags[schema.KEY_TAG]] = _Known(run.info.run_id, run.info.status != "RUNNING")
             self.study_run = self._study_run_id()
             self._client.log_artifact(self.study_run, str(about.description))
 
@@ -161,22 +124,22 @@ class Tracker:
             self._client.set_terminated(self.study_run, "FINISHED" if outcome.complete else "FAILED")
 
     def _summarise(self, candidate: CandidateSummary) -> None:
-        run = self._known.get(f"{self._study_key}/{candidate.phase}/{candidate.candidate.key}")
+        run = self._known.get(schema.candidate_key(self._study_key, candidate.phase, candidate.candidate))
         if run is None:  # the server was away when its trials came: `study sync` tells it of both
             return
         # The step is the number of splits, the time none: the same splits, told again, change nothing.
         step = len(candidate.splits)
-        metrics = [Metric("n_splits", step, 0, step)]
-        for name in SUMMARISED:
+        metrics = [Metric(schema.N_SPLITS, step, 0, step)]
+        for name in schema.SUMMARISED:
             figure = candidate.figures.get(name, UNDEFINED)
             if figure.n == step:  # defined on every split
                 metrics.append(Metric(name, figure.mean, 0, step))
-                metrics.append(Metric(f"{name}_max_deviation", figure.maximum_deviation, 0, step))
+                metrics.append(Metric(schema.deviation_metric(name), figure.maximum_deviation, 0, step))
         self._client.log_batch(run.run_id, metrics)
 
     def _write(self, record: TrialRecord) -> int:
         config = record.config
-        key = f"{self._study_key}/{config.key}"
+        key = schema.trial_key(self._study_key, config)
         known = self._known.get(key)
         if known is not None and known.finished:
             return 0
@@ -185,24 +148,18 @@ class Tracker:
         parent = self._candidate_run_id(record, start_ms)
         name = f"{config.candidate.method} · split {config.split}"
         run = known or self._create(key, name, parent, start_ms, record.provenance)
-        params = {
-            "phase": config.phase,
-            "method": config.candidate.method,
-            "split": config.split,
-            **dict(config.candidate.params),
-        }
         learning = _learning_curves(record)
         metrics = [
             Metric(name, value, end_ms, 0)
             for name, value in record.metrics.items()
             if value == value and name not in learning  # the end of a curve of that name says it
         ]
-        metrics.append(Metric("duration_s", record.duration_s, end_ms, 0))
+        metrics.append(Metric(schema.DURATION, record.duration_s, end_ms, 0))
         steps = [int(epoch) for epoch in record.curves.epoch]
         for name, values in learning.items():
             points = [Metric(name, v, end_ms, step) for step, v in zip(steps, values, strict=True) if v == v]
             metrics += reversed(points)  # MLflow notes the latest of each: with that first, it is written once
-        self._log(run.run_id, metrics, params)
+        self._log(run.run_id, metrics, schema.trial_params(config))
         self._finish(run, end_ms)
         return 1
 
@@ -212,21 +169,19 @@ class Tracker:
 
     def _candidate_run_id(self, record: TrialRecord, start_ms: int) -> str:
         config = record.config
-        key = f"{self._study_key}/{config.phase}/{config.candidate.key}"
+        key = schema.candidate_key(self._study_key, config.phase, config.candidate)
         run = self._known.get(key) or self._create(
             key, f"{config.phase}: {config.candidate}", self.study_run, start_ms, record.provenance
         )
         if not run.finished:
-            params = {"phase": config.phase, "method": config.candidate.method, **dict(config.candidate.params)}
-            self._log(run.run_id, [], params)
+            self._log(run.run_id, [], schema.candidate_params(config))
             self._finish(run, start_ms + 1)
         return run.run_id
 
     def _create(
         self, key: str, name: str, parent: str | None, start_ms: int | None, made_by: Mapping[str, str]
     ) -> _Known:
-        tags = {f"ablation.{name}": value for name, value in made_by.items()}
-        tags |= {KEY_TAG: key, STUDY_TAG: self._study_key}
+        tags = schema.tags_of(self._study_key, key, made_by)
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
         run = self._client.create_run(self._experiment, start_time=start_ms, tags=tags, run_name=name)
@@ -247,18 +202,6 @@ class Tracker:
             return str(found.experiment_id)
         location = None if self._uri.startswith("http") else self._artifacts.resolve().as_uri()
         return str(self._client.create_experiment(self._experiment_name, artifact_location=location))
-
-    def _load_known(self) -> None:
-        token: str | None = None
-        while True:
-            page = self._client.search_runs(
-                [self._experiment], f"tags.`{STUDY_TAG}` = '{self._study_key}'", max_results=1000, page_token=token
-            )
-            for run in page:
-                self._known[run.data.tags[KEY_TAG]] = _Known(run.info.run_id, run.info.status != "RUNNING")
-            token = page.token
-            if not token:
-                return
 
     def _study_run_id(self) -> str:
         about = self._about
@@ -296,7 +239,7 @@ class Tracker:
                 f"MLflow at {self._uri} refuses us: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those "
                 "of a user who may write. Nothing is lost: `study sync` then writes what it lacks."
             )
-        if isinstance(error, _UNREACHABLE):
+        if isinstance(error, UNREACHABLE):
             return TrackingError(
                 f"MLflow at {self._uri} does not answer ({cause(error)}). "
                 "Nothing is lost: once it is back, `study sync` writes what it lacks."
@@ -314,7 +257,7 @@ def _learning_curves(record: TrialRecord) -> dict[str, list[float]]:
     How alike layers are over the epochs is tracked of what has no augmentation, where it says which layer to augment;
     of every trial it would be most of what a trial takes to write. The records have it of all.
     """
-    found = {name: getattr(record.curves, curve).tolist() for curve, name in _LEARNING.items()}
+    found = {name: getattr(record.curves, curve).tolist() for curve, name in schema.LEARNING_CURVES.items()}
     if not is_reference(record.config.candidate.method):
         return found
     return found | {f"cka_{layer}": values.tolist() for layer, values in enumerate(record.curves.epoch_cka.T)}
@@ -329,16 +272,16 @@ def check_server(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
-    except _UNREACHABLE as error:
+        connect(uri, max_retries=0).search_experiments(max_results=1)
+    except UNREACHABLE as error:
         raise TrackingError(cause(error)) from error
 
 
 def _make_database(uri: str) -> None:
     """Makes a SQLite database whole or not at all: one whose making was interrupted could not be opened again."""
-    path = Path(uri.removeprefix(_SQLITE))
-    if not uri.startswith(_SQLITE) or path.exists():
+    path = Path(uri.removeprefix(SQLITE))
+    if not uri.startswith(SQLITE) or path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as aside:
-        MlflowClient(tracking_uri=f"{_SQLITE}{aside}").search_experiments(max_results=1)
+        connect(f"{SQLITE}{aside}", max_retries=0).search_experiments(max_results=1)

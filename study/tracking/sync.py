@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from analysis.report.write import write_report
+from analysis.results.mlflow_schema import UNFINISHED, study_key
 from study.config.schema import StudySpec
 from study.state.lock import only_run
 from study.state.provenance import provenance
@@ -27,7 +28,7 @@ def make_tracker(spec: StudySpec, description: StudyDescription) -> Tracker:
     """
     about = StudyFacts(
         name=spec.name,
-        key=f"{spec.name}/{description.digests['settings']}",
+        key=study_key(spec.name, description.digests["settings"]),
         params={**spec.deciding_settings(), "splits.n_splits": spec.splits.n_splits, **description.digests},
         made_by=provenance(spec, description),
         table=spec.data.table,
@@ -85,5 +86,5 @@ def sync(spec: StudySpec) -> int:
 
 
 def _finish(tracker: Tracker, spec: StudySpec, folders: Mapping[str, Path]) -> None:
-    unfinished = {f"unfinished/{name}": spec.records / name for name in (FAILED, STOPPED)}
+    unfinished = {f"{UNFINISHED}/{name}": spec.records / name for name in (FAILED, STOPPED)}
     tracker.finish(outcome(spec.root), {**folders, **unfinished})

@@ -116,15 +116,15 @@ def test_two_studies_of_one_name_are_told_apart(study_of: Make, tmp_path: Path) 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for digest in ("aa11", "cc33"):
         track(directory, uri, digest)
-    with pytest.raises(ReportError, match=r"means 2 of other settings or data: synthetic/aa11 .*synthetic/cc33"):
+    with pytest.raises(ReportError, match=r"names 2 with other settings or data: synthetic/aa11 .*synthetic/cc33"):
         load_runs(uri, "synthetic")
     assert len(load_runs(uri, "synthetic/aa11").results.records) == 1
 
 
 def test_what_a_server_lacks_is_named(database: str, tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match=r"must hold the study 'other', it does not. Its experiments: synthetic"):
+    with pytest.raises(ReportError, match=r"has no study 'other'. Its experiments: synthetic"):
         load_runs(database, "other")
-    with pytest.raises(ReportError, match="must name a database that exists"):
+    with pytest.raises(ReportError, match="names a database that does not exist"):
         load_runs(f"sqlite:///{tmp_path / 'none.db'}", "synthetic")
     with pytest.raises(ReportError, match=r"does not answer .*Correct the address, or start the server"):
         load_runs("http://127.0.0.1:9", "synthetic")
@@ -136,5 +136,5 @@ def test_a_study_run_without_its_description(study_of: Make, tmp_path: Path) -> 
     track(directory, uri)
     (written,) = directory.glob("mlartifacts/*/artifacts/study.json")
     written.unlink()
-    with pytest.raises(ReportError, match=r"must hold the artifact study.json.*`study sync`"):
+    with pytest.raises(ReportError, match=r"The artifact study.json .* is not available.*`study sync`"):
         load_runs(uri, "synthetic")

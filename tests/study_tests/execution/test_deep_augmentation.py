@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
+from analysis.results.mlflow_schema import KEY_TAG
 from study.cli.app import study
 from study.config.load import load_spec
 from study.execution.progress import Progress
 from study.execution.run import run_study
 from study.model.retrain import find_trial, open_study
-from study.tracking.mlflow import KEY_TAG
 from tests.study_tests.conftest import MakeStudy, copy_encoded, settings
 from trainables.records.failures import read_stops
 from trainables.records.parquet import read_records

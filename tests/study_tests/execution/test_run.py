@@ -23,6 +23,7 @@ from rich.console import Console
 import study.cli.app
 import study.execution.run
 import study.tracking.sync
+from analysis.results.mlflow_schema import KEY_TAG
 from embedding_jobs.errors import StoreError
 from study.config.load import load_spec
 from study.errors import RunError
@@ -31,7 +32,6 @@ from study.execution.run import run_study
 from study.state.lock import only_run
 from study.state.results import StudyResult
 from study.state.status import in_words, read_status
-from study.tracking.mlflow import KEY_TAG
 from tests.study_tests.conftest import Command, MakeStudy, write_table
 from trainables.records.description import DescriptionError, read_description
 from trainables.records.failures import read_failures, read_stops

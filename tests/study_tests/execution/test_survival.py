@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from study.tracking.mlflow import KEY_TAG
+from analysis.results.mlflow_schema import KEY_TAG
 from tests.study_tests.conftest import settings, write_table
 from trainables.records.parquet import read_records
 

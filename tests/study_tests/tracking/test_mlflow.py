@@ -16,10 +16,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from analysis.results.aggregate import CandidateSummary, spread
+from analysis.results.mlflow_schema import KEY_TAG
 from study.errors import TrackingError
 from study.state.results import Outcome
 from study.tracking.background import BackgroundTracker
-from study.tracking.mlflow import KEY_TAG, StudyFacts, Tracker
+from study.tracking.mlflow import StudyFacts, Tracker
 from tests.study_tests.conftest import free_port
 from trainables.records.types import Candidate, Curves, TrialConfig, TrialRecord
 
