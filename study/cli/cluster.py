@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from study.cluster.jobs import Cluster, Job
+    from study.cluster.jobs import Cluster, ClusterJob
     from study.cluster.preflight import Check
     from study.config.schema import StudySpec
 
@@ -41,7 +41,7 @@ _name = click.option("--name", help="The study's name, in place of its file.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the report.  [default: NAME-report]")
 def submit(config: Path, address: str, python: str, no_preflight: bool, detach: bool, output: Path | None) -> None:
     """Run the study on a cluster: embed, train, report. A second submit follows the run that is there."""
-    from study.cluster.jobs import STOPPED, Cluster, file_digest
+    from study.cluster.jobs import EXIT_STOPPED, Cluster, file_digest
     from study.config.load import load_spec
 
     spec = load_spec(config, travels=True)
@@ -51,9 +51,7 @@ def submit(config: Path, address: str, python: str, no_preflight: bool, detach: 
         checked = cluster.call(["preflight", "--no-pilot"], config, echo=click.echo)
         _exit_unless_ran(checked, address, 0, 2)
         if checked.exit_code:
-            click.echo(
-                "The study was not sent. Mend what failed, or send it all the same with --no-preflight.", err=True
-            )
+            click.echo("Not submitted: preflight failed. Fix the errors above, or pass --no-preflight.", err=True)
             sys.exit(checked.exit_code)
     if job is None:
         job = cluster.start(spec, config)
@@ -72,10 +70,10 @@ def submit(config: Path, address: str, python: str, no_preflight: bool, detach: 
         job = cluster.follow(job.id, click.echo)
     except KeyboardInterrupt:
         click.echo(f"\n{job.id} goes on without you.\n{told}", err=True)
-        sys.exit(STOPPED)
+        sys.exit(EXIT_STOPPED)
     if job.state == "STOPPED":
         click.echo(f"{job.id} was stopped. What is recorded stays; submit it again to go on.", err=True)
-        sys.exit(STOPPED)
+        sys.exit(EXIT_STOPPED)
     _exit_unless_ran(job, address, 0, 1, 2)
     if job.exit_code == 2:
         sys.exit(2)  # the log has said why
@@ -116,7 +114,7 @@ def status_there(config: Path, address: str, name: str | None, python: str) -> N
         f"{job.id}: {job.state.lower()}, sent {time.strftime('%Y-%m-%d %H:%M %Z', time.localtime(job.started_s))}"
     )
     if job.state == "FAILED":
-        click.echo(cluster.last_words(job) or job.message)
+        click.echo(cluster.last_error(job) or job.message)
 
     def echo(line: str) -> None:
         if job.state != "FAILED" or NO_STUDY not in line:  # it has just been said why
@@ -127,18 +125,16 @@ def status_there(config: Path, address: str, name: str | None, python: str) -> N
     sys.exit(told.exit_code)
 
 
-def _runs(cluster: Cluster, config: Path, name: str | None) -> list[Job]:
+def _runs(cluster: Cluster, config: Path, name: str | None) -> list[ClusterJob]:
     """The runs of a study, by its name or its file, oldest first."""
     if name is not None:
         return cluster.runs_of(name)
-    from study.cluster.jobs import job_stem
     from study.config.load import load_spec
 
-    spec = load_spec(config, travels=True)
-    return [job for job in cluster.runs_of(spec.name) if job.id.startswith(f"{job_stem(spec)}-")]
+    return cluster.runs_of(load_spec(config, travels=True))
 
 
-def _exit_unless_ran(job: Job, address: str, *expected: int) -> None:
+def _exit_unless_ran(job: ClusterJob, address: str, *expected: int) -> None:
     """Ends with a sentence where a job's command did not come to an end of its own."""
     if job.exit_code in expected:
         return
@@ -154,7 +150,7 @@ def _report_there(spec: StudySpec) -> Path:
     return spec.root / "report" / "report.html"
 
 
-def _report_here(cluster: Cluster, spec: StudySpec, job: Job, folder: Path) -> Path:
+def _report_here(cluster: Cluster, spec: StudySpec, job: ClusterJob, folder: Path) -> Path:
     """The report where this machine sees the study's storage, else a copy of it."""
     there = _report_there(spec)
     if there.exists() and there.stat().st_mtime >= job.started_s:

@@ -1,4 +1,4 @@
-"""Following the log of a Ray job through lost connections."""
+"""Follow the log of a Ray job; a lost connection is made again."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 _SILENT_S, _GONE_AFTER_S = 20, 120
 
-_RAYS_OWN = re.compile(r"Running entrypoint for job |.*\tINFO job_manager\.py")
+_LINES_OF_RAY = re.compile(r"Running entrypoint for job |.*\tINFO job_manager\.py")
 
 
 def follow_log(client: Any, job_id: str, ended: Callable[[], bool], echo: Callable[[str], None]) -> float | None:
-    """Hands on a job's lines until it has ended.
+    """Pass on a job's lines until it has ended.
 
     Args:
         client: Ray's `JobSubmissionClient`.
         job_id: The job.
-        ended: Whether the job is over; raises OSError or RuntimeError where the cluster does not say.
-        echo: Told of every line, once.
+        ended: Returns whether the job has ended; raises OSError or RuntimeError if the cluster does not answer.
+        echo: Called with every line, once.
 
     Returns:
-        None when the job has ended; else for how many seconds the cluster has not answered.
+        None when the job has ended; else the seconds for which the cluster has not answered.
     """
     return asyncio.run(_follow(client, job_id, ended, _Lines(echo)))
 
@@ -39,7 +39,7 @@ async def _follow(client: Any, job_id: str, ended: Callable[[], bool], lines: _L
             while (chunk := await _next(stream, ended)) is not None:
                 lines.take(chunk)
         except (aiohttp.ClientError, OSError, RuntimeError):
-            pass  # the connection was lost: asking for the job's state tells whether the cluster was, too
+            pass  # the connection is lost; the query below shows whether the cluster is, too
         finally:
             await stream.aclose()
         try:
@@ -55,7 +55,7 @@ async def _follow(client: Any, job_id: str, ended: Callable[[], bool], lines: _L
 
 
 async def _next(stream: Any, ended: Callable[[], bool]) -> str | None:
-    """The next text of a log, None at its end; where it is silent, asks whether the cluster is still there."""
+    """Return the next text of a log, None at its end; during a silence, ask whether the job has ended."""
     waiting = asyncio.ensure_future(anext(stream, None))
     try:
         while True:
@@ -66,11 +66,11 @@ async def _next(stream: Any, ended: Callable[[], bool]) -> str | None:
                 return None
     finally:
         waiting.cancel()
-        await asyncio.wait({waiting})  # a generator that still runs cannot be closed
+        await asyncio.wait({waiting})  # a running generator cannot be closed
 
 
 class _Lines:
-    """A log that comes in pieces, and from its beginning after each lost connection, as lines, each once."""
+    """Lines of a log that arrives in pieces, from its beginning again after each lost connection; each line once."""
 
     def __init__(self, echo: Callable[[str], None]) -> None:
         self._echo = echo
@@ -78,11 +78,11 @@ class _Lines:
         self._rest = ""
 
     def start_over(self) -> None:
-        """The next piece is the first again."""
+        """Expect the log from its beginning."""
         self._n_seen = 0
 
     def take(self, text: str) -> None:
-        """Hands on what is new."""
+        """Pass on the lines of a piece that were not passed on before."""
         self._n_seen += len(text)
         n_new = self._n_seen - self._n_taken
         if n_new <= 0:
@@ -90,10 +90,10 @@ class _Lines:
         self._n_taken = self._n_seen
         *whole, self._rest = (self._rest + text[-n_new:]).split("\n")
         for line in whole:
-            if not _RAYS_OWN.match(line):
+            if not _LINES_OF_RAY.match(line):
                 self._echo(line)
 
     def close(self) -> None:
-        """Hands on a last line that did not end."""
+        """Pass on a last line without a line break."""
         if self._rest:
             self._echo(self._rest)

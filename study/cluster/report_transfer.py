@@ -1,7 +1,7 @@
-"""A study's report on its way from the cluster: what the cluster prints, and what is made of it here.
+"""Transfer a study's report from the cluster: `python -m study.cluster.report_transfer FOLDER` prints it there.
 
-A job's log is the one channel that every cluster has. What comes through it is text from another machine: nothing in
-it is believed before it is checked, and nothing is ever executed or unpickled.
+A job's log is the one channel that every cluster has. Its text comes from another machine: everything in it is checked
+before use, and nothing is executed or unpickled.
 """
 
 from __future__ import annotations
@@ -25,12 +25,8 @@ _FOLDER = re.compile(rf"{_BEGIN}\n([0-9a-f]{{64}})\n([A-Za-z0-9+/=\n]*){_END}")
 _MOST_BYTES = 1 << 30
 
 
-def pack(folder: Path) -> str:
-    """The files of a folder as text.
-
-    Args:
-        folder: With all its subfolders; links are left out.
-    """
+def pack_report(folder: Path) -> str:
+    """Return the files of a folder and its subfolders as text; links are left out."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
@@ -40,36 +36,37 @@ def pack(folder: Path) -> str:
     return f"{_BEGIN}\n{hashlib.sha256(data).hexdigest()}\n{base64.encodebytes(data).decode()}{_END}\n"
 
 
-def unpack(text: str, folder: Path) -> list[Path]:
-    """Writes the files of `pack` into a folder.
+def unpack_report(text: str, folder: Path) -> list[Path]:
+    """Write the files of `pack_report` into a folder.
 
     Args:
-        text: What was received, which may have other text around it.
+        text: The received text, which may have other text around it.
         folder: Nothing is written outside it.
 
     Returns:
         The files.
 
     Raises:
-        TransferError: It is incomplete, damaged, too large, or names a file outside the folder.
+        TransferError: The text is incomplete, damaged, too large, or names a file outside the folder.
     """
     found = _FOLDER.search(text)
     if found is None:
-        raise TransferError("the report must come whole, its beginning or end is missing")
+        raise TransferError("the received report is incomplete: its beginning or end is missing")
     try:
         data = base64.b64decode(found[2])
         if hashlib.sha256(data).hexdigest() != found[1]:
-            raise TransferError("the report must come undamaged, its checksum differs")
+            raise TransferError("the received report is damaged: its checksum differs")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             n_bytes = sum(member.file_size for member in members)
             if n_bytes > _MOST_BYTES:
-                raise TransferError(f"the report must be smaller than {_MOST_BYTES:,} bytes, got {n_bytes:,}")
-            targets = [folder / _inside(member.filename) for member in members]  # all before the first is written
+                raise TransferError(f"the report must be at most {_MOST_BYTES:,} bytes, got {n_bytes:,}")
+            # All names are checked before the first file is written.
+            targets = [folder / _inside(member.filename) for member in members]
             for member, target in zip(members, targets, strict=True):
                 write_whole(target, archive.read(member))
     except (binascii.Error, zipfile.BadZipFile) as error:
-        raise TransferError(f"the report must be readable: {error}") from None
+        raise TransferError(f"the received report is not readable: {error}") from None
     return targets
 
 
@@ -81,4 +78,4 @@ def _inside(name: str) -> PurePosixPath:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(pack(Path(sys.argv[1])))
+    sys.stdout.write(pack_report(Path(sys.argv[1])))

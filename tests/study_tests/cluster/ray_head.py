@@ -35,7 +35,7 @@ class Head:
         """What the dashboard answers to somebody with the token."""
         token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
         request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {token}"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             return str(answer.read().decode())
 
     def kill(self) -> None:
@@ -71,10 +71,10 @@ def running_head(folder: Path, *, n_cpus: int = 2) -> Iterator[Head]:
     host = socket.gethostbyname(socket.gethostname())
     head = Head(f"http://127.0.0.1:{dashboard}", f"{host}:{port}", environment, process)
     try:
-        for _ in range(600):
+        deadline = time.monotonic() + 600
+        while not answers(head.url):
             assert process.poll() is None, (folder / "head.log").read_text()
-            if answers(head.url):
-                break
+            assert time.monotonic() < deadline, (folder / "head.log").read_text()
             time.sleep(0.1)
         yield head
     finally:
@@ -84,7 +84,7 @@ def running_head(folder: Path, *, n_cpus: int = 2) -> Iterator[Head]:
 def answers(url: str) -> bool:
     """Whether jobs could be sent there."""
     try:
-        urllib.request.urlopen(f"{url}/api/jobs/", timeout=5).close()
+        urllib.request.urlopen(f"{url}/api/jobs/", timeout=60).close()
     except urllib.error.HTTPError as error:
         return error.code == 401
     except OSError:

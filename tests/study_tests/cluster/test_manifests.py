@@ -119,17 +119,19 @@ def test_the_slurm_script_starts_every_node_with_its_token_and_cleans_up(tmp_pat
     program(programs / "scontrol", "printf 'a\\nb\\nc\\n'")
     program(programs / "srun", 'while [[ $1 == -* ]]; do if [[ $1 == -w ]]; then shift; fi; shift; done; exec "$@"')
     program(programs / "hostname", "echo 127.0.0.1")
-    listen = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(99)"
+    listen = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(999)"
     # A head that listens, as the real one does; workers that stay.
-    head = f'for a; do [[ $a == --port=* ]] && exec python3 -c "{listen}" "${{a#*=}}"; done; exec sleep 99'
+    head = f'for a; do [[ $a == --port=* ]] && exec python3 -c "{listen}" "${{a#*=}}"; done; exec sleep 999'
     program(tmp_path / "venv" / "bin" / "ray", f"{note}\n{head}")
-    program(tmp_path / "venv" / "bin" / "study", f'{note}; echo "$RAY_AUTH_MODE" >> {calls}; sleep 1; exit 1')
+    # A study that fails once all four of them are noted.
+    ends = f"until [[ $(grep -cx 600 {calls}) == 4 ]]; do sleep 0.1; done; exit 1"
+    program(tmp_path / "venv" / "bin" / "study", f'{note}; echo "$RAY_AUTH_MODE" >> {calls}; {ends}')
     environment = {
         **os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(home), "SLURM_JOB_ID": "7",
         "SLURM_JOB_NODELIST": "[a-c]", "SLURM_CPUS_PER_TASK": "8", "STUDY_VENV": str(tmp_path / "venv"),
     }  # fmt: skip
     script = ["bash", str(CLUSTERS / "slurm.sh"), "study.yaml"]
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 1, done.stderr  # the study's own
     noted = calls.read_text().splitlines()
     assert len([line for line in noted if line.startswith("ray start --block") and "--head" in line]) == 1
