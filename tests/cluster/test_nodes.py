@@ -93,7 +93,7 @@ class Cluster:
         log = self.folder / f"node{number}.log"
         log.unlink(missing_ok=True)
         process = node.start(command, self.environment, log, over)
-        wait_for(lambda: "Ray runtime started" in log.read_text(), process, log, 120)
+        wait_for(lambda: "Ray runtime started" in log.read_text(), process, log)
 
     def run(self, config: Path) -> subprocess.Popen[bytes]:
         """Starts the study's driver on the head's machine."""
@@ -136,7 +136,7 @@ def test_a_study_survives_the_loss_of_any_node(
     raw = full(request.getfixturevalue("fashion")) if request.config.getoption("--full") else small(tmp_path)
     for name in ("quiet", "cluster"):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**raw, "directory": name}))
-    alone = "import sys, study.check, study.runner; study.runner.run_study(study.check.load_spec(sys.argv[1]))"
+    alone = "import sys; from study import load_spec, run_study; run_study(load_spec(sys.argv[1]))"
     command = [sys.executable, "-c", alone, str(tmp_path / "quiet.yaml")]
     quiet = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     config, root, log = tmp_path / "cluster.yaml", tmp_path / "cluster", cluster.folder / "run.log"

@@ -55,9 +55,9 @@ def server(tmp_path: Path) -> Iterator[str]:
         process = subprocess.Popen([*command, *places], stdout=log, stderr=log, cwd=tmp_path)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(600):
+        for _ in range(3000):
             try:
-                urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                urllib.request.urlopen(f"{address}/health", timeout=60).close()
                 break
             except OSError:
                 assert process.poll() is None, (tmp_path / "server.log").read_text()
@@ -65,7 +65,7 @@ def server(tmp_path: Path) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(300)
 
 
 def test_the_table_is_that_of_the_records(database: str, whole_study: Path) -> None:

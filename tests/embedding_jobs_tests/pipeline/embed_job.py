@@ -1,5 +1,10 @@
-"""A whole job in a process of its own, for tests that end it by force: `python embed_job.py TABLE STORE`."""
+"""A whole job in a process of its own, for tests that end it by force: `python embed_job.py TABLE STORE`.
 
+With KILL_AT_INPUTS in its environment it kills itself as soon as it hears that so many inputs are encoded.
+"""
+
+import os
+import signal
 import sys
 
 import ray
@@ -13,6 +18,8 @@ from embedding_jobs.sources.items import Source
 
 def report(progress: ExtractionProgress) -> None:
     print(f"{progress.n_inputs_done}/{progress.n_inputs} {progress.n_shards_done}/{progress.n_shards}", flush=True)
+    if progress.n_inputs_done >= int(os.environ.get("KILL_AT_INPUTS", "1_000_000")):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(table: str, store: str) -> int:

@@ -1,5 +1,6 @@
 """Ctrl-C: one sentence, exit code 130, and the next run goes on."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -19,13 +20,13 @@ def test_interrupt_is_one_sentence(make_encoded_study: MakeStudy, tmp_path: Path
         text=True,
         start_new_session=True,
     )
-    assert process.stdout is not None
-    while "encoded" not in process.stdout.readline():  # training begins
+    activity = tmp_path / "out" / "running.json"
+    while not (activity.exists() and json.loads(activity.read_text())["packs"]):  # until packs are in training
         assert process.poll() is None
-    time.sleep(1)
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)  # an impatient user
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
     assert stderr.lstrip() == "Interrupted; stopping. What is recorded stays: the same command goes on from there.\n"

@@ -148,7 +148,7 @@ def test_a_node_is_killed_in_the_middle(quiet: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=600,
+            timeout=1800,
         )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "killed" in done.stdout
