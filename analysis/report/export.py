@@ -30,13 +30,13 @@ changes its meaning or goes; keys may be added.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Mapping
 from typing import Any
+
+import pandas as pd
 
 from analysis.layers.section import Layers
 from analysis.layers.section import to_json as layers_json
@@ -45,72 +45,53 @@ from analysis.results.aggregate import MethodSummary, Spread, missing_trials, su
 from analysis.results.load import StudyResults
 from analysis.statistics.intervals import optimism
 
+# Version of `results.json`.
 RESULTS_FORMAT = 1
 
-"""Version of `results.json`."""
+# Characters that LaTeX's standard fonts or input encoding do not have; pandas escapes the others.
+_LATEX_CHARACTERS = str.maketrans(
+    {"±": r"$\pm$", "−": "$-$", "–": "--", "“": "``", "”": "''", "<": r"\textless{}", ">": r"\textgreater{}"}
+)
 
 
 def to_latex(results: StudyResults, evidence: Evidence) -> str:
-    r"""The table for a paper, to be set with `booktabs`: `\input{table.tex}`."""
+    r"""Return the table for a paper, to be set with `booktabs`: `\input{table.tex}`."""
     columns = headings(results, evidence)
     rows = [[getattr(row, name) for name in columns] for row in table_rows(results, evidence)]
     alignment = "".join("l" if name in ("method", "hyperparameters", "decision") else "r" for name in columns)
-    lines = [
-        "% Needs \\usepackage{booktabs}.",
-        f"\\begin{{tabular}}{{{alignment}}}",
-        "\\toprule",
-        " & ".join(escape_latex(heading) for heading in columns.values()) + " \\\\",
-        "\\midrule",
-        *(" & ".join(escape_latex(cell) for cell in row) + " \\\\" for row in rows),
-        "\\bottomrule",
-        "\\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def escape_latex(text: str) -> str:
-    """Text as LaTeX sets it literally."""
-    special = {
-        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
-        "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
-        "“": "``", "”": "''", "−": "$-$", "<": r"\textless{}", ">": r"\textgreater{}",
-    }  # fmt: skip
-    return "".join(special.get(character, character) for character in text)
+    table = pd.DataFrame(rows, columns=list(columns.values()))
+    latex = table.to_latex(index=False, escape=True, column_format=alignment)
+    return "% Needs \\usepackage{booktabs}.\n" + latex.translate(_LATEX_CHARACTERS)
 
 
 def to_csv(results: StudyResults) -> str:
-    """The table's numbers unrounded, one row a method; an empty cell where a figure is not defined."""
+    """Return the table's numbers unrounded, one row per method; an empty cell where a figure is not defined."""
     summaries = summarise(results)
-    names = list(dict.fromkeys(name for summary in summaries for name in summary.figures))
-    params = list(
-        dict.fromkeys(name for summary in summaries if summary.candidate for name, _ in summary.candidate.params)
-    )
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    spreads = [column for name in names for column in (name, f"{name}_maximum_deviation", f"{name}_n_splits")]
-    writer.writerow(["method", *params, "n_splits", *spreads, "duration_s", "n_complete", "n_planned"])
-    for summary in summaries:
-        values = dict(summary.candidate.params) if summary.candidate else {}
-        cells: list[float] = []
-        for name in names:
-            figure = summary.figure(name)
-            cells += [figure.mean, figure.maximum_deviation, figure.n]
-        writer.writerow(
-            [
-                summary.method,
-                *(values.get(name, "") for name in params),
-                summary.n_splits,
-                *("" if math.isnan(cell) else cell for cell in cells),
-                "" if math.isnan(summary.duration_s) else summary.duration_s,
-                summary.n_complete,
-                summary.n_planned,
-            ]
-        )
-    return stream.getvalue()
+    names = dict.fromkeys(name for summary in summaries for name in summary.figures)
+    values = {summary.method: dict(summary.candidate.params) if summary.candidate else {} for summary in summaries}
+    params = dict.fromkeys(name for own in values.values() for name in own)
+    rows = [
+        {
+            "method": summary.method,
+            **{name: values[summary.method].get(name) for name in params},
+            "n_splits": summary.n_splits,
+            **{f"{name}{end}": number for name in names for end, number in _spread(summary.figure(name)).items()},
+            "duration_s": summary.duration_s,
+            "n_complete": summary.n_complete,
+            "n_planned": summary.n_planned,
+        }
+        for summary in summaries
+    ]
+    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+
+
+def _spread(figure: Spread) -> dict[str, float]:
+    """Return the columns of a figure, by what follows its name."""
+    return {"": figure.mean, "_maximum_deviation": figure.maximum_deviation, "_n_splits": figure.n}
 
 
 def to_json(results: StudyResults, evidence: Evidence, layers: Layers | None = None) -> str:
-    """The results as JSON; its keys are documented at the head of this module."""
+    """Return the results as JSON; the head of this module documents its keys."""
     description = results.description
     found = {
         "format": RESULTS_FORMAT,
@@ -171,7 +152,7 @@ def _figures(figures: Mapping[str, Spread]) -> dict[str, Any]:
 
 
 def _without_nan(value: Any) -> Any:
-    """The same with null for NaN, which JSON does not have."""
+    """Replace NaN, which JSON does not have, by null."""
     if isinstance(value, Mapping):
         return {key: _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from analysis.report.export import escape_latex
+from analysis.report.export import to_latex
 from analysis.report.page import render
 from analysis.report.tables import table_rows, terminal_table
 from analysis.report.text import unsure
@@ -170,8 +170,14 @@ def test_the_terminal_table_is_the_same_as_text(whole_study: Path) -> None:
     assert all(len(row) == len(table.headings) for row in table.rows)
 
 
-def test_latex_is_escaped() -> None:
-    assert escape_latex("a_b & 5 % ± {x}\\") == r"a\_b \& 5 \% $\pm$ \{x\}\textbackslash{}"
+def test_latex_is_escaped(study_of: Make) -> None:
+    results = load_study(study_of(methods=("control", "e_mixup"), alphas=(0.3,)))
+    renamed = replace(results, description=replace(results.description, objective="a_b & 5 % ± {x} \\ −1 < “2” – 3"))
+    metrics = {renamed.description.objective: 0.5}
+    records = tuple(replace(record, metrics=record.metrics | metrics) for record in results.records)
+    latex = to_latex(replace(renamed, records=records), {})
+    assert r"A\_b \& 5 \% $\pm$ \{x\} \textbackslash \space $-$1 \textless{} ``2'' -- 3 &" in latex
+    assert r"e\_mixup & alpha 0.3 & 0.5000 $\pm$ 0.0000 &" in latex
 
 
 def test_text_from_the_study_is_escaped(study_of: Make) -> None:
