@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
-from collections.abc import Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from analysis.figures.styles import method_styles
 from analysis.figures.types import ForestFigure, ForestRow
-from analysis.format import FIGURE_NAMES, UNDEFINED_TEXT, heading, number, signed
+from analysis.format import UNDEFINED_TEXT, figure_name, heading, number, signed
 from analysis.report.page import draw_figure, environment
 from analysis.report.tables import TerminalTable, plus_minus, values_text
+from analysis.report.text import optimistic
 from analysis.results.controls import each_with_its_own
-from analysis.statistics.across_studies import Comparison, Contrast, Side
+from analysis.statistics.across_studies import Comparison, Side
 from embedding_jobs.files import write_whole
 
 _NAN = (math.nan, math.nan)
@@ -23,7 +23,7 @@ _NAN = (math.nan, math.nan)
 
 @dataclasses.dataclass(frozen=True)
 class CompareFiles:
-    """Where a comparison lies.
+    """The files of a comparison.
 
     Attributes:
         html: The page; it needs no other file and no network.
@@ -35,12 +35,7 @@ class CompareFiles:
 
 
 def write_comparison(comparison: Comparison, output: Path) -> CompareFiles:
-    """Writes the page and the numbers of a comparison.
-
-    Args:
-        comparison: What to write.
-        output: Folder to write into.
-    """
+    """Write the page and the numbers of a comparison into a folder."""
     return CompareFiles(
         html=write_whole(output / "compare.html", render(comparison).encode()),
         csv=write_whole(output / "compare.csv", to_csv(comparison).encode()),
@@ -48,9 +43,8 @@ def write_comparison(comparison: Comparison, output: Path) -> CompareFiles:
 
 
 def render(comparison: Comparison) -> str:
-    """The page."""
+    """Return the page."""
     styles = method_styles(comparison.methods)
-    drawn = [draw_figure(figure, styles, threshold=math.nan) for figure in _forests(comparison)]
     return (
         environment()
         .get_template("compare.html.j2")
@@ -59,9 +53,8 @@ def render(comparison: Comparison) -> str:
             styles=styles,
             colors=list(styles.values()),
             rows=[[_cell(side, method) for side in comparison.sides] for method in comparison.methods],
-            contrasts=[(contrast, *_texts(contrast)) for contrast in comparison.contrasts],
-            figure_names={name: heading(text) for name, text in FIGURE_NAMES.items()},
-            drawn=drawn,
+            optimistic=[(side.name, text) for side in comparison.sides if (text := optimistic(side.results))],
+            drawn=[draw_figure(figure, styles, threshold=math.nan) for figure in _forests(comparison)],
             mixed=bool(each_with_its_own(comparison.methods)),
             unpaired=[contrast for contrast in comparison.contrasts if contrast.n_splits == 0],
         )
@@ -69,35 +62,39 @@ def render(comparison: Comparison) -> str:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One row a difference."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    ends = ("estimate", "low", "high", "standard_error", "p_value")
-    first = comparison.sides[0].name
-    writer.writerow(["method", "study", "against", "figure", *ends, "adjusted_p", "decision", "basis"])
-    for contrast in comparison.contrasts:
-        values = [getattr(contrast.interval, end) for end in ends]
-        cells = ["" if math.isnan(value) else value for value in (*values, contrast.adjusted_p)]
-        decision = contrast.decision if math.isfinite(contrast.adjusted_p) else ""
-        writer.writerow([contrast.method, contrast.study, first, contrast.figure, *cells, decision, contrast.basis])
-    return stream.getvalue()
+    """Return one row per difference."""
+    columns = ["method", "study", "against", "figure", "estimate", "low", "high", "standard_error", "p_value"]
+    columns += ["adjusted_p", "decision", "basis"]
+    rows = [
+        {
+            **dataclasses.asdict(contrast),
+            "against": comparison.sides[0].name,
+            **dataclasses.asdict(contrast.interval),
+            "decision": contrast.decision if math.isfinite(contrast.adjusted_p) else "",
+        }
+        for contrast in comparison.contrasts
+    ]
+    return pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n")
 
 
 def comparison_table(comparison: Comparison) -> TerminalTable:
-    """The comparison for a terminal: each method's objective in every study, and the differences."""
+    """Return the comparison for a terminal: each method's figures in every study, and the differences."""
     columns = ["Method", "Figure", *(side.name for side in comparison.sides)]
     columns += ["Study", "Difference", "95 % interval", "Decision", "Basis"]
     rows = []
     for contrast in comparison.contrasts:
-        estimate, interval, decision = _texts(contrast)
-        means = [_mean(side, contrast.method, contrast.figure) for side in comparison.sides]
-        name = FIGURE_NAMES.get(contrast.figure, contrast.figure)
-        rows.append((contrast.method, name, *means, contrast.study, estimate, interval, decision, contrast.basis))
+        summaries = [side.summaries.get(contrast.method) for side in comparison.sides]
+        means = [UNDEFINED_TEXT if one is None else plus_minus(one.figure(contrast.figure)) for one in summaries]
+        ends = contrast.interval.ends
+        seen = (signed(contrast.interval.estimate), ends or UNDEFINED_TEXT)
+        decision = str(contrast.decision) if ends else UNDEFINED_TEXT
+        name = figure_name(contrast.figure)
+        rows.append((contrast.method, name, *means, contrast.study, *seen, decision, contrast.basis))
     return TerminalTable(tuple(columns), tuple(rows))
 
 
 def _cell(side: Side, method: str) -> tuple[str, str, str, int]:
-    """Hyperparameters, weighted AUC and accuracy of a method in a study, and its number of splits."""
+    """Return hyperparameters, weighted AUC and accuracy of a method in a study, and its number of splits."""
     summary = side.summaries.get(method)
     if summary is None or summary.candidate is None:
         return UNDEFINED_TEXT, UNDEFINED_TEXT, UNDEFINED_TEXT, 0
@@ -105,42 +102,27 @@ def _cell(side: Side, method: str) -> tuple[str, str, str, int]:
     return values_text(summary.candidate), plus_minus(summary.figure("auc_weighted")), accuracy, summary.n_splits
 
 
-def _mean(side: Side, method: str, figure: str) -> str:
-    summary = side.summaries.get(method)
-    return UNDEFINED_TEXT if summary is None else plus_minus(summary.figure(figure))
-
-
-def _texts(contrast: Contrast) -> tuple[str, str, str]:
-    interval = contrast.interval
-    if math.isnan(interval.low):
-        return signed(interval.estimate), UNDEFINED_TEXT, UNDEFINED_TEXT
-    return signed(interval.estimate), f"{signed(interval.low)} to {signed(interval.high)}", str(contrast.decision)
-
-
-def _forests(comparison: Comparison) -> Sequence[ForestFigure]:
+def _forests(comparison: Comparison) -> list[ForestFigure]:
     found = []
-    first = comparison.sides[0].name
     for figure in dict.fromkeys(contrast.figure for contrast in comparison.contrasts):
         for place, side in enumerate(comparison.sides[1:], start=1):
+            shown = [
+                contrast
+                for contrast in comparison.contrasts
+                if (contrast.figure, contrast.study) == (figure, side.name) and contrast.interval.ends
+            ]
             rows = tuple(
                 ForestRow(
-                    contrast.method,
-                    contrast.interval.estimate,
-                    (contrast.interval.low, contrast.interval.high),
-                    _NAN,
-                    _NAN,
-                    str(contrast.decision),
+                    one.method, one.interval.estimate, (one.interval.low, one.interval.high), _NAN, _NAN, one.decision
                 )
-                for contrast in comparison.contrasts
-                if (contrast.figure, contrast.study) == (figure, side.name) and math.isfinite(contrast.interval.low)
+                for one in shown
             )
             if rows:
-                name = FIGURE_NAMES.get(figure, figure)
-                region = next(contrast.region for contrast in comparison.contrasts if contrast.figure == figure)
+                name, region = figure_name(figure), shown[0].region
                 found.append(
                     ForestFigure(
                         f"differences-{figure}-{place}",
-                        f"{heading(name)}: {side.name} against {first}",
+                        f"{heading(name)}: {side.name} against {comparison.sides[0].name}",
                         f"Bar: 95 % interval. Shade: ±{region:g}, practically equal.",
                         f"difference in {name}",
                         region,

@@ -16,7 +16,7 @@ from analysis.figures import draw as figures
 from analysis.figures.curves import crossings, over_splits
 from analysis.figures.styles import LineStyle, method_styles
 from analysis.figures.types import ForestFigure, LineFigure
-from analysis.format import figure_name, flatten, p_text, signed
+from analysis.format import figure_name, flatten, heading, p_text, signed
 from analysis.layers.figures import family_name, layer_name
 from analysis.layers.section import Layers, drawings
 from analysis.report import text as texts
@@ -120,7 +120,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (family_name, figure_name, layer_name, p_text, signed)
+    words = (family_name, figure_name, heading, layer_name, p_text, signed)
     found.filters |= {function.__name__: function for function in words}
     return found
 
