@@ -5,7 +5,6 @@ One description serves the page, the SVG and PDF files and the CSV of the number
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -120,10 +119,7 @@ def over_splits(reported: Mapping[str, Sequence[TrialRecord]], x: str, y: str) -
         values = np.stack([np.asarray(getattr(record.curves, y), dtype=np.float64) for record in records])
         if values.size == 0 or np.isnan(values).all():
             continue
-        with warnings.catch_warnings():
-            # A position that no split defines stays NaN, and is not drawn.
-            warnings.simplefilter("ignore", category=RuntimeWarning)
-            found.append(Series(method, positions, np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0)))
+        found.append(Series.over_splits(method, positions, values))
     return tuple(found)
 
 

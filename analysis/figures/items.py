@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -134,7 +133,7 @@ def _class_gains(reported: Mapping[str, Sequence[TrialRecord]], shade: str) -> l
     for method in methods:
         pairs = zip(reported[method], before[reference_of(method)], strict=True)
         gains = [_class_means(record, len(sizes)) - base for record, base in pairs]
-        series.append(_series(method, x, [_group_means(gain, groups) for gain in gains]))
+        series.append(Series.over_splits(method, x, [_group_means(gain, groups) for gain in gains]))
     return [
         LineFigure(
             "class-gains",
@@ -169,17 +168,10 @@ def _of_items(
 ) -> tuple[Series, ...]:
     centres = (edges[:-1] + edges[1:]) / 2
     found = [
-        _series(method, centres, [curve(record.items) for record in records]) for method, records in reported.items()
+        Series.over_splits(method, centres, [curve(record.items) for record in records])
+        for method, records in reported.items()
     ]
     return tuple(series for series in found if np.isfinite(series.mean).any())
-
-
-def _series(method: str, x: Values, of_splits: Sequence[Values]) -> Series:
-    values = np.stack(of_splits)
-    with warnings.catch_warnings():
-        # A bin that no split fills stays NaN, and is not drawn.
-        warnings.simplefilter("ignore", category=RuntimeWarning)
-        return Series(method, x, np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0))
 
 
 def _binned_mean(position: Values, value: Values, edges: Values, fewest: int) -> Values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,6 +32,14 @@ class Series:
     low: Values
     high: Values
     points: Values = field(default_factory=lambda: np.empty((0, 2)))
+
+    @classmethod
+    def over_splits(cls, method: str, x: Values, values: npt.ArrayLike) -> Series:
+        """Return mean, minimum and maximum of values (splits, points); NaN where no split defines the point."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", category=RuntimeWarning)  # about points that are NaN in every split
+            seen = np.asarray(values, dtype=np.float64)
+            return cls(method, x, np.nanmean(seen, 0), np.nanmin(seen, 0), np.nanmax(seen, 0))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
@@ -102,9 +101,9 @@ def similarity_figures(controls: Mapping[str, Sequence[TrialRecord]]) -> list[Dr
         epochs, values = _through_training(records)
         if values.size:
             pairs = enumerate(pair_names(values.shape[2]))
-            learning[objective] = tuple(_over_splits(name, epochs, values[:, :, place]) for place, name in pairs)
+            learning[objective] = tuple(Series.over_splits(name, epochs, values[:, :, place]) for place, name in pairs)
         if (final := final_similarity(records)).size:
-            finals.append(_over_splits(objective, np.arange(final.shape[1], dtype=np.float64), final))
+            finals.append(Series.over_splits(objective, np.arange(final.shape[1], dtype=np.float64), final))
     limits = _limits([series for drawn in learning.values() for series in drawn])
     found: list[Drawing] = []
     for objective, drawn in learning.items():
@@ -175,13 +174,6 @@ def _series(
         if points:
             found[family] = Series(family_name(family), *np.array(points).T)
     return found
-
-
-def _over_splits(name: str, x: np.ndarray, values: np.ndarray) -> Series:
-    with warnings.catch_warnings():
-        # A point that no split defines stays NaN and is not drawn.
-        warnings.simplefilter("ignore", category=RuntimeWarning)
-        return Series(name, x, np.nanmean(values, 0), np.nanmin(values, 0), np.nanmax(values, 0))
 
 
 def _limits(series: Sequence[Series], *also: float) -> tuple[float, float]:

@@ -12,15 +12,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from analysis.results.aggregate import summarise_candidates
 from analysis.results.controls import CONTROL
-from analysis.results.load import ReportError, StudyResults
-from analysis.statistics.decisions import PER_ITEM
+from analysis.results.load import StudyResults
+from analysis.statistics.decisions import PER_ITEM, check_paired, item_matrix
 from analysis.statistics.intervals import Interval, naive_interval, two_way_interval
 from trainables.records.types import AUTO as RECORDED_AUTO
 from trainables.records.types import CONTRASTIVE, SUPERVISED, Candidate, TrialRecord
@@ -147,52 +146,50 @@ def chosen_layers(
 ) -> dict[Target, dict[int, set[int]]]:
     """Return the layers that trials of each target `AUTO` chose, by split; several where candidates differ."""
     found: dict[Target, dict[int, set[int]]] = {}
-    owners = {candidate: target for target, candidates in groups.items() for candidate in candidates}
     for record in sorted(records, key=lambda record: record.config.split):
-        target = owners.get(record.config.candidate)
-        if target is not None and target.layer == AUTO and "layer_targeted" in record.metrics:
+        target = target_of(record.config.candidate)
+        shown = record.config.candidate in groups.get(target, ())
+        if shown and target.layer == AUTO and "layer_targeted" in record.metrics:
             of_split = found.setdefault(target, {}).setdefault(record.config.split, set())
             of_split.add(int(record.metrics["layer_targeted"]))
     return found
 
 
 def measure(
-    groups: Mapping[Target, Sequence[Candidate]], records: Iterable[TrialRecord], within: Mapping[str, float]
+    results: StudyResults,
+    groups: Mapping[Target, Sequence[Candidate]],
+    records: Iterable[TrialRecord],
+    within: Mapping[str, float],
 ) -> list[Gains]:
     """Compute the gains of every target in each figure that the trials have.
 
     Args:
+        results: The study.
         groups: The candidates of each target, as `find_targets` returns them.
-        records: All their trials of one phase, with items, in any order; read one at a time.
+        records: All their trials of the choosing phase, with items, in any order; read one at a time.
         within: Region of practical equivalence of each figure.
 
     Raises:
         ReportError: Two trials of one split were judged on different items.
     """
     owners = {candidate: target for target, candidates in groups.items() for candidate in candidates}
-    judged: dict[int, npt.NDArray[np.int32]] = {}
-    means: dict[str, dict[Target, dict[int, Values]]] = {figure: {} for figure in (*PER_ITEM, *PROBE)}
+    splits = sorted(results.description.splits[results.description.choosing_phase])
+    shape = (len(splits), results.description.data.n_items)
+    first: dict[int, TrialRecord] = {}
+    means: dict[str, dict[Target, Values]] = {figure: {} for figure in (*PER_ITEM, *PROBE)}
     for record in records:
-        target, split, items = owners[record.config.candidate], record.config.split, record.items
-        if items is None:
-            raise ValueError(f"{record.config} was read without its items; read it with them to compare it.")
-        if not np.array_equal(judged.setdefault(split, items.item), items.item):
-            raise ReportError(
-                f"{record.config} was judged on other items than other trials of its split, so they cannot be paired. "
-                "Remove its record and run the study again."
-            )
-        values = {figure: np.asarray(getattr(items, column), dtype=np.float32) for figure, column in PER_ITEM.items()}
-        values |= {figure: np.array([record.metrics[figure]]) for figure in PROBE if figure in record.metrics}
+        target, split = owners[record.config.candidate], record.config.split
+        check_paired([record], [first.setdefault(split, record)])
+        values = {figure: item_matrix([record], column, shape[1])[0] for figure, column in PER_ITEM.items()}
+        values |= {figure: np.asarray(record.metrics[figure]) for figure in PROBE if figure in record.metrics}
         for figure, own in values.items():
-            mean = means[figure].setdefault(target, {})
-            mean[split] = mean.get(split, 0) + own / np.float32(len(groups[target]))
-    n_items = 1 + max((int(items.max()) for items in judged.values()), default=0)
+            mean = means[figure].setdefault(target, np.zeros(shape[: own.ndim + 1], own.dtype))
+            mean[splits.index(split)] += own / own.dtype.type(len(groups[target]))
     found = []
     for figure, of_targets in means.items():
-        places = None if figure in PROBE else judged
         gained = {
-            target: _over_control(of_splits, of_targets[control], places, n_items)
-            for target, of_splits in of_targets.items()
+            target: own - of_targets[control]
+            for target, own in of_targets.items()
             if (control := Target(target.objective, CONTROL)) in of_targets and target != control
         }
         # Nothing lies below the input, so a stop-gradient there is not trained apart: the plain input stands for it.
@@ -202,16 +199,3 @@ def measure(
         if gained:
             found.append(Gains(figure, within[PROBE.get(figure, figure)], gained))
     return found
-
-
-def _over_control(
-    own: Mapping[int, Values], control: Mapping[int, Values], judged: Mapping[int, Any] | None, n_items: int
-) -> Values:
-    """Subtract the control split by split: (splits, n_items) at the judged items, (splits,) without them."""
-    gains = {split: own[split] - control[split] for split in sorted(own)}
-    if judged is None:
-        return np.concatenate(list(gains.values()))
-    matrix = np.full((len(gains), n_items), np.nan, dtype=np.float32)
-    for row, (split, gain) in zip(matrix, gains.items(), strict=True):
-        row[judged[split]] = gain
-    return matrix

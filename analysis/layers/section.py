@@ -84,7 +84,7 @@ def study_layers(directory: Path, results: StudyResults, within: Mapping[str, fl
         r for r in results.records if r.config.phase == description.choosing_phase and r.config.candidate in shown
     ]
     main = description.objective if description.objective in PER_ITEM else "auc_weighted"
-    measured = measure(groups, each_with_items(directory, {record.config for record in records}), within)
+    measured = measure(results, groups, each_with_items(directory, {record.config for record in records}), within)
     controls = {name: groups[control] for name in OBJECTIVES if (control := Target(name, CONTROL)) in groups}
     return Layers(
         tuple(

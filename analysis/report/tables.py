@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.format import FIGURE_NAMES, UNDEFINED_TEXT, heading, number, signed
+from analysis.format import UNDEFINED_TEXT, figure_name, heading, number, signed
 from analysis.results.aggregate import CandidateSummary, MethodSummary, Spread, summarise
 from analysis.results.controls import references_text
 from analysis.results.load import StudyResults
@@ -19,9 +19,11 @@ Evidence = Mapping[str, MethodEvidence]
 
 NO_EVIDENCE: Evidence = {}
 
-"""Stands where a figure is not defined, such as "none" accuracy without "none" items."""
-
-
+# Weighted AUC, mean and maximum deviation, as published.
+#
+# References:
+#     Wolfe and Lundgaard (2019), "Data Augmentation for Deep Transfer Learning", version 1, Table 1: 44K items, 171
+#     classes, title, description and image. https://arxiv.org/abs/1912.00772
 PUBLISHED: Mapping[str, tuple[float, float]] = {
     "control": (0.9582, 0.0015),
     "e_mixup": (0.9763, 0.0002),
@@ -31,19 +33,9 @@ PUBLISHED: Mapping[str, tuple[float, float]] = {
 }
 
 
-"""Weighted AUC, mean and maximum deviation, that the paper reports.
-
-References:
-    Wolfe and Lundgaard (2019), "Data Augmentation for Deep Transfer Learning", version 1, Table 1: 44K items, 171
-    classes, title, description and image. https://arxiv.org/abs/1912.00772
-"""
-
-"""How an objective is called in texts; others go by their own name."""
-
-
 @dataclass(frozen=True)
 class TableRow:
-    """One method as text, ready to print.
+    """One method as text, ready to print; a dash stands for a figure that is not defined.
 
     Attributes:
         method: Name of the method.
@@ -51,17 +43,15 @@ class TableRow:
         objective: Mean ± maximum deviation of the study's objective.
         published: The same in the paper; empty unless the study repeats the paper's.
         n_splits: J, the number of splits behind every figure of the row.
-        accuracy: Over all validation items, at the study's threshold.
-        accuracy_known: Over items of known classes.
-        accuracy_none: Over "none" items.
+        accuracy: Over all validation items, at the study's threshold; `accuracy_known` and `accuracy_none` over those
+            of known classes and over "none" items.
         none_fraction: "None" items among the validation items, in percent.
         ece: Expected calibration error over known items.
-        ood_auroc: How well confidence tells "none" items apart.
+        ood_auroc: How well confidence separates "none" items from the others.
         epochs_to_99: Epochs to 99 % of the final accuracy.
         duration: Mean device seconds of a trial.
         interval: 95 % interval of the objective, over splits and items.
-        difference: Of the objective to the method's control, with its 95 % interval.
-        decision: What the difference says, in a word.
+        difference: Of the objective to the method's control, with its 95 % interval and the `decision`.
         optimism: By how much the search's best score exceeds the confirmed one.
         best: Whether its objective is the highest of the table.
     """
@@ -88,24 +78,19 @@ class TableRow:
 
 @dataclass(frozen=True)
 class TerminalTable:
-    """The report's table for a terminal.
-
-    Attributes:
-        headings: Of the columns.
-        rows: One a method, a text for each heading.
-    """
+    """A table for a terminal: its headings, and rows with a text for each heading."""
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
 def headings(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> dict[str, str]:
-    """The headings of the table's columns, by field of `TableRow`; only of columns that hold something."""
+    """Return the headings of the table's columns, by field of `TableRow`; only of columns that hold something."""
     objective = results.description.objective
     columns = {
         "method": "Method",
         "hyperparameters": "Hyperparameters",
-        "objective": heading(FIGURE_NAMES.get(objective, objective)),
+        "objective": heading(figure_name(objective)),
         "published": "Paper",
         "interval": "95 % interval",
         "difference": f"Against {references_text(results.description.methods)}",
@@ -114,12 +99,12 @@ def headings(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> dict[st
         "accuracy": "Accuracy",
         "accuracy_known": "Known",
         "accuracy_none": "“None”",
-        "none_fraction": "“None” share",
+        "none_fraction": "“None” items",
         "ece": "ECE",
         "ood_auroc": "OOD AUROC",
         "epochs_to_99": "Epochs to 99 %",
         "optimism": "Optimism",
-        "duration": "s a trial",
+        "duration": "Time per trial (s)",
     }
     always = {"method", "hyperparameters", "objective", "n_splits", "accuracy", "accuracy_known", "accuracy_none"}
     always |= {"none_fraction", "duration"}
@@ -132,19 +117,19 @@ def headings(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> dict[st
 
 
 def repeats_the_paper(results: StudyResults) -> bool:
-    """Whether the paper's published figures belong beside this study's."""
+    """Return whether the paper's published figures belong beside this study's."""
     return results.description.preset == "paper" and results.description.objective == "auc_weighted"
 
 
 def terminal_table(results: StudyResults) -> TerminalTable:
-    """The table as headings and rows of text, in the study's order of methods."""
+    """Return the table as headings and rows of text, in the study's order of methods."""
     columns = headings(results)
     rows = tuple(tuple(getattr(row, name) for name in columns) for row in table_rows(results))
     return TerminalTable(tuple(columns.values()), rows)
 
 
 def table_rows(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> list[TableRow]:
-    """One row a method, in the study's order.
+    """Return one row per method, in the study's order.
 
     Args:
         results: The study.
@@ -156,7 +141,7 @@ def table_rows(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> list[
 
 
 def candidate_row(summary: CandidateSummary, objective: str) -> TableRow:
-    """One candidate as text, for the table of all candidates."""
+    """Return one candidate as text, for the table of all candidates."""
     hyperparameters = values_text(summary.candidate)
     if not summary.complete:
         hyperparameters += f" (incomplete: {len(summary.missing_splits)} missing)"
@@ -172,12 +157,12 @@ def candidate_row(summary: CandidateSummary, objective: str) -> TableRow:
 
 
 def values_text(candidate: Candidate) -> str:
-    """The hyperparameters of a candidate, or a dash."""
+    """Return the hyperparameters of a candidate, or a dash."""
     return ", ".join(f"{name} {value_text(name, value)}" for name, value in candidate.params) or UNDEFINED_TEXT
 
 
 def plus_minus(spread: Spread, digits: int = 4) -> str:
-    """Mean ± maximum deviation; the mean alone for one split, which has no deviation."""
+    """Return mean ± maximum deviation; the mean alone for one split, which has no deviation."""
     if spread.n == 0:
         return UNDEFINED_TEXT
     if spread.n == 1:
@@ -188,17 +173,16 @@ def plus_minus(spread: Spread, digits: int = 4) -> str:
 def _row(summary: MethodSummary, top: float, results: StudyResults, own: MethodEvidence | None) -> TableRow:
     published = ""
     if repeats_the_paper(results):
-        mean, deviation = PUBLISHED.get(summary.method, (math.nan, math.nan))
-        published = f"{mean:.4f} ± {deviation:.4f}" if math.isfinite(mean) else UNDEFINED_TEXT
+        known = PUBLISHED.get(summary.method)
+        published = UNDEFINED_TEXT if known is None else "{:.4f} ± {:.4f}".format(*known)
     if summary.candidate is None and summary.n_complete == summary.n_planned:
         text = "best candidate not confirmed"
     elif summary.candidate is None:
         text = f"incomplete: {summary.n_complete} of {summary.n_planned} candidates"
     else:
         text = values_text(summary.candidate)
-    optimistic = math.nan
-    if results.description.protocol == "nested":
-        optimistic = optimism(summary.choosing_score.mean, summary.objective.mean)
+    nested = results.description.protocol == "nested"
+    exceeds = optimism(summary.choosing_score.mean, summary.objective.mean) if nested else math.nan
     return TableRow(
         method=summary.method,
         hyperparameters=text,
@@ -207,7 +191,7 @@ def _row(summary: MethodSummary, top: float, results: StudyResults, own: MethodE
         n_splits=str(summary.n_splits),
         **_figures(summary.figures, summary.n_splits),
         duration=number(summary.duration_s, 2),
-        optimism=signed(optimistic) if math.isfinite(optimistic) else "",
+        optimism=signed(exceeds) if math.isfinite(exceeds) else "",
         best=summary.candidate is not None and summary.objective.mean == top,
         **_evidence_cells(own, results.description.objective),
     )

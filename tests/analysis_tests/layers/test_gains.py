@@ -40,8 +40,8 @@ def records(deep_study: Path) -> tuple[TrialRecord, ...]:
 
 @pytest.fixture(scope="module")
 def measured(deep_study: Path, records: tuple[TrialRecord, ...]) -> dict[str, Gains]:
-    groups = find_targets(load_study(deep_study))
-    return {gains.figure: gains for gains in measure(groups, iter(records), REGIONS)}
+    results = load_study(deep_study)
+    return {gains.figure: gains for gains in measure(results, find_targets(results), iter(records), REGIONS)}
 
 
 def of(records: tuple[TrialRecord, ...], method: str, **params: float) -> list[TrialRecord]:
@@ -98,7 +98,9 @@ def test_the_input_stands_for_itself_under_a_stop_gradient(measured: dict[str, G
     assert list(measured["accuracy"].by_layer("supervised", ("deep_pca", True))) == [0, 1, 2, 3]
 
 
-def test_other_hyperparameters_are_averaged_and_none_is_chosen(records: tuple[TrialRecord, ...]) -> None:
+def test_other_hyperparameters_are_averaged_and_none_is_chosen(
+    deep_study: Path, records: tuple[TrialRecord, ...]
+) -> None:
     def renamed(method: str, layer: float, rate: float) -> list[TrialRecord]:
         found = of(records, method, **({"layer": layer, "stop_gradient": 0} if "deep" in method else {}))
         return [
@@ -117,7 +119,8 @@ def test_other_hyperparameters_are_averaged_and_none_is_chosen(records: tuple[Tr
         Target("supervised", "control"): [Candidate("control")],
         Target("supervised", "deep_pca", False, 1): sorted({record.config.candidate for record in trials}),
     }
-    (gains,) = (own for own in measure(groups, [*control, *trials], REGIONS) if own.figure == "accuracy")
+    measured = measure(load_study(deep_study), groups, [*control, *trials], REGIONS)
+    (gains,) = (own for own in measured if own.figure == "accuracy")
     pair = [item_matrix(trials[place : place + 3], "correct", 500) for place in (0, 3)]
     expected = (pair[0] + pair[1]) / 2 - item_matrix(control, "correct", 500)
     np.testing.assert_allclose(gains.values[Target("supervised", "deep_pca", False, 1)], expected, atol=1e-6)
@@ -127,8 +130,9 @@ def test_trials_of_other_items_are_not_paired(deep_study: Path, records: tuple[T
     items = records[5].items
     assert items is not None
     other = dataclasses.replace(records[5], items=dataclasses.replace(items, item=items.item[::-1]))
-    with pytest.raises(ReportError, match="judged on other items"):
-        measure(find_targets(load_study(deep_study)), [*records[:5], other], REGIONS)
+    results = load_study(deep_study)
+    with pytest.raises(ReportError, match="judged on different items"):
+        measure(results, find_targets(results), [*records[:5], other], REGIONS)
 
 
 def test_the_rise_is_that_of_the_least_squares_line() -> None:
