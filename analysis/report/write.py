@@ -53,18 +53,19 @@ class ReportFiles:
     findings: tuple[str, ...]
 
 
-def write_report(directory: Path, output: Path | None = None) -> ReportFiles:
+def write_report(directory: Path, output: Path | None = None, *, results: StudyResults | None = None) -> ReportFiles:
     """Writes the report of a study, of as much of it as is finished.
 
     Args:
         directory: The study's directory: `study.json` and `records/`.
         output: Folder of the report; `<directory>/report` where not given. Files of an earlier report are replaced.
+        results: The study's results; read from the directory if None.
 
     Raises:
         ReportError: The study cannot be read, or has no finished trial.
         RecordError: A record file is damaged or of another version.
     """
-    results = load_study(directory)
+    results = load_study(directory) if results is None else results
     chosen = _chosen(results, str(directory))
     # Of a thousand trials only the best candidates' items are read: the rest of the report needs none.
     wanted = {record.config for records in chosen.values() for record in records}

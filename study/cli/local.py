@@ -15,6 +15,8 @@ from study.cli.finished import report_from_server
 from study.cli.options import EXIT_INCOMPLETE, _config, _quiet
 
 if TYPE_CHECKING:
+    from analysis.report.write import ReportFiles
+    from analysis.results.load import StudyResults
     from study.config.schema import StudySpec
     from study.state.results import StudyResult
 
@@ -150,7 +152,14 @@ def retry(config: Path) -> None:
 def report(config: Path, tracking_uri: str | None, name: str | None, output: Path | None) -> None:
     """Write the report of what is recorded: page, tables, figures."""
     if not (tracking_uri or name or output):
-        _report(_load(config, encodes=False))
+        from study.execution.finish import finish_study
+
+        found = finish_study(_load(config, encodes=False))
+        _show_report(found.results, found.report)
+        if problem := found.report_problem or found.tracking_problem:
+            if found.report is None:
+                raise click.ClickException(problem)
+            click.echo(problem, err=True)
     elif tracking_uri and name:
         report_from_server(tracking_uri, name, output or Path("report"))
     else:
@@ -206,42 +215,31 @@ def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
         from study.execution.run import run_study  # seconds
 
         result = run_study(spec, progress)
-        progress.say("Writing the report ...")
-    _report(spec, tracks=result.tracking_problem is None)
-    _tell(result, spec, config)
+    _show_report(result.results, result.report)
+    _show_run(result, spec, config)
+    if result.report_problem:
+        raise click.ClickException(result.report_problem)
     return EXIT_INCOMPLETE if result.failures else 0
 
 
-def _report(spec: StudySpec, *, tracks: bool = True) -> None:
+def _show_report(results: StudyResults, report: ReportFiles | None) -> None:
     from analysis.report.tables import terminal_table
     from analysis.report.text import optimistic, unsure
-    from analysis.report.write import write_report
     from analysis.results.aggregate import missing_trials
     from analysis.results.controls import uncompared
-    from analysis.results.load import load_study
     from study.cli.console import show
-    from study.errors import TrackingError
-    from study.search.importance import write_importances
-    from study.state.lock import read_activity
-    from study.tracking.sync import attach
 
-    write_importances(spec)
-    results = load_study(spec.root)
-    written = write_report(spec.root)
+    if report is None:
+        return
     show(terminal_table(results))
     for remark in filter(None, (unsure(results), optimistic(results), uncompared(results.description.methods))):
         click.echo(remark)
-    for sentence in (*written.findings, *(f"Missing: {sentence}" for sentence in missing_trials(results))):
+    for sentence in (*report.findings, *(f"Missing: {sentence}" for sentence in missing_trials(results))):
         click.echo(sentence)
-    try:
-        if tracks and read_activity(spec.root) is None:  # else a run works, which will attach its own
-            attach(spec, {"report": written.html.parent})
-    except TrackingError as error:
-        click.echo(error, err=True)
-    click.echo(f"Report: {written.html}")
+    click.echo(f"Report: {report.html}")
 
 
-def _tell(result: StudyResult, spec: StudySpec, config: Path) -> None:
+def _show_run(result: StudyResult, spec: StudySpec, config: Path) -> None:
     from analysis.report.text import what_was_saved
 
     click.echo(f"{result.n_recorded} trials recorded in {spec.records}, {result.n_trained} of them by this run.")
@@ -255,7 +253,7 @@ def _tell(result: StudyResult, spec: StudySpec, config: Path) -> None:
         click.echo(f"Failed: {failure}", err=True)
     if result.failures:
         again = f"{_command('retry', config)} && {_command('run', config)}"
-        click.echo(f"Tracebacks are in {spec.records / 'failed'}. Once mended: {again}", err=True)
+        click.echo(f"Tracebacks are in {spec.records / 'failed'}. Once the cause is fixed: {again}", err=True)
 
 
 def _command(name: str, config: Path) -> str:

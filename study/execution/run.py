@@ -12,7 +12,7 @@ from rich.console import Console
 from embedding_jobs.pipeline.extract import extract
 from embedding_jobs.pipeline.summary import ExtractionSummary
 from study.config.schema import StudySpec
-from study.errors import TrackingError
+from study.execution.finish import finish_study
 from study.execution.pack_context import encoder_configs, load_embeddings, pack_context
 from study.execution.phases import _Run
 from study.execution.progress import Progress
@@ -95,9 +95,17 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
         run = _Run(spec, progress, tracker, read_records(spec.records), description)
         for phase in PROTOCOLS[spec.splits.protocol]:
             run.phase(phase, context)
-        problem = None
-        try:
-            tracker.close()
-        except TrackingError as error:
-            problem = str(error)
-        return StudyResult(spec.root, run.n_trained, len(run.scores), tuple(run.failures), tuple(run.stops), problem)
+        progress.say("Writing the report ...")
+        write_activity(spec.root, Activity("writing the report", time.time()))
+        finished = finish_study(spec, tracker)
+        return StudyResult(
+            directory=spec.root,
+            n_trained=run.n_trained,
+            n_recorded=len(run.scores),
+            failures=tuple(run.failures),
+            stops=tuple(run.stops),
+            results=finished.results,
+            report=finished.report,
+            report_problem=finished.report_problem,
+            tracking_problem=finished.tracking_problem,
+        )

@@ -13,7 +13,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from analysis.results.aggregate import summarise_candidates
-from analysis.results.load import IMPORTANCES, load_study
+from analysis.results.load import IMPORTANCES, StudyResults
 from embedding_jobs.files import write_whole
 from study.config.schema import Search, StudySpec
 from study.search.space import distributions
@@ -59,9 +59,11 @@ def importances(search: Search, scores: Mapping[Candidate, float]) -> dict[str, 
     return found
 
 
-def write_importances(spec: StudySpec) -> None:
-    """Write the importances that the report shows into the study's directory; remove the file where there are none."""
-    results = load_study(spec.root)
+def write_importances(spec: StudySpec, results: StudyResults) -> dict[str, dict[str, float]]:
+    """Write the importances that the report shows into the study's directory, and return them.
+
+    The file is removed where there are none.
+    """
     path = spec.root / IMPORTANCES
     description = results.description
     scores = {
@@ -70,11 +72,12 @@ def write_importances(spec: StudySpec) -> None:
         if summary.complete
     }
     found = importances(spec.search, scores)
-    if not found:
+    if found:
+        content = {"format": 1, "by": f"PED-ANOVA, best {_TARGET_QUANTILE:.0%}", "importances": found}
+        write_whole(path, json.dumps(content).encode())
+    else:
         path.unlink(missing_ok=True)
-        return
-    content = {"format": 1, "by": f"PED-ANOVA, best {_TARGET_QUANTILE:.0%}", "importances": found}
-    write_whole(path, json.dumps(content).encode())
+    return found
 
 
 def _fits(candidate: Candidate, space: Mapping[str, BaseDistribution]) -> bool:

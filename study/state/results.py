@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from analysis.report.export import to_csv
 from analysis.report.tables import terminal_table
 from analysis.results.aggregate import CandidateSummary, missing_trials, summarise, summarise_candidates
-from analysis.results.load import load_study
+from analysis.results.load import StudyResults
 from trainables.records.failures import Failure, Stop
+
+if TYPE_CHECKING:
+    from analysis.report.write import ReportFiles
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """How a run ended. A notebook shows it as the report's table.
+    """The result of a run. A notebook shows it as the report's table.
 
     Attributes:
         directory: The study's directory.
         n_trained: Trials trained by this run.
         n_recorded: Trials recorded in all.
         failures: The packs that failed for good, in this run or before it.
-        stops: The candidates that the search gave up.
-        tracking_problem: Why the tracker is behind, if it is.
+        stops: The candidates that early stopping ended.
+        results: The finished trials, and why planned trials are missing.
+        report: The files of the report; None where it could not be written.
+        report_problem: Why it could not be written; None where it was.
+        tracking_problem: Why MLflow is not up to date; None where it is.
     """
 
     directory: Path
@@ -35,20 +42,23 @@ class StudyResult:
     n_recorded: int
     failures: tuple[Failure, ...]
     stops: tuple[Stop, ...]
+    results: StudyResults = field(repr=False)
+    report: ReportFiles | None = field(repr=False)
+    report_problem: str | None
     tracking_problem: str | None
 
     def table(self) -> pd.DataFrame:
-        """The report's table, unrounded: one row a method."""
-        return pd.read_csv(io.StringIO(to_csv(load_study(self.directory))))
+        """Return the report's table, unrounded: one row per method."""
+        return pd.read_csv(io.StringIO(to_csv(self.results)))
 
     def trials(self) -> pd.DataFrame:
-        """One row a trial: coordinates, hyperparameters, every figure."""
-        return load_study(self.directory).table()
+        """Return one row per trial: coordinates, hyperparameters, every metric."""
+        return self.results.table()
 
     def _repr_html_(self) -> str:
         if not self.n_recorded:
             return f"<p>No trial is recorded in {escape(str(self.directory))}.</p>"
-        shown = terminal_table(load_study(self.directory))
+        shown = terminal_table(self.results)
         head = "".join(f"<th>{escape(heading)}</th>" for heading in shown.headings)
         rows = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in shown.rows)
         failed = "".join(f"<li>{escape(str(failure))}</li>" for failure in self.failures)
@@ -74,13 +84,8 @@ class Outcome:
     complete: bool
 
 
-def outcome(directory: Path) -> Outcome:
-    """What the study in a directory has come to.
-
-    Args:
-        directory: The study's directory.
-    """
-    results = load_study(directory)
+def outcome(results: StudyResults) -> Outcome:
+    """Return what the study's MLflow run is to show of its results."""
     metric = results.description.objective
     means = {f"{metric}.{row.method}": row.objective.mean for row in summarise(results) if row.candidate}
     candidates = (one for phase in results.description.splits for one in summarise_candidates(results, phase))

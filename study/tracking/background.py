@@ -1,26 +1,29 @@
-"""Tracking beside the study: one thread writes, and catches up whenever the server is back."""
+"""Track a running study: one thread writes to MLflow, and catches up after the server was away."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from study.errors import TrackingError
-from study.tracking.mlflow import Tracker
 from trainables.records.types import TrialRecord
+
+if TYPE_CHECKING:
+    from study.tracking.mlflow import Tracker
 
 
 class BackgroundTracker:
-    """Writes records to a tracker from one thread, so that a slow or absent server never delays the study.
+    """Write records to a tracker from one thread, so that a slow or absent server never delays the study.
 
-    A server that goes away is asked again every `retry_s`; one that comes back is told everything that is recorded,
-    since nobody knows what it still has. What it has is not written twice.
+    An absent server is tried again every `retry_s`. After each connection all recorded trials are compared with what
+    the server has, and the missing ones are written.
 
     Args:
-        connect: Makes the tracker, in the thread.
-        recorded: Reads all records, in the thread.
-        say: Told, in the thread, whenever the server is found away or refusing.
-        retry_s: Pause before an absent server is asked again.
+        connect: Returns the connected tracker; called in the thread.
+        recorded: Reads all records; called in the thread.
+        say: Receives a message when the server becomes absent or rejects a request; called in the thread.
+        retry_s: Seconds between attempts to reach an absent server.
     """
 
     def __init__(
@@ -34,42 +37,43 @@ class BackgroundTracker:
         self._waiting: list[TrialRecord] = []
         self._changed = threading.Condition()
         self._closing = self._connected = False
-        self._error: TrackingError | None = None
+        self._ended: Tracker | TrackingError = TrackingError("MLflow was not reached")
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
     def write(self, records: Iterable[TrialRecord]) -> None:
-        """Queues records to be written; they are recorded already."""
+        """Queue records that are already on disk; without a server they are read from there later."""
         with self._changed:
-            if self._connected:  # or they are read, once there is a server
+            if self._connected:
                 self._waiting += records
                 self._changed.notify()
 
-    def close(self) -> None:
-        """Waits until everything is written, or a last attempt has failed.
+    def close(self) -> Tracker:
+        """Wait until everything is written or a last attempt has failed, and return the tracker.
 
         Raises:
-            TrackingError: The server could not be reached at last.
+            TrackingError: The last attempt has failed.
         """
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join()
-        if self._error is not None:
-            raise self._error
+        if isinstance(self._ended, TrackingError):
+            raise self._ended
+        return self._ended
 
     def _work(self) -> None:
+        has_failed = False
         while True:
             last_attempt = self._closing
             try:
-                self._keep_up(self._connect())
-                self._error = None
+                self._ended = self._keep_up(self._connect())
                 return
             except Exception as error:
-                found = error if isinstance(error, TrackingError) else _unforeseen(error)
-                if self._error is None or self._connected:
+                found = error if isinstance(error, TrackingError) else _unexpected(error)
+                if not has_failed or self._connected:  # once each time that the server goes away
                     self._say(str(found))
-                self._error = found
+                self._ended, has_failed = found, True
             with self._changed:
                 self._connected = False
                 self._waiting.clear()
@@ -77,8 +81,8 @@ class BackgroundTracker:
                     return
                 self._changed.wait_for(lambda: self._closing, self._retry_s)
 
-    def _keep_up(self, tracker: Tracker) -> None:
-        """Writes what is recorded, and what comes, until the end."""
+    def _keep_up(self, tracker: Tracker) -> Tracker:
+        """Write what is recorded and what is queued, until the tracker is closed."""
         with self._changed:
             self._connected = True
         tracker.write(self._recorded())
@@ -87,13 +91,13 @@ class BackgroundTracker:
                 self._changed.wait_for(lambda: self._closing or bool(self._waiting))
                 records, self._waiting = self._waiting, []
             if not records:
-                return
+                return tracker
             tracker.write(records)
 
 
-def _unforeseen(error: Exception) -> TrackingError:
-    """Nobody would hear of an error that ended the thread."""
+def _unexpected(error: Exception) -> TrackingError:
+    """Return an error to report in place of one that would end the thread unnoticed."""
     return TrackingError(
-        f"What is recorded could not be tracked ({type(error).__name__}: {error}). Nothing is lost: once that is "
-        "mended, `study sync` writes what MLflow lacks."
+        f"Records could not be written to MLflow ({type(error).__name__}: {error}). Nothing is lost: fix the error, "
+        "then `study sync` writes what MLflow lacks."
     )

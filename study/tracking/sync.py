@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from analysis.report.write import write_report
+from analysis.results.load import StudyResults, load_study
 from analysis.results.mlflow_schema import UNFINISHED, study_key
 from study.config.schema import StudySpec
 from study.state.lock import only_run
@@ -40,12 +41,13 @@ def make_tracker(spec: StudySpec, description: StudyDescription) -> Tracker:
     return Tracker(spec.tracking_uri, experiment, about, spec.root / "mlartifacts")
 
 
-def attach(spec: StudySpec, folders: Mapping[str, Path]) -> str:
-    """Ends the study's MLflow run with what the study has come to, why planned trials are missing, and more folders.
+def attach(spec: StudySpec, folders: Mapping[str, Path], results: StudyResults | None = None) -> str:
+    """Attach folders to the study's MLflow run and end it.
 
     Args:
         spec: The study.
-        folders: What else to attach, by the name it gets.
+        folders: Folders to attach, by the name they get.
+        results: The study's results; read from its directory if None.
 
     Returns:
         The id of the run.
@@ -58,7 +60,7 @@ def attach(spec: StudySpec, folders: Mapping[str, Path]) -> str:
     description = read_description(spec.root)
     with only_run(spec.root):
         tracker = make_tracker(spec, description)
-        _finish(tracker, spec, folders)
+        end_run(tracker, spec, results or load_study(spec.root), folders)
         return tracker.study_run
 
 
@@ -78,13 +80,24 @@ def sync(spec: StudySpec) -> int:
     with only_run(spec.root):
         tracker = make_tracker(spec, description)
         n_written = tracker.write(read_records(spec.records))
-        report = spec.root / "report"
+        results, report = load_study(spec.root), spec.root / "report"
         if not (report / "report.html").exists():
-            write_report(spec.root)
-        _finish(tracker, spec, {"report": report})
+            write_report(spec.root, results=results)
+        end_run(tracker, spec, results, {"report": report})
         return n_written
 
 
-def _finish(tracker: Tracker, spec: StudySpec, folders: Mapping[str, Path]) -> None:
+def end_run(tracker: Tracker, spec: StudySpec, results: StudyResults, folders: Mapping[str, Path]) -> None:
+    """End the study's MLflow run with its results, why planned trials are missing, and more folders.
+
+    Args:
+        tracker: The study's tracker, which has every record.
+        spec: The study.
+        results: The study's results.
+        folders: Folders to attach, by the name they get.
+
+    Raises:
+        TrackingError: The server cannot be reached.
+    """
     unfinished = {f"{UNFINISHED}/{name}": spec.records / name for name in (FAILED, STOPPED)}
-    tracker.finish(outcome(spec.root), {**folders, **unfinished})
+    tracker.finish(outcome(results), {**folders, **unfinished})

@@ -32,7 +32,7 @@ def track(directory: Path, uri: str, digest: str = "aa11") -> None:
     tracker = Tracker(uri, "synthetic", facts, directory / "mlartifacts")
     tracker.write(read_records(directory / "records"))
     unfinished = {f"unfinished/{name}": directory / "records" / name for name in (FAILED, STOPPED)}
-    tracker.finish(outcome(directory), unfinished)
+    tracker.finish(outcome(load_study(directory)), unfinished)
 
 
 @pytest.fixture(scope="module")

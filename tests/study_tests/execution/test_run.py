@@ -72,7 +72,13 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
 
     runs = runs_of(tmp_path / "out/mlflow.db")
     assert len(runs) == 1 + 3 + 6
-    assert (runs["status"] != "RUNNING").sum() == 9, "the study's own run ends with its report"
+    assert set(runs["status"]) == {"FINISHED"}, "the study's own run, too: it has its report"
+    study_run = runs[runs["tags.mlflow.runName"] == "small"].iloc[0]
+    attached = mlflow.artifacts.list_artifacts(run_id=study_run["run_id"], artifact_path="report")
+    assert "report/report.html" in {artifact.path for artifact in attached}
+    assert result.report is not None
+    assert result.report.html == tmp_path / "out/report/report.html"
+    assert result.report.html.stat().st_size > 10_000
     trials = runs[runs["metrics.duration_s"].notna()]
     by_key = {record.config.key: record for record in read_records(tmp_path / "out/records")}
     for _, row in trials.iterrows():

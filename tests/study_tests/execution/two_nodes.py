@@ -11,7 +11,6 @@ from ray.cluster_utils import Cluster
 from embedding_jobs.ray_session import use_token
 from study.config.load import load_spec
 from study.execution.run import run_study
-from study.tracking.sync import sync
 
 
 def kill_in_the_middle(cluster: Cluster, node: object, records: Path) -> None:
@@ -30,7 +29,6 @@ def main() -> None:
         spec = spec.model_copy(update={"resources": spec.resources.model_copy(update={"address": cluster.address})})
         threading.Thread(target=kill_in_the_middle, args=(cluster, node, spec.records), daemon=True).start()
         result = run_study(spec)
-        sync(spec)  # ends the study's run, as the command does
         print("trained", result.n_trained, "failures", len(result.failures), flush=True)
     finally:
         ray.shutdown()

@@ -162,7 +162,9 @@ def test_what_cannot_be_stored_is_told(connect: Callable[[str], Tracker], tmp_pa
 
     (tmp_path / "artifacts").unlink()
     tracker = BackgroundTracker(lambda: connect(uri), unreadable, said.append, retry_s=60)
-    with pytest.raises(TrackingError, match=r"could not be tracked \(ValueError: a record is damaged\).*study sync"):
+    with pytest.raises(
+        TrackingError, match=r"not be written to MLflow \(ValueError: a record is damaged\).*study sync"
+    ):
         tracker.close()
 
 

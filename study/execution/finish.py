@@ -1,0 +1,70 @@
+"""Finish a study: write the report of what is recorded, and end the study's MLflow run with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from analysis.report.write import ReportFiles, write_report
+from analysis.results.load import ReportError, StudyResults, load_study
+from study.config.schema import StudySpec
+from study.errors import TrackingError
+from study.search.importance import write_importances
+from study.state.lock import read_activity
+from study.tracking.background import BackgroundTracker
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """The results of a study and where they were written.
+
+    Attributes:
+        results: The finished trials, and why planned trials are missing.
+        report: The files of the report; None where it could not be written.
+        report_problem: Why it could not be written; None where it was.
+        tracking_problem: Why the study's MLflow run is not up to date; None where it is, or where a run works and will
+            update it.
+    """
+
+    results: StudyResults
+    report: ReportFiles | None
+    report_problem: str | None
+    tracking_problem: str | None
+
+
+def finish_study(spec: StudySpec, tracker: BackgroundTracker | None = None) -> StudyReport:
+    """Write the importances and the report, attach the report to the study's MLflow run, and end that run.
+
+    Records are loaded once. A study without a finished trial has no report.
+
+    Args:
+        spec: The study.
+        tracker: The tracker of the run that has just trained the study; it is closed. None to finish a study apart from
+            its runs; while a run works, MLflow is left to that run.
+
+    Raises:
+        DescriptionError: No study was run in the directory.
+        RecordError: A record file is damaged.
+        RunError: A run has just begun in the directory, and `tracker` is None.
+    """
+    results = load_study(spec.root)
+    results = replace(results, importances=write_importances(spec, results))
+    report, report_problem, tracking_problem = None, None, None
+    try:
+        report = write_report(spec.root, results=results)
+    except ReportError as error:
+        report_problem = str(error)
+    try:
+        _end_run(spec, results, tracker)
+    except TrackingError as error:
+        tracking_problem = str(error)
+    return StudyReport(results, report, report_problem, tracking_problem)
+
+
+def _end_run(spec: StudySpec, results: StudyResults, tracker: BackgroundTracker | None) -> None:
+    from study.tracking.sync import attach, end_run  # imports MLflow
+
+    folders = {"report": spec.root / "report"}
+    if tracker is not None:
+        end_run(tracker.close(), spec, results, folders)
+    elif read_activity(spec.root) is None:
+        attach(spec, folders, results)
