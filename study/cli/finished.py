@@ -42,15 +42,14 @@ def verify(cell: str, config: Path, split: int | None, tolerance: float) -> None
     """Retrain a CELL of the table (a method, or `e_mixup(alpha=0.3)`) and say whether it agrees; exit code 1 if not."""
     from study.cli.console import show
     from study.config.load import load_spec
-    from study.model.verify import verification_table
-    from study.model.verify import verify as verify_cell
+    from study.model.verify import verification_table, verify_cell
 
     found = verify_cell(load_spec(config).root, cell, split, tolerance)
     show(verification_table(found), n_left=1)
-    for what, then, now in found.differing:
-        click.echo(f"Recorded on other {what}: {then}; now {now}.")
+    if found.recorded_on != found.retrained_on:
+        click.echo(f"Recorded on other hardware: {found.recorded_on}; now {found.retrained_on}.")
     word = "agrees" if found.agrees else "does not agree"
-    items = f"{found.n_otherwise} of {found.n_items} items are judged otherwise"
+    items = f"{found.n_changed} of {found.n_items} items are judged otherwise"
     click.echo(
         f"{found.trial} {word}, within {tolerance:g}: {items}, confidences differ by {found.confidence_difference:.1g} "
         "at most."
@@ -76,7 +75,7 @@ def export(
     root = spec.root
     trained = train_best(root, cell, split, all_items=all_items)
     written = write_model(trained, output or root / "model")
-    click.echo(f"{trained.says}: {written}")
+    click.echo(f"{trained.summary}: {written}")
     place = str(written)
     if track:
         from study.tracking.sync import attach
@@ -96,9 +95,9 @@ def label(table: Path, config: Path, model: Path | None, top: int, output: Path 
     from embedding_jobs.files import write_whole
     from study.config.load import load_spec
     from study.execution.progress import Progress, chatter_to
-    from study.labelling.items import embed_table, rank_items, to_csv, unlabelled_source
-    from study.labelling.page import render
-    from study.model.classifier import load
+    from study.labelling.items import embed_table, label_csv, rank_items, unlabelled_source
+    from study.labelling.page import label_page
+    from study.model.classifier import load_classifier
     from study.model.export import train_best
 
     spec = load_spec(config)
@@ -108,12 +107,12 @@ def label(table: Path, config: Path, model: Path | None, top: int, output: Path 
         embeddings_of_table = embed_table(spec, source, folder / "embeddings", progress)
     if model is None:
         trained = train_best(spec.root)
-        classifier, says = trained.classifier, trained.says
+        classifier, says = trained.classifier, trained.summary
     else:
-        classifier, says = load(model), f"{model}"
+        classifier, says = load_classifier(model), f"{model}"
     items = rank_items(classifier, embeddings_of_table, source, top)
-    listed = write_whole(folder / "label.csv", to_csv(items).encode())
-    page = render(items[:top], len(items), source, spec.name, says)
+    listed = write_whole(folder / "label.csv", label_csv(items).encode())
+    page = label_page(items[:top], len(items), source, spec.name, says)
     n_none = sum(item.predicted == "none" for item in items)
     click.echo(f'{len(items)} items ranked by {says}; {n_none} predicted "none".')
     click.echo(f"List: {listed}\nPage: {write_whole(folder / 'label.html', page.encode())}")

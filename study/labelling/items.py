@@ -1,4 +1,4 @@
-"""What to label next: another table, embedded by the study's encoders, judged by a classifier, ranked."""
+"""Rank the items of an unlabelled table: embed it with the study's encoders, classify it, and order it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import csv
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
 
 from embedding_jobs.encoders.config import encoder_name
 from embedding_jobs.errors import SourceError
@@ -26,7 +22,8 @@ from study.execution.ray_connection import connect
 from study.labelling.ranking import rank
 from study.model.classifier import NONE, Classifier
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# First characters that make a spreadsheet take a text for a formula.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,11 @@ class RankedItem:
         rank: From 1.
         row: Its row in the table.
         id: Its id.
-        predicted: The class predicted, or "none".
+        predicted: The predicted class, or "none".
         confidence: Probability of the most probable class.
-        most_probable: That class.
+        most_probable: The most probable class.
         texts: Its texts, by column.
-        image: Its picture's path; None without one, and where pictures lie in the table.
+        image: Path of its image; None if it has no image, or the table contains the images.
     """
 
     rank: int
@@ -55,34 +52,34 @@ class RankedItem:
 
 
 def unlabelled_source(spec: StudySpec, table: Path) -> Source:
-    """A table without labels, with the study's columns; its ids stand where labels are asked for.
+    """Return the source of a table without labels; its id column takes the place of the label column.
 
     Raises:
-        SourceError: The table cannot be read, or lacks columns.
+        SourceError: The table is not readable, or columns of the study are missing.
     """
     columns = table_columns(str(table.resolve()))
     wanted = (spec.data.id, *spec.data.columns)
     if missing := [name for name in wanted if name not in columns]:
         raise SourceError(
-            f"{table} must have the study's columns {', '.join(wanted)}; it lacks {', '.join(missing)}, and has "
+            f"{table} must have the study's columns {', '.join(wanted)}; missing: {', '.join(missing)}. It has "
             f"{', '.join(columns)}."
         )
     return replace(spec.data.source, table=str(table.resolve()), label=spec.data.id)
 
 
 def embed_table(spec: StudySpec, source: Source, store: Path, progress: Progress) -> Embeddings:
-    """Encodes a table's columns as the study's were; what is there is not encoded again.
+    """Encode a table's columns with the study's encoders; finished parts are not encoded again.
 
     Args:
         spec: The study.
         source: The table.
         store: Directory of its embeddings.
-        progress: Where to show it.
+        progress: The display of the progress.
 
     Raises:
-        embedding_jobs.sources.SourceError: The table is unsound, or lacks one of the study's columns.
-        embedding_jobs.encoders.EncoderError: An encoder cannot be had.
-        embedding_jobs.store.StoreError: The store is of another table or encoder.
+        SourceError: The table is not valid.
+        EncoderError: An encoder is not available.
+        StoreError: The store belongs to another table or encoder.
     """
     connect(spec)
     configs = encoder_configs(spec)
@@ -92,26 +89,47 @@ def embed_table(spec: StudySpec, source: Source, store: Path, progress: Progress
 
 
 def rank_items(classifier: Classifier, embeddings: Embeddings, source: Source, n_top: int) -> list[RankedItem]:
-    """Every item of a table, the first to label first; see `study.ranking` for the order.
+    """Return every item of a table in the order in which to label them, by `study.labelling.ranking.rank`.
 
     Args:
-        classifier: Judges the items.
-        embeddings: Of the table.
+        classifier: The classifier.
+        embeddings: Embeddings of the table.
         source: The table.
-        n_top: Places at the top for which items of one kind do not compete.
+        n_top: Number of places at the top where near-duplicates are avoided.
 
     Raises:
-        ModelError: The classifier takes the embeddings of other encoders.
+        ModelError: The classifier was trained on embeddings of other encoders.
     """
     _check_inputs(classifier, embeddings)
-    found = classifier.predict(embeddings.matrix)
-    confidence = found["confidence"].to_numpy()
-    order = rank(confidence, (found["class"] == NONE).to_numpy(), embeddings.matrix, n_top)
-    return _items(found, order, embeddings, source)
+    predicted = classifier.predict(embeddings.matrix)
+    confidence = predicted["confidence"].to_numpy()
+    order = rank(confidence, (predicted["class"] == NONE).to_numpy(), embeddings.matrix, n_top)
+    rank_of = {item: place for place, item in enumerate(order.tolist(), start=1)}
+    place_of = {str(one): place for place, one in enumerate(embeddings.ids)}
+    items = []
+    for batch in iter_items(source):
+        for offset, one in enumerate(batch.ids):
+            if one is None or one not in place_of:
+                continue  # an item without a vector has no rank
+            place = place_of[one]
+            image = batch.inputs[source.image][offset] if source.image else ""
+            items.append(
+                RankedItem(
+                    rank=rank_of[place],
+                    row=batch.first_row + offset,
+                    id=one,
+                    predicted=str(predicted["class"].iat[place]),
+                    confidence=float(confidence[place]),
+                    most_probable=str(predicted["most_probable"].iat[place]),
+                    texts={name: batch.inputs[name][offset] for name in source.text},
+                    image=None if not image or image.startswith("blake2b:") else image,
+                )
+            )
+    return sorted(items, key=lambda item: item.rank)
 
 
-def to_csv(items: list[RankedItem]) -> str:
-    """The list: rank, id, prediction, texts and picture; nothing in it starts as a spreadsheet's formula."""
+def label_csv(items: list[RankedItem]) -> str:
+    """Return the list as CSV: rank, id, prediction, texts and image; no cell starts like a spreadsheet's formula."""
     columns = list(items[0].texts) if items else []
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -123,46 +141,17 @@ def to_csv(items: list[RankedItem]) -> str:
     return stream.getvalue()
 
 
-def _items(
-    found: pd.DataFrame, order: npt.NDArray[np.int64], embeddings: Embeddings, source: Source
-) -> list[RankedItem]:
-    rank_of = {str(embeddings.ids[item]): place for place, item in enumerate(order.tolist(), start=1)}
-    place_of = {str(one): place for place, one in enumerate(embeddings.ids)}
-    predicted, confidence = found["class"].to_numpy(), found["confidence"].to_numpy()
-    items = []
-    for batch in iter_items(source):
-        for offset, one in enumerate(batch.ids):
-            if one not in rank_of:
-                continue  # without a vector there is nothing to rank it by
-            place = place_of[one]
-            image = batch.inputs[source.image][offset] if source.image else ""
-            items.append(
-                RankedItem(
-                    rank=rank_of[one],
-                    row=batch.first_row + offset,
-                    id=one,
-                    predicted=str(predicted[place]),
-                    confidence=float(confidence[place]),
-                    most_probable=str(found["most_probable"].iat[place]),
-                    texts={name: batch.inputs[name][offset] for name in source.text},
-                    image=None if not image or image.startswith("blake2b:") else image,
-                )
-            )
-    return sorted(items, key=lambda item: item.rank)
-
-
 def _check_inputs(classifier: Classifier, embeddings: Embeddings) -> None:
     columns = [embeddings.provenance["columns"][name] for name in embeddings.columns]
-    mine = [(one["column"], comparable(one["fingerprint"])) for one in columns]
-    asked = [(one.column, comparable(dict(one.fingerprint))) for one in classifier.inputs]
-    if mine != asked:
+    found = [(one["column"], comparable(one["fingerprint"])) for one in columns]
+    expected = [(one.column, comparable(dict(one.fingerprint))) for one in classifier.inputs]
+    if found != expected:
         names = ", ".join(f"{one.column} by {one.encoder}" for one in classifier.inputs)
         raise ModelError(
-            f"The embeddings must be those that the classifier was trained on ({names}), they are "
-            f"{', '.join(embeddings.columns)} or of other weights. Use the study whose model it is."
+            f"The embeddings must come from the encoders that the classifier was trained on ({names}), got "
+            f"{', '.join(embeddings.columns)}, or other weights. Use the study that exported the model."
         )
 
 
 def _harmless(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

@@ -1,4 +1,4 @@
-"""What to label next as a page: texts and pictures of the items at the top, all in one file."""
+"""Write the items to label next as a page: texts and images of the first items, all in one file."""
 
 from __future__ import annotations
 
@@ -15,28 +15,27 @@ from study.labelling.items import RankedItem
 
 _SIDE_PIXELS = 220
 
+# Errors that Pillow raises for an image that it cannot or will not read.
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
-"""What Pillow raises of a picture that it cannot or will not read."""
 
-
-def render(items: Sequence[RankedItem], n_items: int, source: Source, study: str, model: str) -> str:
-    """The page.
+def label_page(items: Sequence[RankedItem], n_items: int, source: Source, study: str, model: str) -> str:
+    """Return the page as HTML.
 
     Args:
-        items: Those at the top, the first to label first.
-        n_items: Items in all.
-        source: The table, for its pictures.
+        items: The items to show, in the order in which to label them.
+        n_items: Number of ranked items.
+        source: The table, for its images.
         study: Name of the study.
-        model: How the classifier was trained, in words.
+        model: How the classifier was trained, as text.
     """
-    pictures = {item.row: picture for item in items if (picture := _picture(item, source)) is not None}
+    pictures = {item.row: picture for item in items if (picture := _thumbnail(item, source)) is not None}
     template = environment().get_template("label.html.j2")
     return template.render(items=items, n_items=n_items, pictures=pictures, study=study, model=model, colors=())
 
 
-def _picture(item: RankedItem, source: Source) -> str | None:
-    """A small copy of an item's picture as an address that holds it; None where there is none to read."""
+def _thumbnail(item: RankedItem, source: Source) -> str | None:
+    """Return a small copy of an item's image as a data URL; None if there is no readable image."""
     if source.image is None:
         return None
     try:

@@ -1,13 +1,12 @@
-"""Which items to label next: what the classifier is least sure of, and not the same thing twice."""
+"""Order items for labelling: the least confident predictions first, near-duplicates of them later."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-POOL_FACTOR = 20
-
-"""Items that compete for a place, for each place at the top: the least confident ones."""
+# Candidates per place at the top: the least confident items.
+_POOL_FACTOR = 20
 
 
 def rank(
@@ -16,21 +15,21 @@ def rank(
     embeddings: npt.NDArray[np.float32],
     n_top: int,
 ) -> npt.NDArray[np.int64]:
-    """Items in the order in which to label them.
+    """Return the items in the order in which to label them.
 
-    Items predicted "none" come before all others. Within each of the two, the places at the top go one by one to the
-    item of the largest doubt times distance: doubt is 1 - confidence, distance is 1 - cosine similarity to the nearest
-    item that has a place already. A near-duplicate of one above is near nothing, and does not follow it. Below the
-    top, items stand by rising confidence.
+    Items predicted "none" come before all others. Within each of the two groups, the first places are filled one by
+    one, each with the item of the largest product of doubt and distance: doubt is 1 - confidence, distance is
+    1 - cosine similarity to the nearest item already placed. A near-duplicate of a placed item has almost no distance,
+    so it does not follow it. The other items are sorted by rising confidence.
 
     Args:
         confidence: In [0, 1] (items,).
         is_none: Whether "none" is predicted (items,).
         embeddings: (items, features).
-        n_top: Places that are given by doubt and distance.
+        n_top: Number of places that are filled by doubt and distance.
 
     Returns:
-        Every item's number, the first to label first (items,).
+        Index of every item, in the order of labelling (items,).
 
     References:
         Gonzalez, "Clustering to Minimize the Maximum Intercluster Distance" (1985),
@@ -42,7 +41,7 @@ def rank(
     above = np.empty((0, embeddings.shape[1]), dtype=np.float32)
     for group in (order[is_none[order]], order[~is_none[order]]):
         n_places = min(n_top, len(group))
-        pool = group[: POOL_FACTOR * n_places]
+        pool = group[: _POOL_FACTOR * n_places]
         directions = _directions(embeddings[pool])
         taken = _farthest_first(1 - confidence[pool].astype(np.float64), directions, above, n_places)
         ranked += [group[taken], np.delete(group, taken)]
@@ -54,7 +53,7 @@ def rank(
 def _farthest_first(
     doubt: npt.NDArray[np.float64], directions: npt.NDArray[np.float32], above: npt.NDArray[np.float32], n_places: int
 ) -> list[int]:
-    """Places of a pool by doubt times distance to those taken before and to those above, one after the other."""
+    """Choose items of a pool one by one, by doubt times distance to the items chosen before and to those above."""
     distance = 1 - (directions @ above.T).max(1) if len(above) and n_places else np.full(len(directions), 2.0)
     taken: list[int] = []
     for _ in range(n_places):
@@ -66,6 +65,6 @@ def _farthest_first(
 
 
 def _directions(embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The same with length 1; an embedding of zeros stays."""
+    """Return the embeddings with length 1; an embedding of zeros stays as it is."""
     length = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return np.asarray(embeddings / np.where(length > 0, length, 1), dtype=np.float32)

@@ -1,9 +1,9 @@
-"""A trained classifier as files: safetensors weights and a JSON description, with nothing executable in them.
+"""A trained classifier as safetensors weights and a JSON description; nothing in its files is executable.
 
 ```
 weights.safetensors     weight.0, bias.0, ... of each layer; shift and scale of the inputs
-classifier.json         format, threshold, classes, inputs (which encoder makes them), trained (what made the weights),
-                        residual (numbers of the layers whose input is added to their output; format 1 has none)
+classifier.json         format, threshold, classes, inputs (which encoder made them), trained (what made the weights),
+                        residual (indices of the layers whose input is added to their output)
 ```
 
 `study export` puts them into an MLflow model, which loads this module; it needs neither torch nor the study.
@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,30 +25,26 @@ from safetensors.numpy import load_file, save_file
 
 from study.errors import ModelError
 
-if TYPE_CHECKING:
-    from trainables.packs.single import TrainedLane
+_FORMAT = 2
 
-FORMAT = 2
-
+# Predicted where no class exceeds the threshold.
 NONE = "none"
-
-"""What is predicted where no class exceeds the threshold."""
 
 _WEIGHTS, _DESCRIPTION = "weights.safetensors", "classifier.json"
 
 _ROWS_AT_ONCE = 8192
 
-Floats = npt.NDArray[np.float32]
+_Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class InputColumn:
-    """A part of the input: one encoded column.
+    """One encoded column of the input.
 
     Attributes:
-        column: The data's column.
+        column: Name of the column in the table.
         encoder: Name of the encoder.
-        dimension: Numbers in its vector.
+        dimension: Length of its vectors.
         fingerprint: Everything that a vector depends on.
     """
 
@@ -65,60 +61,46 @@ class Classifier:
     Attributes:
         weights: Of each layer (inputs, outputs).
         biases: Of each layer (outputs,).
-        shift: What is subtracted from the inputs (features,).
-        scale: What they are then divided by (features,).
+        shift: Subtracted from the inputs (features,).
+        scale: The shifted inputs are divided by it (features,).
         classes: Name of each output.
         threshold: Confidence above which a class is predicted, else "none".
-        inputs: What the inputs are, in their order.
+        inputs: Columns of the input, in their order.
         trained: What made the weights: candidate, items, digests.
-        residual: Numbers, from 0, of the hidden layers whose input is added to their output, after the ReLU.
+        residual: Indices of the hidden layers whose input is added to their output, after the ReLU.
     """
 
-    weights: tuple[Floats, ...]
-    biases: tuple[Floats, ...]
-    shift: Floats
-    scale: Floats
+    weights: tuple[_Floats, ...]
+    biases: tuple[_Floats, ...]
+    shift: _Floats
+    scale: _Floats
     classes: tuple[str, ...]
     threshold: float
     inputs: tuple[InputColumn, ...]
     trained: Mapping[str, Any]
     residual: tuple[int, ...] = ()
 
-    @classmethod
-    def of(
-        cls,
-        lane: TrainedLane,
-        class_names: list[str],
-        threshold: float,
-        inputs: tuple[InputColumn, ...],
-        trained: Mapping[str, Any],
-    ) -> Classifier:
-        """The classifier that a lane has become."""
-        classes = tuple(class_names[label] for label in lane.known)
-        residual = tuple(number for number, adds in enumerate(lane.residual) if adds)
-        return cls(lane.weights, lane.biases, lane.shift, lane.scale, classes, threshold, inputs, trained, residual)
-
     @property
     def n_features(self) -> int:
-        """Numbers in an input."""
+        """Length of an input."""
         return len(self.shift)
 
-    def probabilities(self, embeddings: npt.ArrayLike) -> Floats:
-        """Probability of each class (items, classes); each stands alone, a row does not sum to 1.
+    def probabilities(self, embeddings: npt.ArrayLike) -> _Floats:
+        """Return the probability of each class (items, classes), independent of the others: a row does not sum to 1.
 
         Args:
             embeddings: (items, features), the columns of `inputs` side by side.
 
         Raises:
-            ModelError: The embeddings are of another width.
+            ModelError: The embeddings have another width.
         """
         x = np.asarray(embeddings, dtype=np.float32)
         if x.ndim != 2 or x.shape[1] != self.n_features:
-            made = ", ".join(f"{one.dimension} of {one.column} by {one.encoder}" for one in self.inputs)
-            raise ModelError(f"The embeddings must be (items, {self.n_features}): {made}; got {x.shape}.")
+            parts = ", ".join(f"{one.dimension} of {one.column} by {one.encoder}" for one in self.inputs)
+            raise ModelError(f"The embeddings must be (items, {self.n_features}): {parts}; got {x.shape}.")
         found = np.empty((len(x), len(self.classes)), dtype=np.float32)
         for start in range(0, len(x), _ROWS_AT_ONCE):
-            h: Floats = (x[start : start + _ROWS_AT_ONCE] - self.shift) / self.scale
+            h: _Floats = (x[start : start + _ROWS_AT_ONCE] - self.shift) / self.scale
             for number, (weight, bias) in enumerate(zip(self.weights[:-1], self.biases[:-1], strict=True)):
                 out = np.maximum(h @ weight + bias, np.float32(0))
                 h = h + out if number in self.residual else out
@@ -127,14 +109,15 @@ class Classifier:
         return found
 
     def predict(self, embeddings: npt.ArrayLike, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """The class of each item or "none", its confidence, and the most probable class whatever the threshold.
+        """Predict the class of each item.
 
         Args:
             embeddings: (items, features), the columns of `inputs` side by side.
-            params: Nothing; MLflow hands it over.
+            params: Not used; MLflow passes it.
 
         Returns:
-            Columns `class`, `confidence`, `most_probable`.
+            Columns `class` ("none" where no class exceeds the threshold), `confidence`, and `most_probable`, the most
+            probable class at any confidence.
         """
         probability = self.probabilities(embeddings)
         best, confidence = probability.argmax(1), probability.max(1)
@@ -148,13 +131,13 @@ class Classifier:
         )
 
     def save(self, folder: Path) -> None:
-        """Writes the classifier's files into an existing folder."""
+        """Write the classifier's files into an existing folder."""
         tensors = {"shift": self.shift, "scale": self.scale}
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             tensors |= {f"weight.{layer}": np.ascontiguousarray(weight), f"bias.{layer}": bias}
         save_file(tensors, folder / _WEIGHTS)
         description = {
-            "format": FORMAT,
+            "format": _FORMAT,
             "threshold": self.threshold,
             "classes": self.classes,
             "inputs": [asdict(one) for one in self.inputs],
@@ -165,20 +148,18 @@ class Classifier:
         (folder / _DESCRIPTION).write_text(text, encoding="utf-8")
 
 
-def load(folder: Path) -> Classifier:
-    """Reads a classifier: from its own files, or from the MLflow model that holds them.
+def load_classifier(folder: Path) -> Classifier:
+    """Read a classifier from its own files, or from the MLflow model that contains them.
 
     Raises:
-        ModelError: There is none, it is damaged, or of another version.
+        ModelError: There is no classifier, or it is damaged or of another version.
     """
-    # In an MLflow model they lie where it puts its data.
+    # In an MLflow model, they are in a subfolder of its data.
     place = next((path.parent for path in sorted(folder.glob(f"data/*/{_DESCRIPTION}"))), folder)
     try:
         description = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
-        if description.get("format") not in (1, FORMAT):
-            raise ModelError(
-                f"{place} must hold a classifier of format {FORMAT} or before, got {description.get('format')}."
-            )
+        if description.get("format") != _FORMAT:
+            raise ModelError(f"{place} must hold a classifier of format {_FORMAT}, got {description.get('format')}.")
         tensors = load_file(place / _WEIGHTS)
         n_layers = sum(name.startswith("weight.") for name in tensors)
         return Classifier(
@@ -190,7 +171,7 @@ def load(folder: Path) -> Classifier:
             threshold=float(description["threshold"]),
             inputs=tuple(InputColumn(**one) for one in description["inputs"]),
             trained=description["trained"],
-            residual=tuple(description.get("residual", ())),
+            residual=tuple(description["residual"]),
         )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, ModelError):
@@ -199,5 +180,5 @@ def load(folder: Path) -> Classifier:
 
 
 def _load_pyfunc(path: str) -> Classifier:
-    """What MLflow calls to load the model."""
-    return load(Path(path))
+    """Load the model for MLflow, which requires this name."""
+    return load_classifier(Path(path))

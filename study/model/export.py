@@ -1,14 +1,13 @@
-"""The best candidate of a study as an MLflow model, to be used without the study."""
+"""Export the best candidate of a study as an MLflow model that does not need the study."""
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow.pyfunc
 import numpy as np
@@ -19,88 +18,80 @@ from study.errors import ModelError
 from study.model.classifier import Classifier, InputColumn
 from study.model.retrain import FinishedStudy, find_trial, open_study
 from trainables.packs.single import train_on_all, train_trial
-from trainables.records.types import TrialConfig
-
-logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
 _PACKAGE = "embedding-ablation-study"
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A classifier and where it comes from.
-
-    Attributes:
-        classifier: The classifier.
-        study: The study.
-        trial: Whose candidate it is; its seed drew the weights.
-        says: How it was trained, in words.
-    """
+class TrainedModel:
+    """A classifier, and how it was trained, as text."""
 
     classifier: Classifier
-    study: FinishedStudy
-    trial: TrialConfig
-    says: str
+    summary: str
 
 
-def train_best(root: Path, cell: str | None = None, split: int | None = None, *, all_items: bool = False) -> Trained:
-    """Trains a candidate of a finished study to be used.
+def train_best(
+    root: Path, cell: str | None = None, split: int | None = None, *, all_items: bool = False
+) -> TrainedModel:
+    """Train a candidate of a finished study for use.
 
     Args:
         root: The study's directory.
         cell: A method, for its best candidate, or a candidate as the report names it; None for the best of all.
-        split: Split seed; None for the first that is recorded.
-        all_items: Whether to train on every labelled item instead of the split's training items, with as many epochs.
+        split: Split seed; None for the first recorded one.
+        all_items: Whether to train on every labelled item instead of the split's training items, for as many epochs.
 
     Raises:
-        RunError: No finished trial is meant, or the study's data are no longer there.
-        analysis.load.ReportError: The study cannot be read.
+        RunError: No finished trial matches, or the study's embeddings have changed.
+        ReportError: The study is not readable.
     """
     trial = find_trial(root, cell, split).config
     study = open_study(root)
     if all_items:
-        lane = train_on_all(study.context, trial.candidate, trial.split)
-        says = f"{trial.candidate}, trained on all {int(lane.result.metrics['n_train'])} items"
+        lane, of = train_on_all(study.context, trial.candidate, trial.split), f"{trial.candidate}, trained on all"
     else:
-        lane = train_trial(study.context, trial)
-        says = f"{trial}, trained on its {int(lane.result.metrics['n_train'])} items"
+        lane, of = train_trial(study.context, trial), f"{trial}, trained on its"
+    n_train = int(lane.result.metrics["n_train"])
     trained = {
         "study": study.spec.name,
         "candidate": {"method": trial.candidate.method, "params": dict(trial.candidate.params)},
         "seed": trial.split,
         "items": "all" if all_items else f"{trial.phase} split {trial.split}",
-        "n_train": int(lane.result.metrics["n_train"]),
+        "n_train": n_train,
         "digests": study.description.digests,
         "hardware": lane.hardware,
         "package": version(_PACKAGE),
     }
-    threshold = study.spec.objective.threshold
-    return Trained(Classifier.of(lane, study.class_names, threshold, inputs_of(study), trained), study, trial, says)
-
-
-def inputs_of(study: FinishedStudy) -> tuple[InputColumn, ...]:
-    """What a study's classifier takes, in the order of its features."""
-    columns = study.embeddings.provenance["columns"]
-    return tuple(
-        InputColumn(
-            columns[name]["column"], columns[name]["encoder"], columns[name]["dimension"], columns[name]["fingerprint"]
-        )
-        for name in study.embeddings.columns
+    classifier = Classifier(
+        weights=lane.weights,
+        biases=lane.biases,
+        shift=lane.shift,
+        scale=lane.scale,
+        classes=tuple(study.description.data.class_names[label] for label in lane.known),
+        threshold=study.spec.objective.threshold,
+        inputs=_inputs_of(study),
+        trained=trained,
+        residual=tuple(number for number, adds in enumerate(lane.residual) if adds),
     )
+    return TrainedModel(classifier, f"{of} {n_train} items")
 
 
-def write_model(trained: Trained, output: Path) -> Path:
-    """Writes an MLflow model, whole or not at all; one that is there is replaced.
+def _inputs_of(study: FinishedStudy) -> tuple[InputColumn, ...]:
+    columns = (study.embeddings.provenance["columns"][name] for name in study.embeddings.columns)
+    return tuple(InputColumn(one["column"], one["encoder"], one["dimension"], one["fingerprint"]) for one in columns)
 
-    Args:
-        trained: What to write.
-        output: Folder of the model.
+
+def write_model(trained: TrainedModel, output: Path) -> Path:
+    """Write an MLflow model, complete or not at all. A model that exists in the folder is replaced.
+
+    Raises:
+        ModelError: The folder contains something other than a model.
     """
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     classifier = trained.classifier
     output.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
-    try:
-        data, model = aside / "classifier", aside / "model"
+    with TemporaryDirectory(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent) as aside:
+        data, model = Path(aside, "classifier"), Path(aside, "model")
         data.mkdir()
         classifier.save(data)
         mlflow.pyfunc.save_model(
@@ -120,16 +111,14 @@ def write_model(trained: Trained, output: Path) -> Path:
             ),
             input_example=np.zeros((1, classifier.n_features), dtype=np.float32),
             metadata={
-                "inputs": [f"{one.column} by {one.encoder}, {one.dimension} numbers" for one in classifier.inputs],
+                "inputs": [f"{one.column} by {one.encoder}, {one.dimension} dimensions" for one in classifier.inputs],
                 "threshold": classifier.threshold,
-                "trained": trained.says,
+                "trained": trained.summary,
             },
         )
         if output.exists():
             if not (output / "MLmodel").exists() and any(output.iterdir()):
-                raise ModelError(f"{output} must be a model to be replaced, or empty; give another --output.")
-            os.rename(output, aside / "before")
+                raise ModelError(f"{output} must be empty, or an exported model to replace; give another --output.")
+            os.rename(output, Path(aside, "before"))
         os.rename(model, output)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return output

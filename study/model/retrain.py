@@ -1,4 +1,4 @@
-"""Training a cell of a finished study's table again, from what the study says of itself."""
+"""Open a finished study from its directory, and find the trial to train again."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class FinishedStudy:
     """A study as its directory describes it, with the data of its trials.
 
     Attributes:
-        spec: The study file as it was resolved when the records were made.
-        description: Its description.
-        embeddings: What the trials read.
+        spec: The study's settings when the records were made.
+        description: The study's description.
+        embeddings: The embeddings that the trials read.
         context: What their packs shared.
     """
 
@@ -36,19 +36,14 @@ class FinishedStudy:
     embeddings: Embeddings
     context: PackContext
 
-    @property
-    def class_names(self) -> list[str]:
-        """Every label, sorted; label indices are places in it."""
-        return list(self.description.data.class_names)
-
 
 def open_study(root: Path) -> FinishedStudy:
-    """Opens a study by its directory.
+    """Open a study by its directory.
 
     Raises:
-        DescriptionError: No study was run there.
-        RunError: It was made by another version, or its embeddings are no longer those of the records.
-        embedding_jobs.store.StoreError: The embeddings are missing or damaged.
+        DescriptionError: The directory holds no study.
+        RunError: The study was run by another version, or its embeddings have changed since.
+        StoreError: The embeddings are missing or damaged.
     """
     description = read_description(root)
     try:
@@ -57,31 +52,31 @@ def open_study(root: Path) -> FinishedStudy:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"]))
         raise RunError(
-            f"The settings in {root / DESCRIPTION} must be those of this version, `{key}` is not "
-            f"({first['msg']}). Use the version that ran the study, or run it again."
+            f"`{key}` in {root / DESCRIPTION} is not valid in this version ({first['msg']}). Use the version that ran "
+            "the study, or run it again."
         ) from error
     embeddings = load_embeddings(spec)
     if embeddings.digest != description.digests["embeddings"]:
         raise RunError(
-            f"The embeddings in {spec.store} must be those that the records were made from, their digest is "
-            f"{embeddings.digest} and not {description.digests['embeddings']}. Restore them, or run the study again."
+            f"The embeddings in {spec.store} must be those that the records were made from, with the digest "
+            f"{description.digests['embeddings']}, got {embeddings.digest}. Restore them, or run the study again."
         )
     labels = np.searchsorted(np.asarray(description.data.class_names, dtype=object), embeddings.labels)
     return FinishedStudy(spec, description, embeddings, pack_context(spec, embeddings, labels, description))
 
 
 def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
-    """A recorded trial, with its per-item results.
+    """Find a recorded trial, with its per-item results.
 
     Args:
         root: The study's directory.
         cell: A method, for its best candidate, or a candidate as the report names it, such as `e_mixup(alpha=0.3)`;
             None for the best candidate of all.
-        split: Split seed; None for the first that is recorded.
+        split: Split seed; None for the first recorded one.
 
     Raises:
-        RunError: No finished trial is meant.
-        analysis.load.ReportError: The study cannot be read.
+        RunError: No finished trial matches.
+        ReportError: The study is not readable.
     """
     results = load_study(root)
     means = {one.candidate: one.objective.mean for one in summarise(results) if one.candidate is not None}
@@ -97,7 +92,7 @@ def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
     trials.sort(key=lambda trial: (phases.index(trial.phase), trial.split))
     if not trials:
         known = ", ".join(dict.fromkeys(str(record.config.candidate) for record in results.records))
-        raise RunError(f"The cell must be a method or candidate with finished trials, got {cell!r}; there are {known}.")
+        raise RunError(f"The cell must be a method or a candidate with results, got {cell!r}: use one of {known}.")
     return load_items(root, {_on_split(trials, split)})[0]
 
 

@@ -1,4 +1,4 @@
-"""Whether a cell of a study's table can be had again: retrained through the same engine, and compared."""
+"""Verify a cell of a study's table: train it again with the same engine, and compare the figures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from study.model.retrain import find_trial, open_study
 from trainables.packs.single import train_trial
 from trainables.records.types import TrialConfig
 
+# Largest difference of a fraction (AUC, accuracy, ...) that rounding on other hardware explains.
 TOLERANCE = 0.001
 
-"""Largest difference of a share (AUC, accuracy, ...) that is put down to rounding on other hardware."""
-
+# Endings of figures that are shown but not judged: they jump between evaluations, or are times.
 _NOT_JUDGED = ("_to_99", "crossing_threshold")
-
-"""How figures end that jump from evaluation to evaluation, or are times: shown, and not judged."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class VerifiedFigure:
         name: Name of the figure.
         recorded: Its value in the record.
         retrained: Its value now.
-        agrees: Whether the two agree within the tolerance; None where it is not judged.
+        agrees: Whether the two agree within the tolerance; None for a figure that is not judged.
     """
 
     name: str
@@ -42,25 +40,27 @@ class VerifiedFigure:
 
 @dataclass(frozen=True)
 class Verification:
-    """What retraining a cell showed.
+    """The comparison of a cell with its retraining.
 
     Attributes:
         trial: The cell.
-        figures: Every figure that is recorded.
+        figures: Every recorded figure.
         tolerance: Largest difference that agrees.
         n_items: Validation items.
-        n_otherwise: Those of them that are judged otherwise now.
+        n_changed: Validation items with another prediction or another judgement.
         confidence_difference: Largest difference in the confidence of an item.
-        differing: What made the record and is otherwise now: (what, then, now).
+        recorded_on: Hardware that made the record.
+        retrained_on: Hardware of the retraining.
     """
 
     trial: TrialConfig
     figures: tuple[VerifiedFigure, ...]
     tolerance: float
     n_items: int
-    n_otherwise: int
+    n_changed: int
     confidence_difference: float
-    differing: tuple[tuple[str, str, str], ...]
+    recorded_on: str
+    retrained_on: str
 
     @property
     def agrees(self) -> bool:
@@ -68,38 +68,38 @@ class Verification:
         return all(figure.agrees is not False for figure in self.figures)
 
 
-def verify(root: Path, cell: str, split: int | None, tolerance: float = TOLERANCE) -> Verification:
-    """Retrains a cell from what the study says of itself.
+def verify_cell(root: Path, cell: str, split: int | None, tolerance: float = TOLERANCE) -> Verification:
+    """Train a cell again from the study's own description, and compare.
 
     Args:
         root: The study's directory.
         cell: A method, for its best candidate, or a candidate as the report names it.
-        split: Split seed; None for the first that is recorded.
+        split: Split seed; None for the first recorded one.
         tolerance: Largest difference that agrees.
 
     Raises:
-        RunError: No finished trial is meant, or the study's data are no longer there.
-        analysis.load.ReportError: The study cannot be read.
+        RunError: No finished trial matches, or the study's embeddings have changed.
+        ReportError: The study is not readable.
     """
     record = find_trial(root, cell, split)
     trained = train_trial(open_study(root).context, record.config)
     before, after = record.items, trained.result.items
     if before is None or not np.array_equal(before.item, after.item):
-        raise RunError(f"{record.config} was judged on other items than the study's splits give. Run the study again.")
-    now = {"hardware": trained.hardware}
+        raise RunError(f"{record.config} was evaluated on other items than its split gives now. Run the study again.")
     return Verification(
         trial=record.config,
         figures=tuple(_compared(record.metrics, trained.result.metrics, tolerance)),
         tolerance=tolerance,
         n_items=len(after.item),
-        n_otherwise=int(((before.predicted != after.predicted) | (before.correct != after.correct)).sum()),
+        n_changed=int(((before.predicted != after.predicted) | (before.correct != after.correct)).sum()),
         confidence_difference=float(np.abs(before.confidence - after.confidence).max()),
-        differing=tuple((k, record.provenance[k], v) for k, v in now.items() if record.provenance.get(k, v) != v),
+        recorded_on=record.provenance.get("hardware", trained.hardware),
+        retrained_on=trained.hardware,
     )
 
 
 def verification_table(found: Verification) -> TerminalTable:
-    """The figures, one a row, for a terminal."""
+    """Return the figures as a table for a terminal, one per row."""
     words = {True: "agrees", False: "differs", None: "not judged"}
     return TerminalTable(
         ("Figure", "Recorded", "Retrained", "Difference", ""),

@@ -20,7 +20,7 @@ import yaml
 from embedding_jobs.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from embedding_jobs.errors import EncoderError
 from study.errors import ModelError
-from study.model.classifier import load
+from study.model.classifier import load_classifier
 from tests.study_tests.conftest import Command, MakeStudy, settings, write_table
 
 SECRETS = {
@@ -191,7 +191,7 @@ def test_a_hostile_model_or_checkpoint(tmp_path: Path, marker: Path) -> None:
         pickled(folder / "python_model.pkl", marker)
         (folder / "MLmodel").write_text("flavors: {python_function: {loader_module: os, data: .}}")
         with pytest.raises(ModelError, match="exported classifier"):
-            load(folder)
+            load_classifier(folder)
     for name in ("net.pt", "net.safetensors"):
         pickled(tmp_path / name, marker)
         with pytest.raises(EncoderError, match="safetensors"):

