@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
@@ -45,13 +45,16 @@ def importances(search: Search, scores: Mapping[Candidate, float]) -> dict[str, 
     found = {}
     for method in search.methods:
         space = distributions(search, method)
-        own = {one: score for one, score in scores.items() if one.method == method and _fits(one, space)}
-        if len(space) < 2 or len(own) < _FEWEST_CANDIDATES:
+        trials = []
+        for candidate, score in scores.items():
+            params = {name: value for name, value in candidate.params if name in space}
+            with suppress(ValueError):  # outside the space: a candidate from before a change of the study file
+                if candidate.method == method:
+                    trials.append(create_trial(params=params, distributions=space, value=score))
+        if len(space) < 2 or len(trials) < _FEWEST_CANDIDATES:
             continue
         study = optuna.create_study(direction="maximize")
-        for candidate, score in own.items():
-            params = {name: value for name, value in candidate.params if name in space}
-            study.add_trial(create_trial(params=params, distributions=space, value=score))
+        study.add_trials(trials)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             evaluator = PedAnovaImportanceEvaluator(target_quantile=_TARGET_QUANTILE, evaluate_on_local=False)
@@ -78,15 +81,3 @@ def write_importances(spec: StudySpec, results: StudyResults) -> dict[str, dict[
     else:
         path.unlink(missing_ok=True)
     return found
-
-
-def _fits(candidate: Candidate, space: Mapping[str, BaseDistribution]) -> bool:
-    """Return whether a candidate lies in the space. Candidates from before a change of the study file may not."""
-    params = dict(candidate.params)
-
-    def fits(value: float, kind: BaseDistribution) -> bool:
-        if isinstance(kind, CategoricalDistribution):
-            return value in kind.choices
-        return isinstance(kind, FloatDistribution | IntDistribution) and kind.low <= value <= kind.high
-
-    return all(name in params and fits(params[name], kind) for name, kind in space.items())
