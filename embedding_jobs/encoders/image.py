@@ -108,7 +108,7 @@ class ImageEncoder:
         self._torch = torch
         self._device = torch.device(device)
         self._dtype = compute_dtype(config.compute_dtype, device)
-        self._n_batch = config.images_per_batch or _IMAGES_PER_BATCH[self._device.type]
+        self._n_batch = _IMAGES_PER_BATCH[self._device.type]
         # Normalising runs here, on the device, in units of pixels: a quarter of the bytes travel.
         self._mean, self._std = (
             torch.tensor(data[key], dtype=torch.float32, device=self._device).view(1, 3, 1, 1) * 255

@@ -6,7 +6,7 @@ from functools import lru_cache
 from importlib.metadata import entry_points, version
 from typing import Any
 
-from embedding_jobs.encoders.config import EncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from embedding_jobs.encoders.config import EncoderConfig
 from embedding_jobs.encoders.protocol import EncoderKind
 from embedding_jobs.errors import EncoderError
 
@@ -20,12 +20,12 @@ def encoder_kind(config: EncoderConfig) -> EncoderKind:
         EncoderError: No installed package registers the kind.
     """
     kinds = registry()
-    name = {TextEncoderConfig: "text", ImageEncoderConfig: "image"}.get(type(config)) or getattr(config, "kind", "")
-    if name not in kinds:
+    if config.kind not in kinds:
         raise EncoderError(
-            f"`kind` must be one of {', '.join(sorted(kinds))}, got {name!r}; install the package that provides it"
+            f"`kind` must be one of {', '.join(sorted(kinds))}, got {config.kind!r}; install the package that provides "
+            "it"
         )
-    return kinds[name]
+    return kinds[config.kind]
 
 
 @lru_cache(maxsize=1)

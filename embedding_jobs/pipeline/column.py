@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Literal
 
-from embedding_jobs.encoders.config import encoder_name, settings
+from embedding_jobs.encoders.config import column_name, encoder_name
 from embedding_jobs.encoders.registry import software
 from embedding_jobs.errors import SourceError, StoreError
 from embedding_jobs.files import remove_asides, sha256_file
@@ -46,7 +46,7 @@ def existing_column(
         models = f"{found.fingerprint.get('model')} and {made_of.get('model')}"
         raise StoreError(
             f"the encoder of {store.path(name)} must be the one asked for, they differ in {listed} (models {models}); "
-            f"give this encoder another `name`, or remove the column (`study embeddings rm {name}`)"
+            f"give the study another `directory`, or remove the column (`study embeddings rm {name}`)"
         )
     if found.n_skipped and on_error == "fail":
         raise StoreError(
@@ -76,7 +76,7 @@ class ColumnRun:
         on_progress: Callable[[ExtractionProgress], None],
     ) -> None:
         """Look at nothing yet; `made_of` is the encoder's fingerprint."""
-        self.name = f"{job.column}--{encoder_name(job.config)}"
+        self.name = column_name(job.column, job.config)
         self.job = job
         self._store = store
         self._items = items
@@ -236,7 +236,7 @@ class ColumnRun:
             ids_digest=items.ids_digest,
             input_digest=items.input_digests[self.job.column],
             fingerprint=self._made_of,
-            settings=settings(config),
+            settings=asdict(config),
             made_with=earlier if self._made_with in earlier else (*earlier, self._made_with),
             dimension=dimension,
             dtype=config.vector_dtype,

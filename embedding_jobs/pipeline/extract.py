@@ -21,7 +21,7 @@ import ray
 import ray.data
 import ray.exceptions
 
-from embedding_jobs.encoders.config import EncoderConfig, TextEncoderConfig, encoder_name
+from embedding_jobs.encoders.config import EncoderConfig, TextEncoderConfig, column_name
 from embedding_jobs.encoders.registry import encoder_kind, fingerprint
 from embedding_jobs.errors import EncoderError, SourceError, StoreError
 from embedding_jobs.files import LockHeldError, hold_lock
@@ -80,7 +80,7 @@ def extract(
     source, facts = checked_source(source, encoders, opened, on_error)
     fingerprints = {column: fingerprint(config) for column, config in encoders.items()}
     for column, config in encoders.items():
-        existing_column(opened, f"{column}--{encoder_name(config)}", fingerprints[column], on_error)
+        existing_column(opened, column_name(column, config), fingerprints[column], on_error)
 
     opened.directory.mkdir(parents=True, exist_ok=True)
     with _lock(opened.directory):
@@ -194,8 +194,8 @@ def _pipeline(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[Writte
 def _given_up(config: EncoderConfig, error: Exception) -> EncoderError:
     return EncoderError(
         f"a process that encodes with {config.model} must survive a unit, it died {N_RETRIES + 1} times: {error}; most "
-        "often memory is short: lower the batch size or `items_per_unit`, or see whether the cluster's nodes stay up, "
-        "and run again"
+        "often memory is short: lower the encoder's `tokens_per_batch`, use nodes with more memory, or see whether the "
+        "cluster's nodes stay up, and run again"
     )
 
 
@@ -288,8 +288,6 @@ def _check_encoders(source: Source, encoders: Mapping[str, EncoderConfig]) -> No
         asked, given = encoder_kind(config).modality, source.modality(column)
         if asked != given:
             raise EncoderError(f"the encoder of `{column}` must be one for {given}, {config.model} is one for {asked}")
-        if config.items_per_unit < 1:
-            raise EncoderError(f"`items_per_unit` must be at least 1, got {config.items_per_unit}")
         if config.vector_dtype not in ("float32", "float16"):
             raise EncoderError(f"`vector_dtype` must be float32 or float16, got {config.vector_dtype!r}")
 

@@ -48,8 +48,8 @@ def check(config: Path) -> None:
     from embedding_jobs.store.items import checked_source
     from embedding_jobs.store.store import Store
     from study.config.load import load_spec
-    from study.config.schema import phases
     from study.search.space import n_candidates, unguided
+    from trainables.records.types import PROTOCOLS
 
     spec = load_spec(config)
     if (spec.root / "study.json").exists():
@@ -59,7 +59,7 @@ def check(config: Path) -> None:
     checked_source(spec.data.source, spec.data.columns, Store(spec.store), spec.data.on_error)
     counts = {method: n_candidates(spec.search, method) for method in spec.search.methods}
     click.echo(f"{config}: sound. Candidates: {', '.join(f'{method} {n}' for method, n in counts.items())}.")
-    for phase in phases(spec.splits.protocol):
+    for phase in PROTOCOLS[spec.splits.protocol]:
         n, n_splits = len(counts) if phase == "confirm" else sum(counts.values()), len(spec.split_seeds(phase))
         trials = plural(n * n_splits, "trial")
         click.echo(f"{phase}: {plural(n, 'candidate')} x {plural(n_splits, 'split')} = {trials}.")

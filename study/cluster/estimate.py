@@ -13,7 +13,7 @@ import ray
 from rich.filesize import decimal
 
 from analysis.format import duration, plural
-from embedding_jobs.encoders.config import encoder_name
+from embedding_jobs.encoders.config import column_name
 from embedding_jobs.errors import SourceError, StoreError
 from embedding_jobs.pipeline.cost import EncodingCost, measure_encoder
 from embedding_jobs.pipeline.pool import EncoderPool, encoder_pool
@@ -22,7 +22,7 @@ from embedding_jobs.store.store import Store
 from study.cluster.nodes import Node, NodeFacts, ask_nodes, read_across, slots_of
 from study.cluster.preflight import Check, Needs, check_tracker, judge
 from study.config.schema import StudySpec
-from study.execution.pack_context import encoder_configs, pilot_context
+from study.execution.pack_context import pilot_context
 from study.search.proposals import proposals
 from study.state.description import description_before
 from study.state.status import read_status
@@ -156,9 +156,9 @@ def count_work(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
         n_train = n_train_items(len(labels), spec.splits.train_fraction, row.phase)
         phases.append(Phase(row.phase, row.method, row.n_planned, row.n_missing, n_lanes, n_splits, n_train))
     store, left = Store(spec.store), []
-    for column, config in encoder_configs(spec).items():
+    for column, config in spec.column_encoders.items():
         try:
-            store.column(f"{column}--{encoder_name(config)}")
+            store.column(column_name(column, config))
         except StoreError:
             left.append(column)
     return Work(labels, dimensions, tuple(left), tuple(phases), math.ceil(len(labels) / spec.resources.rows_per_shard))
@@ -166,7 +166,7 @@ def count_work(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
 
 def needs_of(spec: StudySpec, work: Work) -> Needs:
     """Estimate the disk and memory that a study needs."""
-    configs = encoder_configs(spec)
+    configs = spec.column_encoders
     sizes_of = {"float16": 2, "float32": 4}
     widths = {column: n * sizes_of[configs[column].vector_dtype] for column, n in work.dimensions.items()}
     # Units are stored beside the shards until their column is complete.
@@ -185,7 +185,7 @@ def measure_costs(spec: StudySpec, work: Work) -> Costs:
 
     Nothing of it is kept, and no result depends on it.
     """
-    pool, configs = encoder_pool(), encoder_configs(spec)
+    pool, configs = encoder_pool(), spec.column_encoders
     encode = ray.remote(measure_encoder).options(
         max_retries=0, num_cpus=pool.actor_cpus, num_gpus=pool.actor_gpus or None
     )

@@ -23,7 +23,6 @@ from embedding_jobs.errors import EncoderError, SourceError
 from embedding_jobs.ray_session import MODE, token_path
 from embedding_jobs.sources.tables import table_bytes
 from study.config.schema import StudySpec
-from study.execution.pack_context import encoder_configs
 
 _SOFTWARE = ("embedding-ablation-study", "ray", "torch", "transformers", "timm", "numpy")
 
@@ -115,7 +114,7 @@ def ask_nodes(spec: StudySpec, asked: Sequence[Node]) -> dict[str, NodeFacts | s
         busy = free_gpus.get(node.id, 0) < node.n_gpus  # a task that asks for them waits for the packs that hold them
         n_gpus = 0 if busy else node.n_gpus
         waiting[node.id] = examine.options(**_pinned(node, n_gpus=n_gpus)).remote(
-            encoder_configs(spec), spec.data.table, spec.directory, _mark(node), n_gpus > 0, busy
+            spec.column_encoders, spec.data.table, spec.directory, _mark(node), n_gpus > 0, busy
         )
     return _answers(waiting)
 

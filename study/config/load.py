@@ -9,37 +9,40 @@ import copy
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from embedding_jobs.encoders.config import PACKAGE_SCHEME
 from embedding_jobs.encoders.registry import ENTRY_POINT_GROUP
 from study.config.addresses import secret_problems
 from study.config.cluster_rules import cluster_problems
 from study.config.method_rules import nearest, pruning_problems, search_problems
 from study.config.schema import (
-    PACKAGE_SCHEME,
     Data,
     Encoders,
-    LearningRate,
     Resources,
     Search,
     Section,
     Splits,
     StudySpec,
-    Training,
 )
 from study.config.table_rules import named_columns, size_problems, table_problems, unknown_class_problems
 from study.errors import SpecError
 from trainables.sampling.splits import n_folds
+from trainables.training.settings import LearningRate, TrainingSettings
 
-_SECTIONS: dict[str, type[Section]] = {
-    name: field.annotation
-    for name, field in StudySpec.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and (issubclass(kind, Section) or is_dataclass(kind))
+
+
+_SECTIONS: dict[str, TypeAdapter[Any]] = {
+    name: TypeAdapter(kind) for name, kind in get_type_hints(StudySpec).items() if _is_section(kind)
 }
 
 
@@ -95,11 +98,11 @@ def check_spec(
         if name in raw:
             # Each on its own, so that a mistake in one does not hide those of the others.
             try:
-                sections[name] = kind.model_validate(raw[name])
+                sections[name] = kind.validate_python(raw[name])
             except ValidationError as error:
                 problems += _problems(error, (name,))
                 with suppress(ValidationError):  # what is sound in it is still checked against the rest
-                    sections[name] = kind.model_validate(_without(raw[name], error))
+                    sections[name] = kind.validate_python(_without(raw[name], error))
     if travels:
         problems += cluster_problems(raw, sections)  # and places stay as they are: this machine's links mean nothing
     elif "data" in sections:
@@ -136,6 +139,8 @@ def _without(raw: Any, error: ValidationError) -> Any:
     """A section without the values that an error complains of."""
     kept = copy.deepcopy(raw)
     for item in error.errors():
+        if not item["loc"]:
+            return {}  # not a mapping
         place, *rest = item["loc"]
         inner = kept
         while rest and isinstance(inner, dict) and isinstance(inner.get(place), dict):
@@ -169,26 +174,32 @@ def _resolved_encoders(encoders: Encoders, base: Path) -> Encoders:
     """Local model directories and checkpoints made absolute; hub names stay."""
     text, image = encoders.text, encoders.image
     if text and (text.model.startswith((".", "/", "~")) or (base / text.model).is_dir()):
-        text = text.model_copy(update={"model": _resolved(text.model, base)})
+        text = replace(text, model=_resolved(text.model, base))
     if image and image.checkpoint:
-        image = image.model_copy(update={"checkpoint": _resolved(image.checkpoint, base)})
+        image = replace(image, checkpoint=_resolved(image.checkpoint, base))
     return encoders.model_copy(update={"text": text, "image": image})
 
 
 def _problems(error: ValidationError, prefix: tuple[str, ...]) -> Iterator[str]:
+    named = set()
     for item in error.errors(include_url=False):
         location = [*prefix, *map(str, item["loc"])]
         # Members of a union (number, list, range) are tried one by one and each complains: name the place once.
         if "methods" in location and len(location) > 4:
             location = location[:4]
         key = ".".join(location)
-        if item["type"] == "extra_forbidden":
+        if "methods" in location and len(location) == 4:
+            if key in named:
+                continue
+            named.add(key)
+            yield f"`{key}` must be a number, a list of numbers or {{low, high, log}}, got {item['input']!r}"
+        elif item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             known = _known_keys(location[:-1])
             yield f"`{key}` is not a key{nearest(location[-1], known)}; the keys there are {', '.join(known)}"
         elif item["type"] == "missing":
             yield f"`{key}` is missing; give it a value"
-        elif "methods" in location and len(location) == 4:
-            yield f"`{key}` must be a number, a list of numbers or {{low, high, log}}, got {item['input']!r}"
+        elif item["type"] in ("model_type", "dataclass_type"):
+            yield f"`{key}` must be a mapping of keys to values, got {item['input']!r}"
         elif item["type"] == "string_pattern_mismatch":
             rule = "must be letters, digits, dots, dashes or underscores, a letter or digit first"
             yield f"`{key}` {rule}, got {item['input']!r}"
@@ -202,12 +213,12 @@ def _problems(error: ValidationError, prefix: tuple[str, ...]) -> Iterator[str]:
 
 
 def _known_keys(location: list[str]) -> list[str]:
-    model: Any = StudySpec
+    kind: Any = StudySpec
     for part in location:
-        annotation = model.model_fields[part].annotation
-        kinds = [annotation, *get_args(annotation)]
-        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
-    return list(model.model_fields)
+        kind = get_args(kind)[-1] if get_origin(kind) is dict else get_type_hints(kind)[part]
+        if get_origin(kind) is not dict:
+            kind = next(filter(_is_section, (kind, *get_args(kind))))
+    return [field.name for field in fields(kind)] if is_dataclass(kind) else list(kind.model_fields)
 
 
 def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, looks: bool) -> Iterator[str]:
@@ -224,18 +235,18 @@ def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, looks: bo
     if data is not None and looks:
         yield from table_problems(data)
     if data is not None and looks and not unsound & {"data", "splits", "training"}:
-        yield from size_problems(data, sections.get("splits", Splits()), sections.get("training", Training()))
+        yield from size_problems(data, sections.get("splits", Splits()), sections.get("training", TrainingSettings()))
     if data is not None and looks and not unsound & {"data", "splits"} and "splits" in sections:
         yield from unknown_class_problems(data, sections["splits"])
     if not unsound & {"training", "search"} and "search" in sections:
-        yield from pruning_problems(sections["search"], sections.get("training", Training()))
+        yield from pruning_problems(sections["search"], sections.get("training", TrainingSettings()))
     if not unsound & {"splits", "search", "resources"}:
         resources = sections.get("resources", Resources())
         yield from _protocol_problems(sections.get("splits", Splits()), sections.get("search"), resources)
     if "encoders" in sections and looks:
         yield from _encoder_problems(sections["encoders"])
     if "search" in sections:
-        yield from search_problems(sections["search"], sections.get("training", Training()))
+        yield from search_problems(sections["search"], sections.get("training", TrainingSettings()))
     rate = sections["training"].learning_rate if "training" in sections else LearningRate()
     if rate.low > rate.high:
         yield f"`training.learning_rate.low` must not exceed `high` ({rate.high:g}), got {rate.low:g}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from study.config.schema import Range, Sampler, Search, Training, Value
+from study.config.schema import Range, Sampler, Search, Value
 from trainables.methods.protocol import LANE_SETTINGS, Hyperparameter
 from trainables.methods.registry import Contrastive, MethodError, get_method, method_names
 from trainables.records.types import Candidate
+from trainables.training.settings import TrainingSettings
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -17,7 +18,7 @@ def nearest(name: str, known: list[str]) -> str:
     return f" (did you mean `{close[0]}`?)" if close else ""
 
 
-def search_problems(search: Search, training: Training) -> Iterator[str]:
+def search_problems(search: Search, training: TrainingSettings) -> Iterator[str]:
     """Yield a problem for each wrong method, hyperparameter or value of a search."""
     n_hidden = len(training.hidden)
     for name, params in search.methods.items():
@@ -72,7 +73,7 @@ def _listed(values: Value | Range | tuple[Value, ...]) -> tuple[Value, ...]:
 
 
 def _component_problems(
-    name: str, layers: tuple[Value, ...], values: tuple[Value, ...], training: Training
+    name: str, layers: tuple[Value, ...], values: tuple[Value, ...], training: TrainingSettings
 ) -> Iterator[str]:
     # With as many components as a layer has units, or a batch has items, nothing is left out. The width of the input,
     # layer 0, is not known before encoding.
@@ -106,7 +107,7 @@ def _range_problems(place: str, values: Range, sampler: Sampler) -> Iterator[str
         yield f"{place}.low must be above 0 on a log scale, got {values.low:g}"
 
 
-def pruning_problems(search: Search, training: Training) -> Iterator[str]:
+def pruning_problems(search: Search, training: TrainingSettings) -> Iterator[str]:
     """Yield a problem for each wrong value of the rules of early stopping."""
     asha = search.pruning.asha
     if asha is None:

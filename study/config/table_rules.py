@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from embedding_jobs.errors import SourceError
 from embedding_jobs.sources.tables import count_rows, stream, table_columns
 from study.config.method_rules import nearest
-from study.config.schema import Data, Splits, Training
+from study.config.schema import Data, Splits
 from trainables.records.types import PROTOCOLS
 from trainables.sampling.splits import SEARCH_TRAIN_FRACTION, n_held_out, n_train_items
+from trainables.training.settings import TrainingSettings
 
 
 def named_columns(data: Data) -> dict[str, str | None]:
@@ -54,7 +55,7 @@ def unknown_class_problems(data: Data, splits: Splits) -> Iterator[str]:
             yield f"`splits.unknown_classes` names {name!r}, which no row has as its label{meant}"
 
 
-def size_problems(data: Data, splits: Splits, training: Training) -> Iterator[str]:
+def size_problems(data: Data, splits: Splits, training: TrainingSettings) -> Iterator[str]:
     """Yield a problem if the table has too few rows."""
     try:
         n_items = count_rows(data.table)
@@ -63,7 +64,7 @@ def size_problems(data: Data, splits: Splits, training: Training) -> Iterator[st
     if n_items == 0:
         yield f"`data.table` must hold items, {data.table} has no rows"
         return
-    held_out = training.early_stopping.fraction if training.early_stopping else 0
+    held_out = training.held_out_fraction
     for phase in PROTOCOLS[splits.protocol]:
         n_train = n_train_items(n_items, splits.train_fraction, phase)
         n_train -= n_held_out(n_train, held_out)

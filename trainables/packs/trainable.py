@@ -145,7 +145,7 @@ def _training(
 ) -> LaneTraining:
     # Of the phase alone: a lane whose unknown classes leave it fewer items takes them more often.
     n_train = n_train_items(len(context.labels), context.train_fraction, phase)
-    n_trained_on = int(n_train * (1 - context.settings.early_stopping_fraction))
+    n_trained_on = int(n_train * (1 - context.settings.held_out_fraction))
     steps = max(1, n_trained_on // context.settings.batch_size)
     return start_training(embeddings, labels, lanes, context.settings, steps)
 

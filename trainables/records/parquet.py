@@ -22,15 +22,8 @@ import pyarrow.parquet as pq
 from embedding_jobs.files import whole_file
 from trainables.records.types import Candidate, Curves, ItemResults, RecordError, TrialConfig, TrialRecord
 
+# Version of the record file's schema; a file of another version is refused.
 FORMAT = 2
-
-"""Version of the record file's schema; a file of a later version is refused. The first had no `epoch_cka`."""
-
-"""`paper`: random splits; `search`: inside training folds; `confirm`: whole folds."""
-
-"""What is minimised while the hidden layers train; the contrastive methods' names begin with theirs."""
-
-"""A targeted `layer` that each trial chooses for itself; written `auto`."""
 
 _METADATA_KEY = b"embedding_ablation_study"
 
@@ -64,10 +57,6 @@ _SCHEMA = pa.schema(
         (_CKA, pa.list_(pa.list_(pa.float32()))),
     ]
 )
-
-_SCHEMAS = {1: _SCHEMA.remove(_SCHEMA.get_field_index(_CKA)), FORMAT: _SCHEMA}
-
-"""The schema of each format that can be read."""
 
 
 def record_name(trials: Sequence[TrialConfig]) -> str:
@@ -164,13 +153,12 @@ def read_record_file(path: Path, *, with_items: bool = False) -> list[TrialRecor
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             metadata = json.loads((schema.metadata or {}).get(_METADATA_KEY, b"{}"))
-            expected = _SCHEMAS.get(metadata.get("format"))
-            if expected is None or not schema.equals(expected):
+            if metadata.get("format") != FORMAT or not schema.equals(_SCHEMA):
                 raise RecordError(
-                    f"{path} is not a record file of format {FORMAT} or before (found {metadata.get('format')}). "
+                    f"{path} is not a record file of format {FORMAT} (found {metadata.get('format')}). "
                     "Remove it and run the study again, or use the version that wrote it."
                 )
-            wanted = [name for name in expected.names if with_items or not name.startswith("item_")]
+            wanted = [name for name in _SCHEMA.names if with_items or not name.startswith("item_")]
             rows = file.read(columns=wanted)
     except (pa.ArrowException, OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise RecordError(f"{path} cannot be read: {error}. Remove it and run the study again.") from error
@@ -201,7 +189,7 @@ def _record(rows: pa.Table, index: int, provenance: Mapping[str, str], with_item
     def value(name: str) -> Any:
         return rows.column(name)[index].as_py()
 
-    cka = value(_CKA) if _CKA in rows.column_names else None
+    cka = value(_CKA)
     compared = {"epoch_cka": np.array(cka, np.float32)} if cka else {}
     return TrialRecord(
         config=TrialConfig(value("phase"), Candidate.of(value("method"), dict(value("params"))), value("split")),

@@ -104,7 +104,7 @@ class Curves:
         roc_fpr: Grid of false-positive rates.
         roc_tpr: Weighted mean over classes and "none" of the true-positive rate there.
         epoch_cka: float32 (points of `epoch`, hidden layers + 1), linear CKA of each layer with the next, from the
-            input (0) to the output; NaN where the hidden layers no longer train. (0, 0) in a file of format 1.
+            input (0) to the output; NaN where the hidden layers no longer train.
     """
 
     epoch: npt.NDArray[np.float32]

@@ -176,7 +176,8 @@ class Training:
     def _ending(self, members: list[int], stack: SupervisedStack) -> list[int]:
         """Places of the lanes that end now: all at the last epoch, before it those stopped early."""
         last = self.epoch == self._settings.epochs
-        if self._settings.early_stopping_fraction == 0:
+        rule = self._settings.early_stopping
+        if rule is None:
             return list(range(len(members))) if last else []
         ends = []
         logits = stack.predict([self._progress[index].held_out for index in members])
@@ -187,7 +188,7 @@ class Training:
                 progress.best_loss, progress.best_weights, progress.n_worse = loss, stack.weights(place), 0
             else:
                 progress.n_worse += 1
-            if last or progress.n_worse >= self._settings.early_stopping_patience:
+            if last or progress.n_worse >= rule.patience:
                 ends.append(place)
         return ends
 

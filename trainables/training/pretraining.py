@@ -173,7 +173,7 @@ class ContrastiveTraining:
 
         every = settings.evaluate_every_epochs
         # Nobody sees the probe's learning curve: without early stopping, its end is all there is to evaluate.
-        every_probe = every if settings.early_stopping_fraction else settings.epochs
+        every_probe = every if settings.early_stopping else settings.epochs
         return judge("classifier_", settings.pretraining.classifier_hidden, every), judge("probe_", (), every_probe)
 
     def _spread(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

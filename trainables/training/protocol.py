@@ -134,7 +134,7 @@ def ready(lanes: Sequence[Lane], settings: Settings, steps_per_epoch: int | None
     for lane in lanes:
         if problem := too_short(lane, settings):
             raise TrainingError(problem)
-    progress = [_hold_out(lane, settings.early_stopping_fraction) for lane in lanes]
+    progress = [_hold_out(lane, settings.held_out_fraction) for lane in lanes]
     smallest = min(len(one.lane.split.train) for one in progress)
     return progress, steps_per_epoch or smallest // settings.batch_size
 
@@ -142,7 +142,7 @@ def ready(lanes: Sequence[Lane], settings: Settings, steps_per_epoch: int | None
 def too_short(lane: Lane, settings: Settings) -> str | None:
     """Why a lane cannot be trained: it has fewer items than a batch; None where it can."""
     n_train = len(lane.split.train)
-    n_train -= n_held_out(n_train, settings.early_stopping_fraction)
+    n_train -= n_held_out(n_train, settings.held_out_fraction)
     if settings.batch_size <= n_train:
         return None
     return (

@@ -85,11 +85,12 @@ class Stack(ABC):
         self._order = [stream(seed, f"{stage}order") for seed in seeds]
         self._augment = LaneDraws(seeds, f"{stage}augment", self._device)
         self.model = model.to(self._device)
+        rate = settings.learning_rate
         self._rates = [
-            (lane.setting("learning_rate_low", settings), lane.setting("learning_rate_high", settings))
+            (lane.params.get("learning_rate_low", rate.low), lane.params.get("learning_rate_high", rate.high))
             for lane in lanes
         ]
-        decay = [lane.setting("weight_decay", settings) for lane in lanes]
+        decay = [lane.params.get("weight_decay", settings.weight_decay) for lane in lanes]
         self._optimizer = LaneAdamW(list(self.model.parameters()), decay, self._rates)
         self._loss = torch.zeros(len(lanes), dtype=torch.float64, device=self._device)
         self._loss_steps = 0
@@ -213,7 +214,7 @@ class Stack(ABC):
         return np.concatenate([self._order[lane].permutation(n_items) for _ in range(rounds)])[:n_used]
 
     def _step(self, items: Tensor) -> None:
-        half_cycle = self.settings.step_size_epochs * self.steps_per_epoch
+        half_cycle = self.settings.learning_rate.step_size_epochs * self.steps_per_epoch
         rates = [triangular(self.n_steps, low, high, half_cycle) for low, high in self._rates]
         if self._is_captured:
             self._captured = self._captured or CapturedStep(self._on_device, self._draws())

@@ -62,7 +62,7 @@ class SupervisedStack(Stack):
             row[known] = torch.arange(len(known), device=self._device)
         counts = torch.tensor(self._widths, device=self._device).view(-1, 1, 1)
         self._is_class = (torch.arange(max(self._widths), device=self._device) < counts).float()
-        keep = [1 - lane.setting("dropout", settings) for lane in lanes]
+        keep = [1 - lane.params.get("dropout", settings.dropout) for lane in lanes]
         self._keep_rate = torch.tensor(keep, device=self._device).view(-1, 1, 1)
         self._dropout = LaneDraws(seeds, f"{stage}dropout", self._device)
 

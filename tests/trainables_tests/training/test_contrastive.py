@@ -17,7 +17,7 @@ from trainables.training.contrastive import ContrastiveStack, nt_xent
 from trainables.training.engine import Training
 from trainables.training.pretraining import PROBED, ContrastiveTraining
 from trainables.training.protocol import LaneFailure, LaneResult, TrainingError
-from trainables.training.settings import Pretraining, Settings
+from trainables.training.settings import HoldOut, LearningRate, Pretraining, Settings
 
 CONTRASTIVE = [name for name, method in METHODS.items() if isinstance(method, Contrastive)]
 
@@ -109,7 +109,11 @@ def test_pretraining_sees_no_label_and_no_validation_item() -> None:
 def test_pretraining_aligns_views_and_tells_items_apart(name: str) -> None:
     """The loss falls, views of one item come together, and they come closer than those of different items."""
     settings = Settings(
-        batch_size=32, hidden=(48, 48), residual=True, pretraining=Pretraining(projection=32), step_size_epochs=6
+        batch_size=32,
+        hidden=(48, 48),
+        residual=True,
+        pretraining=Pretraining(projection=32),
+        learning_rate=LearningRate(step_size_epochs=6),
     )
     x, _ = items()
     stack = ContrastiveStack(x, lanes_of(name, [0, 1]), 5, settings)
@@ -227,8 +231,8 @@ def test_lanes_that_leave_change_nothing_for_the_rest(n_before: int) -> None:
 
 def test_early_stopping_stops_the_classifier_and_the_probe() -> None:
     settings = replace(
-        SETTINGS, epochs=100, evaluate_every_epochs=5, early_stopping_fraction=0.25, early_stopping_patience=2,
-        learning_rate_high=1e-1,
+        SETTINGS, epochs=100, evaluate_every_epochs=5, early_stopping=HoldOut(0.25, patience=2),
+        learning_rate=replace(SETTINGS.learning_rate, high=1e-1),
     )  # fmt: skip
     together = run("contrastive_gaussian_noise", [0, 1, 2], settings)
     assert min(result.metrics["epochs"] for result in together) < 110, "a classifier overfits within 100 epochs"

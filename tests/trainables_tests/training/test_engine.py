@@ -16,7 +16,7 @@ from trainables.training.auto_layer import start_training
 from trainables.training.engine import Training
 from trainables.training.model import LaneMLP
 from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, TrainingError
-from trainables.training.settings import Lane, Pretraining, Settings
+from trainables.training.settings import HoldOut, Lane, Pretraining, Settings
 from trainables.training.stack import triangular
 from trainables.training.supervised import _balanced
 
@@ -161,8 +161,8 @@ def test_lanes_that_leave_change_nothing_for_the_rest() -> None:
 
 def test_early_stopping_keeps_the_best_weights() -> None:
     settings = replace(
-        SETTINGS, epochs=200, evaluate_every_epochs=5, early_stopping_fraction=0.25, early_stopping_patience=2,
-        learning_rate_high=3e-2,
+        SETTINGS, epochs=200, evaluate_every_epochs=5, early_stopping=HoldOut(0.25, patience=2),
+        learning_rate=replace(SETTINGS.learning_rate, high=3e-2),
     )  # fmt: skip
     together = run("control", [0, 1, 2], settings)
     epochs = [result.metrics["epochs"] for result in together]
