@@ -1,9 +1,9 @@
-"""Makes the built-in demonstration catalogue: products with a title, a description, a picture and a category.
+"""Make the built-in demonstration catalogue: products with a title, a description, an image and a category.
 
-The categories come in families of five that share words, materials and outlines, so that neighbours are
-confused; a title often leaves the product's name out, and the description gives it away only by weaker cues.
-The last two categories of each family are so rare that a small training split misses some of them: the "none"
-items. A few products are filed under a neighbour, as in any real catalogue. Everything in it is invented.
+The categories form families of five that share words, materials and outlines, so that a classifier confuses the
+categories of a family. A title often omits the product's name, and the description gives only weaker cues. The last
+two categories of each family are so rare that a small training split misses some of them: the "none" items. A few
+products are filed under another category of their family, as in any real catalogue. All products are invented.
 """
 
 from __future__ import annotations
@@ -25,78 +25,48 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+# Increase it when the same seed and size give other bytes, so that older catalogues are made again.
+_VERSION = 1
 
-# Raised whenever the same seed and size would give other bytes, so that an older catalogue is remade.
-CATALOGUE_VERSION = 1
+# Fraction of the products, outside the rare categories, that are filed under another category of their family.
+_LABEL_NOISE = 0.04
 
-
-# The share of products, outside the rare categories, that are filed under a neighbour.
-LABEL_NOISE_FRACTION = 0.04
-
-
-# How often: a title names the product (else by a word of the family's) or leaves any noun out; the opening of the
-# description names it; a cue is a neighbour's; there is a second cue; a neighbour is mentioned; the picture is a
-# neighbour's. They set how hard the catalogue is.
+# How hard the catalogue is, as probabilities: the title names the product (else the family); the title has no noun;
+# the first sentence of the description names the product; a cue is from another category of the family; there is a
+# second cue; the description mentions another category; the image shows another category.
 _TITLE_NAMES, _TITLE_BARE, _OPENING_NAMES = 0.68, 0.12, 0.4
-
 _CUE_ASTRAY, _SECOND_CUE, _MENTION, _PICTURE_ASTRAY = 0.09, 0.75, 0.15, 0.15
 
 _TABLE, _IMAGES, _MARK = "products.parquet", "images", "catalogue.json"
 
-_IMAGE_SIZE = 64
+_IMAGE_SIZE = 64  # pixels
 
-_N_USUAL = 3  # categories of a family; the others are rare
+_N_USUAL = 3  # categories per family that are not rare
 
+# First words that all families share, one list per line; then the families.
+# A family: its name, nouns that fit each of its categories, materials; then cues that its categories share.
+# A category: its name, its own nouns; then its own cues. The most common categories come first.
+_SHARED_WORDS, *_FAMILIES = (files("study.demo") / "vocabulary.txt").read_text(encoding="utf-8").split("# ")
 
-# A family: its name, nouns that fit each of its categories, materials; then cues that all of them share.
-# A category: its name, its own nouns; then its own cues. The most common ones come first.
-_VOCABULARY = (files("study.demo") / "vocabulary.txt").read_text(encoding="utf-8")
-
+# Colours have names that fit a text and that Pillow knows.
+_WORDS = {name: words.split("; ") for name, words in (line.split(": ") for line in _SHARED_WORDS.split("\n") if line)}
 
 # fmt: off
-_BRANDS = ["Halden", "Morrow", "Castell", "Brightwater", "Ostra", "Fenwick", "Linde", "Northgate", "Arbour", "Kestrel",
-    "Tamsin", "Vale", "Corvid", "Ellery", "Solvang", "Marlow", "Pask", "Ridgeway", "Juniper", "Brae", "Bellamy",
-    "Oakhurst", "Senna", "Wexford"]
-
-
-_RANGES = ["Tarn", "Arden", "Solis", "Mira", "Strand", "Alto", "Cove", "Ember", "Lowell", "Finch", "Harbour", "Nova",
-    "Terra", "Quill", "Juno", "Sable", "Orchard", "Wren", "Summit", "Delta", "Isla", "Bowery", "Pine", "Atlas"]
-
-
-_ADJECTIVES = ["classic", "modern", "contemporary", "lightweight", "compact", "premium", "essential", "timeless",
-    "versatile", "durable", "elegant", "simple", "hand-finished", "understated", "practical", "minimal", "refined",
-    "dependable"]
-
-_LEADS = ["With", "Expect", "It offers", "You get", "Notable for"]
-
-
-_FILLERS = ["Arrives in recyclable packaging.", "Covered by a two-year guarantee.", "Free returns within 30 days.",
-    "Designed in our own studio and made in small batches.", "A dependable choice for every day.",
-    "Also available in other colours.", "An easy present for a friend.", "Our customers rate it highly for value."]
-
-
-# Colours by a name that reads well in a text and that Pillow knows.
-_COLOURS = ["black", "navy", "teal", "olive", "maroon", "sienna", "tan", "khaki", "salmon", "plum", "grey", "ivory"]
-
-
 # Outlines, in units of a product's half width and half height from its centre, y downwards.
 _BODIES = [((-1, -0.2), (0.2, -1), (1, 0.2), (1, 1), (-1, 1)), ((-0.4, -1), (0.4, -1), (1, 1), (-1, 1)),
     ((-1, -1), (1, -1), (0.6, 1), (-0.6, 1)), ((-1, -0.5), (0, -1), (1, -0.5), (1, 0.5), (0, 1), (-1, 0.5)),
     ((-1, -1), (1, -1), (1, 1), (-1, 1)), ((0, -1), (1, 0), (0, 1), (-1, 0))]
 
-
 # A handle, legs, a stem with a foot, a strap, a lid: the strokes of a family's first to fifth category.
 _PARTS = [(((0.8, -0.5), (1.5, -0.5), (1.5, 0.5), (0.8, 0.5)),), (((-0.7, 0.9), (-0.7, 1.6)), ((0.7, 0.9), (0.7, 1.6))),
     (((0, 0.9), (0, 1.5)), ((-0.7, 1.5), (0.7, 1.5))), (((-0.8, -0.8), (-0.4, -1.5), (0.4, -1.5), (0.8, -0.8)),),
     (((-1.3, -1), (1.3, -1)), ((-1.3, -0.7), (1.3, -0.7)))]
-
-
 # fmt: on
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A line pair of the vocabulary: a family or a category (which has no materials of its own)."""
+    """Two lines of the vocabulary: a family, or a category, which has no materials."""
 
     name: str
     nouns: list[str]
@@ -108,35 +78,35 @@ _Family = tuple[_Entry, list[_Entry]]
 
 
 def make_catalogue(directory: Path, n_products: int = 3200, seed: int = 0) -> Path:
-    """Makes the catalogue in `directory`, unless the same one is already there, complete.
+    """Make the catalogue in a directory, unless it is already there and complete.
 
-    It is built in a directory aside and renamed, so that what an interruption leaves is never taken for a
-    catalogue. The same arguments give the same bytes.
+    It is built in a temporary directory and then renamed, so an interruption never leaves a partial catalogue. The same
+    arguments give the same bytes.
 
     Args:
         directory: Where the table and its `images/` go. An older or incomplete catalogue there is replaced.
-        n_products: How many products; at least two a category, and the rare ones.
-        seed: Of every random choice.
+        n_products: Number of products; at least two per category, and those of the rare categories.
+        seed: Seed of every random choice.
 
     Returns:
-        The path of the table, `products.parquet`, with the string columns `id`, `title`, `description`,
-        `category` (the label) and `image` (a path relative to the table).
+        Path of the table, `products.parquet`, with the string columns `id`, `title`, `description`, `category` (the
+        label) and `image` (a path relative to the table).
 
     Raises:
-        ValueError: If `n_products` is too small, or `seed` is negative.
-        FileExistsError: If `directory` is a file, or holds anything that is not part of a catalogue.
+        ValueError: `n_products` is too small, or `seed` is negative.
+        FileExistsError: `directory` is a file, or contains something other than a catalogue.
     """
     families = _families()
     counts = _class_counts(families, n_products)
     if seed < 0:
         raise ValueError(f"`seed` must be 0 or above, got {seed}")
-    request = {"version": CATALOGUE_VERSION, "n_products": n_products, "seed": seed}
+    request = {"version": _VERSION, "n_products": n_products, "seed": seed}
     directory = directory.absolute()
     if _is_complete(directory, request):
         return directory / _TABLE
-    # Only a catalogue is ever replaced: anything else is somebody's.
+    # Only a catalogue is ever replaced, never a user's files.
     if directory.exists() and not (directory.is_dir() and set(os.listdir(directory)) <= {_TABLE, _IMAGES, _MARK}):
-        raise FileExistsError(f"`{directory}` must be new, empty or a catalogue made before; choose another directory")
+        raise FileExistsError(f"{directory} must be new, empty, or an earlier catalogue; choose another directory")
     aside = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     (aside / _IMAGES).mkdir(parents=True)
@@ -150,7 +120,7 @@ def make_catalogue(directory: Path, n_products: int = 3200, seed: int = 0) -> Pa
 
 
 def _is_complete(directory: Path, request: dict[str, int]) -> bool:
-    """Whether what was asked for is there: the mark, the table to the byte, the pictures by number and size."""
+    """Compare the directory with its mark: the request, the digest of the table, number and size of the images."""
     try:
         mark = json.loads((directory / _MARK).read_text(encoding="utf-8"))
         return bool(mark == request | _contents(directory))
@@ -165,9 +135,9 @@ def _contents(directory: Path) -> dict[str, int | str]:
 
 
 def _families() -> list[_Family]:
-    """The vocabulary as families, each with its categories."""
+    """Parse the families of the vocabulary, each with its categories."""
     families = []
-    for block in _VOCABULARY.split("# ")[1:]:
+    for block in _FAMILIES:
         entries = []
         lines = block.strip().splitlines()
         for heading, cues in zip(lines[::2], lines[1::2], strict=True):
@@ -179,7 +149,7 @@ def _families() -> list[_Family]:
 
 
 def _class_counts(families: list[_Family], n_products: int) -> dict[tuple[int, int], int]:
-    """Products of each (family, category): two to six of a rare one, a long tail of the others."""
+    """Return the number of products per (family, category): a long tail; two to six in a rare category."""
     keys = [(f, c) for c in range(len(_PARTS)) for f in range(len(families))]
     usual, rare = keys[: _N_USUAL * len(families)], keys[_N_USUAL * len(families) :]
     counts = {key: 2 + place % 5 for place, key in enumerate(rare)}
@@ -189,24 +159,24 @@ def _class_counts(families: list[_Family], n_products: int) -> dict[tuple[int, i
     weights = (np.arange(len(usual)) + 4.0) ** -0.9
     shares = np.floor(spare * weights / weights.sum()).astype(int)
     shares[0] += spare - shares.sum()
-    # A stride coprime to their number spreads the more and the less common ones over the families.
+    # A stride coprime to their number spreads the common categories over the families.
     order = [usual[7 * place % len(usual)] for place in range(len(usual))]
     return counts | {key: 2 + int(share) for key, share in zip(order, shares, strict=True)}
 
 
 def _write(aside: Path, families: list[_Family], counts: dict[tuple[int, int], int], request: dict[str, int]) -> None:
-    """Writes pictures and table, and last the mark that says what they are."""
+    """Write the images and the table, and last the mark that identifies them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Words and pictures have a stream each, so that a change to one leaves the other.
+    # Words and images have separate random streams, so that changing one does not change the other.
     words, strokes = (np.random.default_rng([request["seed"], stream]) for stream in range(2))
     labels = [key for key, count in counts.items() for _ in range(count)]
     rows = []
     for number, place in enumerate(words.permutation(len(labels))):
         f, filed = labels[place]
         shown = filed
-        if filed < _N_USUAL and words.random() < LABEL_NOISE_FRACTION:
+        if filed < _N_USUAL and words.random() < _LABEL_NOISE:
             shown = (filed + int(words.integers(1, _N_USUAL))) % _N_USUAL
         colour = _colour(words, 5 * f + shown)
         title, description = _describe(words, families[f], shown, colour)
@@ -220,10 +190,12 @@ def _write(aside: Path, families: list[_Family], counts: dict[tuple[int, int], i
 
 
 def _describe(rng: np.random.Generator, family: _Family, c: int, colour: str) -> tuple[str, str]:
-    """Title and description of a product of the family's category `c`."""
+    """Return the title and the description of a product in the family's category `c`."""
     shared, categories = family
     own, neighbour = categories[c], categories[(c + int(rng.integers(1, len(categories)))) % len(categories)]
-    brand, line, adjective, second = (_pick(rng, w) for w in (_BRANDS, _RANGES, _ADJECTIVES, _ADJECTIVES))
+    brand, line, adjective, second = (
+        _pick(rng, _WORDS[name]) for name in ("brands", "ranges", "adjectives", "adjectives")
+    )
     material = _pick(rng, shared.materials)
     form = rng.random()
     noun = _pick(rng, own.nouns if form < _TITLE_NAMES else shared.nouns)
@@ -239,19 +211,19 @@ def _describe(rng: np.random.Generator, family: _Family, c: int, colour: str) ->
     cues = [_pick(rng, neighbour.cues if rng.random() < _CUE_ASTRAY else own.cues) for _ in range(n_own)]
     cues += [_pick(rng, shared.cues) for _ in range(int(rng.integers(1, 3)))]
     cues = _shuffled(rng, cues)
-    leads = _shuffled(rng, _LEADS)
+    leads = _shuffled(rng, _WORDS["leads"])
     sentences = [f"{leads[i]} {' and '.join(cues[i : i + 2])}." for i in range(0, len(cues), 2)]
     if rng.random() < _MENTION:
         sentences.append(f"Goes well with the {line} {_pick(rng, neighbour.nouns)}.")
     if rng.random() < 0.5:
-        sentences.append(_pick(rng, _FILLERS))
+        sentences.append(_pick(rng, _WORDS["fillers"]))
     texts = [title, _pick(rng, openings), *_shuffled(rng, sentences)]
     title, *sentences = (text[:1].upper() + text[1:] for text in texts)
     return title, " ".join(sentences)
 
 
 def _draw(rng: np.random.Generator, f: int, c: int, colour: str) -> Image:
-    """A picture: the family gives the body, the category a part and a texture, now and then a neighbour's."""
+    """Draw an image: the family gives the body, the category (now and then another one) a part and a texture."""
     from PIL import Image, ImageColor, ImageDraw
 
     if rng.random() < _PICTURE_ASTRAY:
@@ -271,7 +243,7 @@ def _draw(rng: np.random.Generator, f: int, c: int, colour: str) -> Image:
     pen.polygon(place(_BODIES[f % len(_BODIES)]), fill=fill)
     for stroke in _PARTS[c]:
         pen.line(place(stroke), fill=trim, width=3)
-    # The texture: rows of dashes, finer or coarser, lying or standing.
+    # The texture: rows of horizontal or vertical dashes, more or less dense.
     for v in np.arange(-0.6, 0.61, (0.25, 0.35, 0.5, 0.7)[(f + 3 * c) % 4]):
         dash = ((-0.5, v), (0.5, v)) if (f + c) % 3 else ((v, -0.5), (v, 0.5))
         pen.line(place(dash), fill=trim, width=1 + c % 3)
@@ -279,9 +251,10 @@ def _draw(rng: np.random.Generator, f: int, c: int, colour: str) -> Image:
 
 
 def _colour(rng: np.random.Generator, n: int) -> str:
-    """Any colour, but more often than not one of the three that category number `n` favours."""
-    favoured = (5 * n + (0, 3, 7)[int(rng.integers(3))]) % len(_COLOURS)
-    return _COLOURS[favoured] if rng.random() < 0.6 else _pick(rng, _COLOURS)
+    """Choose a colour, in more than half of the cases one of the three that category number `n` favours."""
+    colours = _WORDS["colours"]
+    favoured = (5 * n + (0, 3, 7)[int(rng.integers(3))]) % len(colours)
+    return colours[favoured] if rng.random() < 0.6 else _pick(rng, colours)
 
 
 def _pick(rng: np.random.Generator, options: Sequence[_T]) -> _T:
@@ -289,6 +262,6 @@ def _pick(rng: np.random.Generator, options: Sequence[_T]) -> _T:
 
 
 def _shuffled(rng: np.random.Generator, options: Sequence[_T]) -> list[_T]:
-    """The different ones among `options`, in random order."""
+    """Return the distinct options in random order."""
     unique = list(dict.fromkeys(options))
     return [unique[i] for i in rng.permutation(len(unique))]

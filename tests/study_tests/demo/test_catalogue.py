@@ -169,6 +169,6 @@ def test_arguments_out_of_range_are_refused(tmp_path: Path) -> None:
 
 def test_importing_it_is_light() -> None:
     heavy = "{'torch', 'ray', 'optuna', 'mlflow', 'pyarrow', 'PIL', 'pandas'}"
-    code = f"import sys, study.demo; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, study.demo.catalogue; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
