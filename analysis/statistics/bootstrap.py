@@ -1,7 +1,7 @@
-"""Differences in figures that are not a mean over items, judged by a bootstrap over splits and items at once.
+"""Bootstrap intervals over splits and items for figures that are not a mean over items.
 
-A figure is given as an object that is called with weights of the items and answers with its value on each split: under
-weights of 1 its own value, under drawn weights a bootstrap replicate. All methods see the same draws.
+A figure is a callable that takes item weights and returns its value on each split. Weights of 1 give the figure itself,
+drawn weights a bootstrap replicate. All methods see the same draws.
 """
 
 from __future__ import annotations
@@ -17,17 +17,15 @@ from scipy import sparse
 from analysis.statistics.intervals import Interval, Values, interval_of, two_way_bootstrap
 
 N_BINS = 15
-
 _DRAWS = 400
-
 _SEED = 0
 
 
 class SplitFigures(Protocol):
-    """One or several figures of one method, under any weights of the items."""
+    """One or more figures of one method, as a function of item weights."""
 
     def __call__(self, weights: Values) -> npt.NDArray[np.float64]:
-        """The figures of each split (figures, splits), the items (n_items,) counting by their weights."""
+        """Return the figures of each split (figures, splits) under item weights (n_items,)."""
         ...
 
 
@@ -36,7 +34,7 @@ class CalibrationErrors:
 
     Args:
         items: Per-item results of each split.
-        n_items: Items in all.
+        n_items: Number of items of the study.
 
     References:
         Guo, Pleiss, Sun and Weinberger (2017), https://proceedings.mlr.press/v70/guo17a.html
@@ -58,34 +56,34 @@ class CalibrationErrors:
         self._counts = sparse.csr_array((np.ones(len(row)), (row // N_BINS, column)), shape=(self._n_splits, n_items))
 
     def __call__(self, weights: Values) -> npt.NDArray[np.float64]:
-        """The error of each split (1, splits)."""
+        """Return the error of each split (1, splits)."""
         gaps = np.abs(self._gaps @ weights).reshape(self._n_splits, N_BINS).sum(axis=1)
         return np.asarray(gaps / (self._counts @ weights), dtype=np.float64)[None]
 
 
 class Detection:
-    """How well low confidence tells "none" items from known ones: AUROC, and average precision (AUPR).
+    """AUROC and average precision (AUPR) of detecting "none" items by their low confidence.
 
-    Each "none" item is placed among the known ones once; a draw then only sums weights.
+    Each "none" item is ranked among the known ones once; a draw then only sums weights.
 
     Args:
-        items: Per-item results of each split, with "none" and known items in every one.
+        items: Per-item results of each split; every split has "none" and known items.
 
     References:
         Hendrycks and Gimpel (2017), https://arxiv.org/abs/1610.02136; Davis and Goadrich (2006),
-        https://doi.org/10.1145/1143844.1143874, for ties: a threshold takes all items of a score or none.
+        https://doi.org/10.1145/1143844.1143874, for ties: a threshold includes all items with one score, or none.
     """
 
     def __init__(self, items: Sequence[Any]) -> None:
-        self._splits = [_Placed(one) for one in items]
+        self._splits = [_Ranked(one) for one in items]
 
     def __call__(self, weights: Values) -> npt.NDArray[np.float64]:
-        """AUROC and AUPR of each split (2, splits); NaN where the weights leave no item of a kind."""
+        """Return AUROC and AUPR of each split (2, splits); NaN where all "none" or all known items have weight 0."""
         return np.array([split(weights) for split in self._splits]).T
 
 
-class _Placed:
-    """The "none" items of one split, each placed among the known ones by falling score 1 - confidence."""
+class _Ranked:
+    """The "none" items of one split, ranked among the known ones by confidence, lowest first."""
 
     def __init__(self, items: Any) -> None:
         none, known = items.confidence[~items.known], items.confidence[items.known]
@@ -113,18 +111,19 @@ class _Placed:
 def bootstrap_differences(
     figures: Mapping[str, SplitFigures], control: str, n_items: int
 ) -> dict[str, list[tuple[Interval, npt.NDArray[np.float64]]]]:
-    """Every method minus their control in each figure, with its interval, and the difference of each split.
+    """Return the difference of every method to the control, with its interval.
 
-    The bootstrap's variance of J splits is short by (J - 1)/J, which is made up for. Draws that leave a figure
-    undefined do not count.
+    The bootstrap variance of J splits is too small by the factor (J - 1)/J, which is corrected. Draws in which a figure
+    is not defined do not count.
 
     Args:
-        figures: Of each method, control among them, all on the same splits and items.
+        figures: The figures of each method, the control included, all on the same splits and items.
         control: Name of the method to compare with.
-        n_items: Items in all.
+        n_items: Number of items of the study.
 
     Returns:
-        By method, for each figure: the interval of the mean over splits; (splits,).
+        For each method, one pair per figure: the interval of the mean difference, and the difference of each split
+        (splits,).
     """
     others = [method for method in figures if method != control]
 

@@ -1,13 +1,13 @@
-"""How sure a difference between two methods is.
+"""Intervals and decisions for the difference between two methods.
 
-All splits of a study share nearly the same validation items: with 10 % training, two splits have nine items in ten
-in common. A difference over such splits carries two kinds of luck, that of the training draw, which differs from split
-to split, and that of the items, which is the same in all. A paired t over splits sees the first alone, and calls
-true nulls differences; the correction of Nadeau and Bengio, made for the reverse ratio of training to testing,
-almost never calls anything one. The two-way interval counts both, each from the data.
+All splits of a study share nearly the same validation items: with 10 % training, two splits have nine items in ten in
+common. A difference over such splits has two sources of variance: the training draw, which changes from split to split,
+and the items, which are the same in all splits. A paired t-test over splits counts only the first, and calls true nulls
+differences. The correction of Nadeau and Bengio, made for much training and little testing, calls almost nothing a
+difference. The two-way interval estimates both sources from the data.
 
-How many of 100 studies call a difference at nominal 5 %, by simulation of the protocol with 2,000 items and true
-differences of 0 and more (`python tests/benchmarks/bench_analysis_intervals.py`, 1,000 studies a row, so ± 1.4):
+How many of 100 studies call a difference at a nominal 5 %, by simulation of the protocol with 2,000 items and true
+differences of 0 and more (`python tests/benchmarks/bench_analysis_intervals.py`, 1,000 studies per row, so ± 1.4):
 
     figure          J   true difference   naive   two-way   with overlap   Nadeau-Bengio
     accuracy        3        0             9.5      0.0         0.0            0.4
@@ -23,13 +23,13 @@ differences of 0 and more (`python tests/benchmarks/bench_analysis_intervals.py`
     accuracy       10        0.0143       62.8     19.6        14.9            0.0
     weighted AUC   10        0.0076       87.5     53.7        46.9            0.4
 
-With 1,000 items, of which 100 train, the two-way interval of the weighted AUC at J = 10 calls 7.6 true nulls in 100,
-and 5.0 `with overlap`, which also counts the training items that random splits share (`two_way_interval`). With three
-splits the two-way interval is very wide: Student's t has two degrees of freedom.
+With 1,000 items, of which 100 train, the two-way interval of the weighted AUC at J = 10 calls a difference in 7.6 of
+100 true nulls, and in 5.0 `with overlap`, which also counts the training items that random splits share (see
+`two_way_interval`). With three splits the two-way interval is very wide: Student's t has two degrees of freedom.
 
 References:
     Owen (2007), "The pigeonhole bootstrap", https://doi.org/10.1214/07-AOAS122: variance of a mean over two crossed
-        random factors, and that the sum of the two one-way variances errs on the large side.
+        random factors; the sum of the two one-way variances is rather too large than too small.
     Nadeau and Bengio (2003), "Inference for the Generalization Error", https://doi.org/10.1023/A:1024068626366.
     Holm (1979), "A Simple Sequentially Rejective Multiple Test Procedure", https://www.jstor.org/stable/4615733.
     Schuirmann (1987), https://doi.org/10.1007/BF01068419: equivalence as an interval inside a region.
@@ -50,17 +50,15 @@ from analysis.format import signed
 
 Values = npt.NDArray[np.floating]
 
+# Rate of false positives of intervals and decisions.
 LEVEL = 0.05
 
-"""Rate of false positives that the intervals and decisions aim at."""
-
-_MOST_SPLITS = 1000
-
-"""Further splits beyond which more splits are not the answer."""
+# Further splits to consider: where more are needed, more items are the better remedy.
+_MAX_FURTHER_SPLITS = 1000
 
 
 class Decision(StrEnum):
-    """What the data say of a difference."""
+    """The result of a comparison with a control."""
 
     BETTER = "better"
     EQUIVALENT = "equivalent"
@@ -70,14 +68,14 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean difference and what is known of it.
+    """A mean difference with its 95 % interval; all but the estimate are NaN with one split.
 
     Attributes:
         estimate: Mean difference.
-        low: Lower end of the 95 % interval; NaN with one split.
-        high: Upper end.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
         standard_error: Standard error of the estimate.
-        p_value: Two-sided, of no difference.
+        p_value: Two-sided p-value of no difference.
     """
 
     estimate: float
@@ -88,19 +86,19 @@ class Interval:
 
     @property
     def ends(self) -> str:
-        """The interval in words, "−0.0010 to +0.0200"; empty where there is none."""
+        """The interval as text, "−0.0010 to +0.0200"; empty with one split."""
         return f"{signed(self.low)} to {signed(self.high)}" if math.isfinite(self.low) else ""
 
 
 @dataclass(frozen=True)
 class Components:
-    """The kinds of luck in a difference, for J splits of n items.
+    """The variance components of a difference over J splits and n items.
 
     Attributes:
         estimate: Mean difference over splits.
-        split_variance: Variance of the split means; divided by J, their share of the estimate's variance.
-        item_variance: Variance over items that more splits would not lessen.
-        residual_variance: Variance of what neither split nor item explains.
+        split_variance: Variance of the split means.
+        item_variance: Variance over items that more splits would not reduce.
+        residual_variance: Variance that neither split nor item explains.
         n_splits: J.
         n_items: n, items in at least one split.
     """
@@ -113,20 +111,17 @@ class Components:
     n_items: int
 
     def standard_error(self, n_splits: int | None = None) -> float:
-        """The two-way standard error, with these or another number of splits.
-
-        With J splits it is sqrt(s²(split means)/J + s²(item means)/n).
-        """
+        """Return the two-way standard error, sqrt(s²(split means)/J + s²(item means)/n), for this or another J."""
         j = self.n_splits if n_splits is None else n_splits
         items = self.item_variance + self.residual_variance / j
         return math.sqrt(self.split_variance / j + items / self.n_items)
 
 
 def components(difference: Values) -> Components:
-    """Splits the variance of paired differences between splits, items and the rest.
+    """Return the variance components of paired differences: of splits, of items, and the residual.
 
     Args:
-        difference: (splits, items), of one item in one split; NaN where the split does not validate on the item.
+        difference: (splits, items); NaN where the split does not validate on the item.
 
     Raises:
         ValueError: A split has no item, or there are fewer than two items.
@@ -134,7 +129,7 @@ def components(difference: Values) -> Components:
     there = np.isfinite(difference)
     if difference.shape[0] < 1 or not there.any(axis=1).all() or there.any(axis=0).sum() < 2:
         raise ValueError(
-            f"A comparison needs at least one split and two items in it, got an array of {difference.shape}."
+            f"A comparison needs at least one split and two items per split, got an array of {difference.shape}."
         )
     difference, there = difference[:, there.any(axis=0)], there[:, there.any(axis=0)]
     values = np.where(there, difference, 0.0).astype(np.float64)
@@ -148,7 +143,7 @@ def components(difference: Values) -> Components:
     freedom = max(1, int(there.sum()) - n_splits - n_items + 1)
     residual_variance = float((residual**2).sum() / freedom)
     all_items = float(item_means.var(ddof=1))
-    # The residual's share in the item means, as they are: what is left is the items' own, and never below 0.
+    # The variance of the item means contains the residual's, divided by J. The rest is the items', and never below 0.
     share = min(residual_variance, all_items * n_splits)
     return Components(
         estimate=estimate,
@@ -161,25 +156,25 @@ def components(difference: Values) -> Components:
 
 
 def two_way_interval(difference: Values, *, overlap: float = 0.0) -> Interval:
-    """Interval of a mean difference over splits and items: variance s²(split means)/J + s²(item means)/n.
+    """Return the interval of a mean difference, with variance s²(split means)/J + s²(item means)/n.
 
-    The sum counts the residual twice, so that it errs on the wide side, by little once items are many. Student's t
-    has J - 1 degrees of freedom: those of the part that is known worst.
+    The sum counts the residual twice, which makes the interval too wide, but only slightly with many items. Student's t
+    has J - 1 degrees of freedom, those of the component that is known least.
 
-    Random splits also share training items, a share f of them at training fraction f. Their training luck is then
-    correlated, and s²(split means)/J a little short. With `overlap` f the first term is
-    s²(split means)·(1/J + f/(1 - f)): right where training luck is the whole of it, and wide elsewhere. Disjoint folds
-    share none.
+    Random splits also share training items: a fraction f of them, if f is the training fraction. This correlates their
+    training draws and makes s²(split means)/J too small. With `overlap` f the first term is
+    s²(split means)·(1/J + f/(1 - f)), which is right if all variance comes from the training draw, and too wide
+    otherwise. Disjoint folds share no training items.
 
     Args:
-        difference: (splits, items), NaN where the split does not validate on the item. Of correctness, or of
-            influences on the AUC, whose mean over items is the AUC.
-        overlap: Share of its training items that a split has in common with another, in [0, 1).
+        difference: (splits, items), NaN where the split does not validate on the item: differences in correctness, or
+            in influences on the AUC, whose mean over items is the AUC.
+        overlap: Fraction of its training items that a split shares with another, in [0, 1).
 
     References:
         Owen (2007), https://doi.org/10.1214/07-AOAS122; DeLong, DeLong and Clarke-Pearson (1988),
         https://doi.org/10.2307/2531595 for the influences; Nadeau and Bengio (2003),
-        https://doi.org/10.1023/A:1024068626366 for the form of the correlation's share.
+        https://doi.org/10.1023/A:1024068626366 for the form of the correlation term.
     """
     parts = components(difference)
     error = parts.standard_error()
@@ -189,7 +184,7 @@ def two_way_interval(difference: Values, *, overlap: float = 0.0) -> Interval:
 
 
 def naive_interval(split_means: Values) -> Interval:
-    """Paired t over splits, as if each split had items of its own: too narrow, for comparison.
+    """Return the paired t interval over splits, which ignores that splits share items: too narrow, for comparison.
 
     Args:
         split_means: Mean difference of each split (splits,).
@@ -200,7 +195,9 @@ def naive_interval(split_means: Values) -> Interval:
 
 
 def nadeau_bengio_interval(split_means: Values, n_train: int, n_test: int) -> Interval:
-    """Corrected resampled t, variance s²(split means)·(1/J + n_test/n_train): very wide here, for comparison.
+    """Return the corrected resampled t interval, with variance s²(split means)·(1/J + n_test/n_train).
+
+    It is very wide here, and shown for comparison.
 
     Args:
         split_means: Mean difference of each split (splits,).
@@ -217,10 +214,10 @@ def nadeau_bengio_interval(split_means: Values, n_train: int, n_test: int) -> In
 
 
 def holm(p_values: npt.ArrayLike) -> Values:
-    """Adjusts p-values for being several, keeping the rate of any false positive.
+    """Return p-values adjusted so that the rate of any false positive among the tests is controlled.
 
     Args:
-        p_values: (tests,); NaN, a test that could not be made, stays NaN and does not count.
+        p_values: (tests,); NaN, for a test that is not defined, stays NaN and does not count as a test.
 
     References:
         Holm (1979), https://www.jstor.org/stable/4615733
@@ -235,13 +232,13 @@ def holm(p_values: npt.ArrayLike) -> Values:
 
 
 def decide(interval: Interval, adjusted_p: float, region: float) -> Decision:
-    """What the data say: equivalent where the interval lies within the region, else by the adjusted p-value.
+    """Return equivalent if the interval lies within the region, else decide by the adjusted p-value.
 
-    A difference that is certain, but certainly too small to matter, is called equivalent.
+    A significant difference is therefore called equivalent if it is certainly too small to matter.
 
     Args:
-        interval: Of method minus control, higher is better.
-        adjusted_p: Its p-value after `holm`.
+        interval: Of method minus control; higher is better.
+        adjusted_p: The interval's p-value after `holm`.
         region: Half width of the region of practical equivalence, above 0.
     """
     if -region < interval.low and interval.high < region:
@@ -252,19 +249,19 @@ def decide(interval: Interval, adjusted_p: float, region: float) -> Decision:
 
 
 def further_splits(parts: Components, region: float, n_tests: int = 1) -> int | None:
-    """Further splits that would decide, were the estimate and the variances to stay as they are.
+    """Return how many more splits would decide a comparison if its estimate and variances stayed the same.
 
     Args:
-        parts: Of an undecided difference.
+        parts: Components of an undecided difference.
         region: Half width of the region of practical equivalence, above 0.
-        n_tests: Tests that Holm's adjustment counts for this one.
+        n_tests: Number of tests by which Holm's adjustment multiplies this p-value.
 
     Returns:
-        The number of splits to add; None where no number of splits up to 1,000 would do, as the items are too few.
+        The number of splits to add; None with one split, and if even 1,000 more splits would not decide.
     """
     if parts.n_splits < 2:
         return None
-    for n_splits in range(parts.n_splits + 1, parts.n_splits + _MOST_SPLITS + 1):
+    for n_splits in range(parts.n_splits + 1, parts.n_splits + _MAX_FURTHER_SPLITS + 1):
         found = interval_of(parts.estimate, parts.standard_error(n_splits), n_splits - 1)
         if decide(found, min(1.0, n_tests * found.p_value), region) is not Decision.UNDECIDED:
             return n_splits - parts.n_splits
@@ -272,24 +269,25 @@ def further_splits(parts: Components, region: float, n_tests: int = 1) -> int | 
 
 
 def optimism(choosing_score: float, reported_score: float) -> float:
-    """By how much the score that chose a candidate exceeds the one on items that had no say."""
+    """Return by how much the score that chose a candidate exceeds its score on items that did not choose it."""
     return choosing_score - reported_score
 
 
 def two_way_bootstrap(
     statistic: Callable[[Values, Values], Values], n_splits: int, n_items: int, *, draws: int, seed: int
 ) -> Values:
-    """Bootstrap over splits and items at once, for figures that are not a mean over items.
+    """Resample splits and items together, for figures that are not a mean over items.
 
     Args:
-        statistic: From weights of splits (splits,) and of items (items,), whole numbers, to a figure of any shape.
-        n_splits: Splits to draw from.
-        n_items: Items to draw from.
+        statistic: Function of split weights (splits,) and item weights (items,), which are counts; returns a figure of
+            any shape.
+        n_splits: Number of splits to draw from.
+        n_items: Number of items to draw from.
         draws: Number of draws.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
-        (draws, ...), the figure under each draw.
+        The figure in each draw, (draws, ...).
 
     References:
         Owen (2007), https://doi.org/10.1214/07-AOAS122
@@ -304,12 +302,12 @@ def two_way_bootstrap(
 
 
 def interval_of(estimate: float, standard_error: float, freedom: float) -> Interval:
-    """Student's interval of an estimate, and its p-value; without degrees of freedom, or an error, NaN.
+    """Return Student's 95 % interval of an estimate and its p-value.
 
     Args:
         estimate: Mean difference.
-        standard_error: Its standard error.
-        freedom: Degrees of freedom, not always a whole number.
+        standard_error: Its standard error; NaN gives an interval of NaN.
+        freedom: Degrees of freedom, not always an integer; below 1 gives an interval of NaN.
     """
     if freedom < 1 or math.isnan(standard_error):
         return Interval(estimate, math.nan, math.nan, math.nan, math.nan)
