@@ -8,9 +8,8 @@ from typing import TypeVar
 import numpy as np
 
 from analysis.figures.types import LineFigure, Series, Values
-from analysis.results.aggregate import summarise_candidates
+from analysis.results.aggregate import StudyResults
 from analysis.results.controls import is_reference
-from analysis.results.load import StudyResults
 from trainables.records.choice import choose_best, mean_score
 from trainables.records.types import AUTO, Candidate, TrialRecord
 
@@ -29,9 +28,7 @@ def search_figures(results: StudyResults, objective: str) -> list[LineFigure]:
         if record.config.phase == results.description.choosing_phase:
             trials.setdefault(record.config.candidate, []).append(record)
     complete = [
-        summary.candidate
-        for summary in summarise_candidates(results, results.description.choosing_phase)
-        if summary.complete
+        summary.candidate for summary in results.candidates[results.description.choosing_phase] if summary.complete
     ]
     scores = {
         candidate: np.array([record.metrics[results.description.objective] for record in trials[candidate]])

@@ -16,9 +16,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from analysis.results.aggregate import summarise_candidates
+from analysis.results.aggregate import StudyResults
 from analysis.results.controls import CONTROL
-from analysis.results.load import StudyResults
 from analysis.statistics.decisions import PER_ITEM, check_paired, item_matrix
 from analysis.statistics.intervals import Interval, naive_interval, two_way_interval
 from trainables.records.types import AUTO as RECORDED_AUTO
@@ -132,7 +131,7 @@ def find_targets(results: StudyResults) -> dict[Target, list[Candidate]]:
     control or with fewer than two fixed layers is left out.
     """
     found: dict[Target, list[Candidate]] = {}
-    for summary in summarise_candidates(results, results.description.choosing_phase):
+    for summary in results.candidates[results.description.choosing_phase]:
         target = target_of(summary.candidate)
         if summary.complete and (target.layer is not None or target.augmentation in (CONTROL, *BESIDE)):
             found.setdefault(target, []).append(summary.candidate)

@@ -13,8 +13,9 @@ import pandas as pd
 from analysis.layers.claims import AutoChoice, BestHidden, Claim, TestedClaim, auto_choices, best_hidden, weigh_claims
 from analysis.layers.figures import Drawing, gain_figures, layer_name, similarity_figures
 from analysis.layers.gains import OBJECTIVES, Gains, Target, chosen_layers, find_targets, measure
+from analysis.results.aggregate import StudyResults
 from analysis.results.controls import CONTROL
-from analysis.results.load import StudyResults, each_with_items
+from analysis.results.load import each_with_items
 from analysis.statistics.decisions import PER_ITEM
 from trainables.records.types import CONTRASTIVE, TrialRecord
 

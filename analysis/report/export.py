@@ -41,8 +41,7 @@ import pandas as pd
 from analysis.layers.section import Layers
 from analysis.layers.section import to_json as layers_json
 from analysis.report.tables import Evidence, headings, table_rows
-from analysis.results.aggregate import MethodSummary, Spread, missing_trials, summarise, summarise_candidates
-from analysis.results.load import StudyResults
+from analysis.results.aggregate import MethodSummary, Spread, StudyResults
 from analysis.statistics.intervals import optimism
 
 # Version of `results.json`.
@@ -66,7 +65,7 @@ def to_latex(results: StudyResults, evidence: Evidence) -> str:
 
 def to_csv(results: StudyResults) -> str:
     """Return the table's numbers unrounded, one row per method; an empty cell where a figure is not defined."""
-    summaries = summarise(results)
+    summaries = results.methods
     names = dict.fromkeys(name for summary in summaries for name in summary.figures)
     values = {summary.method: dict(summary.candidate.params) if summary.candidate else {} for summary in summaries}
     params = dict.fromkeys(name for own in values.values() for name in own)
@@ -104,9 +103,9 @@ def to_json(results: StudyResults, evidence: Evidence, layers: Layers | None = N
             "splits": description.splits,
             "digests": description.digests,
         },
-        "missing": missing_trials(results),
+        "missing": results.missing,
         "importances": results.importances,
-        "methods": [_method(summary, results, evidence) for summary in summarise(results)],
+        "methods": [_method(summary, results, evidence) for summary in results.methods],
         "layers": None if layers is None else layers_json(layers),
         "candidates": [
             {
@@ -119,7 +118,7 @@ def to_json(results: StudyResults, evidence: Evidence, layers: Layers | None = N
                 "duration_s": summary.duration_s,
             }
             for phase in description.splits
-            for summary in summarise_candidates(results, phase)
+            for summary in results.candidates[phase]
         ],
     }
     return json.dumps(_without_nan(found), indent=1, allow_nan=False, ensure_ascii=False) + "\n"

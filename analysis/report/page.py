@@ -21,9 +21,8 @@ from analysis.layers.figures import family_name, layer_name
 from analysis.layers.section import Layers, drawings
 from analysis.report import text as texts
 from analysis.report.tables import Evidence, candidate_row, headings, repeats_the_paper, table_rows
-from analysis.results.aggregate import missing_trials, summarise, summarise_candidates
+from analysis.results.aggregate import StudyResults
 from analysis.results.controls import each_with_its_own, missing_references, references_text
-from analysis.results.load import StudyResults
 from trainables.records.types import TrialRecord
 
 _MEDIA_TYPES: Mapping[str, str] = {"svg": "image/svg+xml", "pdf": "application/pdf", "csv": "text/csv"}
@@ -144,8 +143,7 @@ def render(
         of_layers: The figures of that.
     """
     description = results.description
-    summaries = summarise(results)
-    best = {summary.candidate for summary in summaries}
+    best = {summary.candidate for summary in results.methods}
     against = references_text(description.methods)
     styles = method_styles(description.methods)
     columns = headings(results, evidence)
@@ -168,20 +166,20 @@ def render(
             headings=columns,
             candidate_headings=candidate_columns,
             rows=table_rows(results, evidence),
-            one_split=any(summary.n_splits == 1 for summary in summaries),
+            one_split=any(summary.n_splits == 1 for summary in results.methods),
             paper=repeats_the_paper(results),
             chosen=texts.optimistic(results) is not None,
             candidates=[
                 (candidate_row(summary, description.objective), summary.candidate in best)
-                for summary in summarise_candidates(results, description.choosing_phase)
+                for summary in results.candidates[description.choosing_phase]
             ],
-            missing=missing_trials(results),
+            missing=results.missing,
             failures=results.failures,
             importances=results.importances,
             stops=[texts.given_up(stop, results.description.objective) for stop in results.stops],
             unsure=texts.unsure(results),
             saved=texts.what_was_saved(results.stops),
-            no_none=all(summary.figure("accuracy_none").n == 0 for summary in summaries),
+            no_none=all(summary.figure("accuracy_none").n == 0 for summary in results.methods),
             none_source=texts.none_source(results),
             without_items=any(record.items is None for records in reported.values() for record in records),
             missing_references=missing_references(description.methods),

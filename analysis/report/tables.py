@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.format import UNDEFINED_TEXT, figure_name, heading, number, signed
-from analysis.results.aggregate import CandidateSummary, MethodSummary, Spread, summarise
+from analysis.results.aggregate import CandidateSummary, MethodSummary, Spread, StudyResults
 from analysis.results.controls import references_text
-from analysis.results.load import StudyResults
 from analysis.statistics.decisions import MethodEvidence
 from analysis.statistics.intervals import optimism
 from trainables.records.types import Candidate, value_text
@@ -135,9 +134,8 @@ def table_rows(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> list[
         results: The study.
         evidence: What the items say of each method; without it the columns of intervals stay empty.
     """
-    summaries = summarise(results)
-    top = max((summary.objective.mean for summary in summaries if summary.candidate), default=math.nan)
-    return [_row(summary, top, results, evidence.get(summary.method)) for summary in summaries]
+    top = max((summary.objective.mean for summary in results.methods if summary.candidate), default=math.nan)
+    return [_row(summary, top, results, evidence.get(summary.method)) for summary in results.methods]
 
 
 def candidate_row(summary: CandidateSummary, objective: str) -> TableRow:

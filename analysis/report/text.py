@@ -10,8 +10,7 @@ from typing import Any
 
 from analysis.format import FIGURE_NAMES, flatten, plural
 from analysis.report.tables import Evidence
-from analysis.results.aggregate import summarise
-from analysis.results.load import StudyResults
+from analysis.results.aggregate import StudyResults
 from analysis.statistics.decisions import in_short, sentence
 from trainables.records.failures import Stop, judged_by
 
@@ -56,7 +55,7 @@ def findings(results: StudyResults, evidence: Evidence) -> list[Finding]:
 
 def unsure(results: StudyResults) -> str | None:
     """What to say where no method is ever sure enough to name a class; None elsewhere."""
-    known = [summary.figure("accuracy_known") for summary in summarise(results)]
+    known = [summary.figure("accuracy_known") for summary in results.methods]
     if not known or any(figure.n == 0 or figure.mean > 0 for figure in known):
         return None
     return (

@@ -18,8 +18,8 @@ from analysis.report import page
 from analysis.report import text as texts
 from analysis.report.export import to_csv, to_json, to_latex
 from analysis.report.tables import Evidence, TerminalTable, terminal_table
-from analysis.results.aggregate import reported_records, summarise
-from analysis.results.load import ReportError, StudyResults, load_items, load_study
+from analysis.results.aggregate import StudyResults
+from analysis.results.load import ReportError, load_study, read_items
 from analysis.statistics.decisions import regions, weigh
 from embedding_jobs.files import write_whole
 from trainables.records.types import TrialRecord
@@ -66,11 +66,7 @@ def write_report(directory: Path, output: Path | None = None, *, results: StudyR
         RecordError: A record file is damaged or of another version.
     """
     results = load_study(directory) if results is None else results
-    chosen = _chosen(results, str(directory))
-    # Of a thousand trials only the best candidates' items are read: the rest of the report needs none.
-    wanted = {record.config for records in chosen.values() for record in records}
-    whole = {record.config: record for record in load_items(directory, wanted)}
-    reported = {method: [whole[record.config] for record in records] for method, records in chosen.items()}
+    reported = read_items(directory, _chosen(results, str(directory)))
     within = regions(results.description.settings)
     evidence = weigh(reported, within)
     layers = study_layers(directory, results, within)
@@ -98,15 +94,15 @@ def write_server_report(study: ServerStudy, output: Path) -> ReportFiles:
     return _write_all(results, reported, {}, line_figures(reported, results.description.threshold), None, output)
 
 
-def _chosen(results: StudyResults, place: str) -> dict[str, list[TrialRecord]]:
+def _chosen(results: StudyResults, place: str) -> Mapping[str, list[TrialRecord]]:
     if not results.records:
         n_methods = len(results.description.methods)
-        reasons = [*results.unsound, *(f"{failure}." for failure in results.failures)]
+        reasons = [*results.excluded, *(f"{failure}." for failure in results.failures)]
         why = f" {reasons[0]}" if reasons else ""
         raise ReportError(
             f"{place} holds no finished trial to report, of {n_methods} planned methods.{why} Run the study first."
         )
-    return reported_records(results, summarise(results))
+    return results.reported_records
 
 
 def _write_all(

@@ -1,21 +1,24 @@
-"""From trials to one line a method: means, maximum deviations, and what is missing.
+"""A study's finished trials and their summaries: means, maximum deviations, the best candidates, what is missing.
 
-Only candidates that finished every planned split of a phase are compared: the maximum deviation grows with the
-number of splits, and a mean over other splits is a mean over other data. The rest is named, not averaged.
+Only candidates that finished every planned split of a phase are compared: the maximum deviation grows with the number
+of splits, and a mean over other splits is a mean over other data. All others are listed as missing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from analysis.format import plural
-from analysis.results.load import StudyResults
 from trainables.records.choice import choose_best, mean_score
+from trainables.records.description import StudyDescription
+from trainables.records.failures import Failure, Stop
 from trainables.records.types import Candidate, TrialRecord
 
 
@@ -26,7 +29,7 @@ class Spread:
     Attributes:
         mean: Mean over the splits where the figure is defined; NaN where there are none.
         maximum_deviation: Largest distance of one split from the mean.
-        n: Number of splits where the figure is defined.
+        n: Number of those splits.
     """
 
     mean: float
@@ -47,7 +50,7 @@ class CandidateSummary:
         splits: Finished split seeds, sorted.
         missing_splits: Planned split seeds without a finished trial, sorted.
         figures: Every recorded figure, by name.
-        duration_s: Mean device seconds of a trial.
+        duration_s: Mean device time of a trial.
     """
 
     candidate: Candidate
@@ -65,16 +68,16 @@ class CandidateSummary:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """The best candidate of a method, on the splits that are reported.
+    """The best candidate of a method on the splits of the reported phase.
 
     Attributes:
         method: Name of the method.
-        candidate: The best candidate; None where none has finished every split.
-        splits: The split seeds behind every figure here.
-        objective: The study's objective over those splits.
-        figures: Every recorded figure over those splits, by name.
-        duration_s: Mean device seconds of a trial.
-        choosing_score: The objective on the splits that chose the candidate (the same ones in protocol `paper`).
+        candidate: The best candidate; None if no candidate has finished every split.
+        splits: Split seeds of all figures below.
+        objective: The study's objective.
+        figures: Every recorded figure, by name.
+        duration_s: Mean device time of a trial.
+        choosing_score: The objective on the splits that chose the candidate; in protocol `paper` the same splits.
         n_complete: Candidates that finished every split of the choosing phase.
         n_planned: Candidates planned.
     """
@@ -91,26 +94,26 @@ class MethodSummary:
 
     @property
     def n_splits(self) -> int:
-        """J, the number of splits behind the figures."""
+        """J, the number of splits."""
         return len(self.splits)
 
     def figure(self, name: str) -> Spread:
-        """A figure by name, undefined where it was not recorded."""
+        """Return a figure by name; `UNDEFINED` if it was not recorded."""
         return self.figures.get(name, UNDEFINED)
 
 
 def maximum_deviation(x: npt.ArrayLike) -> float:
-    """Largest absolute distance from the mean, max_j |x_j - mean|.
+    """Return the largest absolute distance from the mean, max_j |x_j - mean|.
 
     Args:
         x: Values (splits,), at least one.
 
     Raises:
-        ValueError: There is no value.
+        ValueError: `x` is empty.
 
     References:
         Wolfe and Lundgaard (2019), "Data Augmentation for Deep Transfer Learning",
-        https://arxiv.org/abs/1912.00772: the spread in its tables.
+        https://arxiv.org/abs/1912.00772: the spread in the paper's tables.
     """
     values = np.asarray(x, dtype=np.float64)
     if values.size == 0:
@@ -119,97 +122,138 @@ def maximum_deviation(x: npt.ArrayLike) -> float:
 
 
 def spread(x: npt.ArrayLike) -> Spread:
-    """Mean and maximum deviation over the values that are not NaN.
+    """Return mean and maximum deviation of the values that are not NaN.
 
     Args:
-        x: Values (splits,); NaN where a split does not define the figure.
+        x: Values (splits,); NaN where the figure is not defined.
     """
     values = np.asarray(x, dtype=np.float64)
     values = values[~np.isnan(values)]
     if values.size == 0:
         return UNDEFINED
-    # Rounded once, in whatever order the values come: a search that compares means must find them again here.
     return Spread(mean_score(values.tolist()), maximum_deviation(values), int(values.size))
 
 
-def summarise_candidates(results: StudyResults, phase: str) -> list[CandidateSummary]:
-    """Every candidate with a finished trial in a phase, in the study's order of methods, then of values."""
-    planned = results.description.splits[phase]
-    by_candidate: dict[Candidate, list[TrialRecord]] = {}
-    for record in results.records:
-        if record.config.phase == phase:
-            by_candidate.setdefault(record.config.candidate, []).append(record)
-    order = {method: place for place, method in enumerate(results.description.methods)}
-    return [
-        _candidate_summary(candidate, phase, by_candidate[candidate], planned)
-        for candidate in sorted(by_candidate, key=lambda candidate: (order[candidate.method], candidate))
-    ]
+@dataclass(frozen=True)
+class StudyResults:
+    """A study and its finished trials. Summaries are computed on first use and kept.
 
-
-def summarise(results: StudyResults) -> list[MethodSummary]:
-    """The best candidate of each method, in the study's order.
-
-    The best has the highest mean objective over all splits of the choosing phase; of equals, the first in candidate
-    order. In protocol `nested` its figures come from the confirm phase, once every fold of that is finished.
+    Attributes:
+        description: The contents of `study.json`.
+        records: The finished trials that are part of the study, sorted by coordinates.
+        n_unplanned: Number of finished trials that the study no longer asks for.
+        excluded: Why other finished trials are excluded, one sentence for each reason: they were made with other
+            settings, or have no score.
+        failures: Packs that failed.
+        stops: Candidates that early stopping ended before they had met every split.
+        importances: Importance of each hyperparameter of a method, by method.
     """
-    description = results.description
-    choosing = summarise_candidates(results, description.choosing_phase)
-    reported = {summary.candidate: summary for summary in summarise_candidates(results, description.reported_phase)}
-    return [
-        _method_summary(
-            method,
-            _best(results, choosing, method),
-            reported,
-            description.objective,
-            sum(summary.candidate.method == method and summary.complete for summary in choosing),
-            description.n_candidates[method],
-        )
-        for method in description.methods
-    ]
 
+    description: StudyDescription
+    records: tuple[TrialRecord, ...]
+    n_unplanned: int = 0
+    excluded: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    stops: tuple[Stop, ...] = ()
+    importances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
-def missing_trials(results: StudyResults) -> list[str]:
-    """What is planned and not finished, one plain sentence each; empty for a whole study.
-
-    Candidates that the search gave up are not missing.
-    """
-    description = results.description
-    found = [f"left out, {problem}" for problem in results.unsound]
-    given_up = {(stop.phase, stop.candidate) for stop in results.stops}
-    for phase in dict.fromkeys((description.choosing_phase, description.reported_phase)):
-        summaries = summarise_candidates(results, phase)
-        choosing = phase == description.choosing_phase
-        if choosing:
-            best = {one.candidate for method in description.methods if (one := _best(results, summaries, method))}
-        else:  # what was confirmed before the search went on, and is not the best any more, is not missed
-            summaries = [summary for summary in summaries if summary.candidate in best]
-        for method in description.methods:
-            own = {summary.candidate: summary for summary in summaries if summary.candidate.method == method}
-            planned = description.n_candidates[method] if choosing else 1
-            known = {*own, *(c for at, c in given_up if at == phase and c.method == method)}
-            if len(known) < planned:
-                found.append(
-                    f"{method}: {planned - len(known)} of {plural(planned, 'candidate')} "
-                    f"{'has' if planned - len(known) == 1 else 'have'} no finished {phase} trial."
-                )
-            found += [
-                f"{summary.candidate}: {phase} {'split' if len(summary.missing_splits) == 1 else 'splits'} "
-                f"{', '.join(map(str, summary.missing_splits))} "
-                f"{'is' if len(summary.missing_splits) == 1 else 'are'} missing."
-                for summary in own.values()
-                if not summary.complete and (phase, summary.candidate) not in given_up
+    def table(self) -> pd.DataFrame:
+        """Return one row per trial: coordinates, hyperparameters, figures, `duration_s`."""
+        return pd.DataFrame(
+            [
+                {
+                    "phase": record.config.phase,
+                    "method": record.config.candidate.method,
+                    "candidate": str(record.config.candidate),
+                    **dict(record.config.candidate.params),
+                    "split": record.config.split,
+                    **record.metrics,
+                    "duration_s": record.duration_s,
+                }
+                for record in self.records
             ]
-    return found
+        )
 
+    @cached_property
+    def candidates(self) -> Mapping[str, list[CandidateSummary]]:
+        """Every candidate with a finished trial, by phase; in the study's order of methods, then of values."""
+        order = {method: place for place, method in enumerate(self.description.methods)}
+        by_phase: dict[str, dict[Candidate, list[TrialRecord]]] = {phase: {} for phase in self.description.splits}
+        for record in self.records:
+            by_phase[record.config.phase].setdefault(record.config.candidate, []).append(record)
+        return {
+            phase: [
+                _candidate_summary(candidate, phase, found[candidate], self.description.splits[phase])
+                for candidate in sorted(found, key=lambda candidate: (order[candidate.method], candidate))
+            ]
+            for phase, found in by_phase.items()
+        }
 
-def reported_records(results: StudyResults, summaries: Iterable[MethodSummary]) -> dict[str, list[TrialRecord]]:
-    """The trials behind each method's reported figures, by method; only methods that have some."""
-    chosen = {summary.candidate: summary.method for summary in summaries if summary.candidate is not None}
-    found: dict[str, list[TrialRecord]] = {method: [] for method in chosen.values()}
-    for record in results.records:
-        if record.config.phase == results.description.reported_phase and record.config.candidate in chosen:
-            found[chosen[record.config.candidate]].append(record)
-    return found
+    @cached_property
+    def methods(self) -> list[MethodSummary]:
+        """The best candidate of each method, in the study's order.
+
+        In protocol `nested` its figures come from the confirm phase, once every fold of that phase is finished.
+        """
+        return [self._method(method) for method in self.description.methods]
+
+    @cached_property
+    def reported_records(self) -> Mapping[str, list[TrialRecord]]:
+        """The trials behind each method's reported figures, by method; only methods with figures."""
+        chosen = {summary.candidate: summary.method for summary in self.methods if summary.candidate is not None}
+        found: dict[str, list[TrialRecord]] = {method: [] for method in chosen.values()}
+        for record in self.records:
+            if record.config.phase == self.description.reported_phase and record.config.candidate in chosen:
+                found[chosen[record.config.candidate]].append(record)
+        return found
+
+    @cached_property
+    def missing(self) -> list[str]:
+        """What is planned and not finished, one sentence each; candidates that early stopping ended do not count."""
+        description = self.description
+        found = list(self.excluded)
+        for phase in dict.fromkeys((description.choosing_phase, description.reported_phase)):
+            summaries = self.candidates[phase]
+            choosing = phase == description.choosing_phase
+            if not choosing:  # a candidate that was confirmed, but is not the best any more, need not be finished
+                summaries = [one for one in summaries if one.candidate in self._best.values()]
+            stopped = {stop.candidate for stop in self.stops if stop.phase == phase}
+            for method in description.methods:
+                own = {summary.candidate: summary for summary in summaries if summary.candidate.method == method}
+                planned = description.n_candidates[method] if choosing else 1
+                n_missing = planned - len({*own, *(candidate for candidate in stopped if candidate.method == method)})
+                if n_missing > 0:
+                    have = "has" if n_missing == 1 else "have"
+                    found.append(
+                        f"{method}: {n_missing} of {plural(planned, 'candidate')} {have} no finished {phase} trial."
+                    )
+                found += [
+                    _missing_splits(summary)
+                    for candidate, summary in own.items()
+                    if not summary.complete and candidate not in stopped
+                ]
+        return found
+
+    @cached_property
+    def _best(self) -> Mapping[str, Candidate | None]:
+        """The best candidate of each method, of those that finished every split of the choosing phase."""
+        means: dict[str, dict[Candidate, float]] = {method: {} for method in self.description.methods}
+        for one in self.candidates[self.description.choosing_phase]:
+            if one.complete:
+                means[one.candidate.method][one.candidate] = one.figures[self.description.objective].mean
+        return {method: choose_best(own) for method, own in means.items()}
+
+    def _method(self, method: str) -> MethodSummary:
+        description, best = self.description, self._best[method]
+        own = [one for one in self.candidates[description.choosing_phase] if one.candidate.method == method]
+        counts = (sum(one.complete for one in own), description.n_candidates[method])
+        score = next((one.figures[description.objective] for one in own if one.candidate == best), UNDEFINED)
+        for shown in self.candidates[description.reported_phase]:
+            if shown.candidate == best and shown.complete:
+                objective = shown.figures[description.objective]
+                figures = (objective, shown.figures, shown.duration_s)
+                return MethodSummary(method, best, shown.splits, *figures, score, *counts)
+        return MethodSummary(method, None, (), UNDEFINED, {}, math.nan, score, *counts)
 
 
 def _candidate_summary(
@@ -227,34 +271,7 @@ def _candidate_summary(
     )
 
 
-def _best(results: StudyResults, choosing: Iterable[CandidateSummary], method: str) -> CandidateSummary | None:
-    """Return the best of a method's candidates that finished every split of the choosing phase."""
-    complete = {one.candidate: one for one in choosing if one.candidate.method == method and one.complete}
-    objective = results.description.objective
-    best = choose_best({candidate: one.figures[objective].mean for candidate, one in complete.items()})
-    return None if best is None else complete[best]
-
-
-def _method_summary(
-    method: str,
-    best: CandidateSummary | None,
-    reported: Mapping[Candidate, CandidateSummary],
-    objective: str,
-    n_complete: int,
-    n_planned: int,
-) -> MethodSummary:
-    shown = reported.get(best.candidate) if best is not None else None
-    if best is None or shown is None or not shown.complete:
-        score = best.figures[objective] if best is not None else UNDEFINED
-        return MethodSummary(method, None, (), UNDEFINED, {}, math.nan, score, n_complete, n_planned)
-    return MethodSummary(
-        method=method,
-        candidate=best.candidate,
-        splits=shown.splits,
-        objective=shown.figures[objective],
-        figures=shown.figures,
-        duration_s=shown.duration_s,
-        choosing_score=best.figures[objective],
-        n_complete=n_complete,
-        n_planned=n_planned,
-    )
+def _missing_splits(summary: CandidateSummary) -> str:
+    splits, are = ("split", "is") if len(summary.missing_splits) == 1 else ("splits", "are")
+    listed = ", ".join(map(str, summary.missing_splits))
+    return f"{summary.candidate}: {summary.phase} {splits} {listed} {are} missing."

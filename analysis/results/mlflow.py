@@ -24,7 +24,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.format import cause
 from analysis.results import mlflow_schema as schema
-from analysis.results.load import ReportError, StudyResults, checked, with_unfinished
+from analysis.results.aggregate import StudyResults
+from analysis.results.load import ReportError, checked, with_unfinished
 from trainables.records.description import DESCRIPTION, read_description
 from trainables.records.types import Curves, TrialConfig, TrialRecord
 

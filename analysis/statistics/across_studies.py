@@ -1,9 +1,9 @@
-"""Two or more studies side by side: other embeddings, another version of the data, other settings.
+"""Compare studies: other embeddings, another version of the data, other settings.
 
-A method's best candidate in each further study is compared with its best in the first one. Where a split is the same in
-both, that is, its seed, its phase and the items that it judges, the difference is taken item by item. Otherwise Welch's
-t is used, on the two-way error of each study by itself; two studies of the same items then look less certain than they
-are, as what they share is counted as luck twice.
+A method's best candidate in each further study is compared with its best in the first study. Where both studies have
+the same split, with the same seed, phase and validation items, the difference is taken item by item. Otherwise Welch's
+t is applied to the two-way error of each study. Two studies of the same items then look less certain than they are, as
+the variance of the shared items is counted twice.
 
 References:
     Welch (1947), "The generalization of 'Student's' problem", https://doi.org/10.1093/biomet/34.1-2.28
@@ -14,55 +14,67 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analysis.format import flatten
-from analysis.results.aggregate import MethodSummary, reported_records, summarise
+from analysis.results.aggregate import MethodSummary, StudyResults
 from analysis.results.controls import objective_of
-from analysis.results.load import ReportError, StudyResults, load_items, load_study
+from analysis.results.load import ReportError, load_study, read_items
 from analysis.statistics.decisions import PER_ITEM, item_matrix, regions
-from analysis.statistics.intervals import Decision, Interval, Values, decide, holm, interval_of, two_way_interval
+from analysis.statistics.intervals import (
+    Decision,
+    Interval,
+    Values,
+    decide,
+    holm,
+    interval_of,
+    naive_interval,
+    two_way_interval,
+)
 from trainables.records.types import TrialRecord
 
+# Settings that do not affect results.
 _IRRELEVANT = ("name", "preset", "directory", "resources.", "tracking.")
-
-"""Settings whose difference between studies says nothing of their results."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the studies.
+    """One of the compared studies.
 
     Attributes:
-        name: What it is called here; unlike the others' names.
+        name: A name that differs from the other studies' names.
         results: The study.
-        summaries: The best candidate of each method.
-        reported: The trials behind each method's reported figures; of a server, without items.
+        reported: The trials behind each method's reported figures; without items if they come from a server.
     """
 
     name: str
     results: StudyResults
-    summaries: Mapping[str, MethodSummary]
     reported: Mapping[str, Sequence[TrialRecord]]
+
+    @cached_property
+    def summaries(self) -> Mapping[str, MethodSummary]:
+        """The best candidate of each method."""
+        return {summary.method: summary for summary in self.results.methods}
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One method in a further study minus the same in the first one.
+    """The difference of one method between a further study and the first study.
 
     Attributes:
         method: Name of the method.
         study: Name of the further study.
         figure: Name of the figure.
         interval: 95 % interval of the difference.
-        n_splits: Splits that were paired; 0 where the difference is unpaired.
-        basis: How the difference was judged, in words.
+        n_splits: Number of paired splits; 0 if the difference is unpaired.
+        basis: Whether the difference is paired, and why not, in words.
         region: Half width of the region of practical equivalence.
-        adjusted_p: p-value after Holm's adjustment over the objective's methods and the studies.
-        decision: What the data say of the further study.
+        adjusted_p: p-value after Holm's adjustment over the methods of one objective and over the studies.
+        decision: Result of the comparison for the further study.
     """
 
     method: str
@@ -78,13 +90,13 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Studies side by side.
+    """Several studies compared with the first.
 
     Attributes:
-        sides: The studies; the first is the one that the others are compared with.
-        methods: Every method, in the order in which the studies name them.
-        contrasts: Differences of methods that both studies have finished.
-        differing: Settings and data that differ: (key, the value in each study).
+        sides: The studies.
+        methods: All their methods, in the order of the study files.
+        contrasts: Differences of the methods that both studies have finished.
+        differing: Settings and data that differ: (key, value in each study).
     """
 
     sides: tuple[Side, ...]
@@ -94,23 +106,21 @@ class Comparison:
 
 
 def compare(places: Sequence[str]) -> Comparison:
-    """Reads studies and compares them with the first.
+    """Read studies and compare them with the first.
 
     Args:
         places: Directories of studies, or `URI#NAME` for a study on an MLflow server; at least two.
 
     Raises:
-        ReportError: There are fewer than two, or one cannot be read.
+        ReportError: There are fewer than two studies, or a server does not have one of them.
+        DescriptionError: A directory holds no study.
         RecordError: A record file is damaged or of another version.
     """
     if len(places) < 2:
-        raise ReportError(f"A comparison needs at least two studies, got {len(places)}. Name another directory.")
+        raise ReportError(f"A comparison needs at least two studies, got {len(places)}: name another directory.")
     loaded = [_load(place) for place in places]
     names = _names([results.description.name for results, _ in loaded], places)
-    sides = tuple(
-        Side(name, results, {summary.method: summary for summary in summarise(results)}, reported)
-        for name, (results, reported) in zip(names, loaded, strict=True)
-    )
+    sides = tuple(Side(name, *study) for name, study in zip(names, loaded, strict=True))
     methods = tuple(dict.fromkeys(method for side in sides for method in side.results.description.methods))
     within = regions(sides[0].results.description.settings)
     contrasts: list[Contrast] = []
@@ -128,13 +138,13 @@ def compare(places: Sequence[str]) -> Comparison:
 
 
 def welch_interval(first: Interval, second: Interval, n_first: int, n_second: int) -> Interval:
-    """Interval of second - first, each with its own error and J - 1 degrees of freedom.
+    """Return Welch's interval of the difference second - first.
 
     Args:
-        first: Of one study's figure itself.
-        second: Of the other's.
-        n_first: Splits of the one.
-        n_second: Splits of the other.
+        first: Interval of the figure in the first study.
+        second: Interval of the figure in the second study.
+        n_first: Number of splits of the first study; its error has one degree of freedom fewer.
+        n_second: Number of splits of the second study.
     """
     estimate = second.estimate - first.estimate
     variances = (first.standard_error**2, second.standard_error**2)
@@ -150,18 +160,13 @@ def _load(place: str) -> tuple[StudyResults, Mapping[str, Sequence[TrialRecord]]
         from analysis.results.mlflow import load_runs
 
         results = load_runs(uri, name).results
-        return results, reported_records(results, summarise(results))
+        return results, results.reported_records
     results = load_study(Path(place))
-    chosen = reported_records(results, summarise(results))
-    whole = {
-        record.config: record
-        for record in load_items(Path(place), {record.config for records in chosen.values() for record in records})
-    }
-    return results, {method: [whole[record.config] for record in records] for method, records in chosen.items()}
+    return results, read_items(Path(place), results.reported_records)
 
 
 def _names(names: Sequence[str], places: Sequence[str]) -> list[str]:
-    """The studies' own names; where two are the same, the places they were read from."""
+    """Return the studies' names, or for studies of one name the places that they were read from."""
     return [name if names.count(name) == 1 else place for name, place in zip(names, places, strict=True)]
 
 
@@ -184,20 +189,21 @@ def _contrast(first: Side, second: Side, method: str, figure: str, region: float
 def _pairs(
     first: Side, second: Side, mine: Sequence[TrialRecord], theirs: Sequence[TrialRecord]
 ) -> tuple[list[tuple[TrialRecord, TrialRecord]], str]:
-    """The trials of both studies on the same split of the same items; or why there are none."""
+    """Return the trials of both studies on the same split of the same items; without any, the reason."""
     if any(record.items is None for record in (*mine, *theirs)):
-        return [], "a server holds no items, so the interval counts splits alone"
+        return [], "a server has no per-item results, so the interval counts only splits"
     if _items_digests(first) != _items_digests(second):
-        return [], "the items are others"
+        return [], "the items differ"
     by_split = {(record.config.phase, record.config.split): record for record in mine}
     shared = [(by_split[key], own) for own in theirs if (key := (own.config.phase, own.config.split)) in by_split]
     if not shared:
         return [], "no split is shared"
     pairs = [pair for pair in shared if _same_items(*pair)]
-    return pairs, "" if pairs else "the splits judge other items"
+    return pairs, "" if pairs else "the validation items of the splits differ"
 
 
 def _items_digests(side: Side) -> tuple[Any, ...]:
+    """Return what is the same in two studies of the same items."""
     data = side.results.description.data
     ids = {options.get("ids_digest") for options in data.embeddings.values()}
     return (data.n_items, data.class_names, ids)
@@ -209,17 +215,16 @@ def _same_items(first: TrialRecord, second: TrialRecord) -> bool:
 
 
 def _alone(records: Sequence[TrialRecord], figure: str) -> Interval:
-    """A study's figure by itself: two-way where there are items, else over splits alone."""
+    """Return the interval of one study's figure: two-way with items, else over splits only."""
     if all(record.items is not None for record in records):
         n_items = 1 + max(int(record.items.item.max()) for record in records if record.items is not None)
         return two_way_interval(item_matrix(records, PER_ITEM[figure], n_items))
     values: Values = np.array([record.metrics[figure] for record in records])
-    j = len(values)
-    error = math.sqrt(float(np.var(values, ddof=1)) / j) if j > 1 else math.nan
-    return interval_of(float(values.mean()), error, j - 1)
+    return naive_interval(values)
 
 
 def _decided(found: Sequence[Contrast]) -> list[Contrast]:
+    """Return contrasts with adjusted p-values and decisions."""
     adjusted = holm([contrast.interval.p_value for contrast in found])
     return [
         replace(contrast, adjusted_p=float(p), decision=decide(contrast.interval, float(p), contrast.region))
@@ -228,7 +233,7 @@ def _decided(found: Sequence[Contrast]) -> list[Contrast]:
 
 
 def _differing(sides: Sequence[Side]) -> list[tuple[str, tuple[str, ...]]]:
-    """What differs between the studies' settings and data, in the order of the settings."""
+    """Return the settings and data that differ between the studies, in the order of the study file."""
     flat = []
     for side in sides:
         description = side.results.description

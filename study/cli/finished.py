@@ -122,14 +122,13 @@ def report_from_server(uri: str, name: str, output: Path) -> None:
     """Writes and prints the report of a study from an MLflow server alone."""
     from analysis.report.tables import terminal_table
     from analysis.report.write import write_server_report
-    from analysis.results.aggregate import missing_trials
     from analysis.results.mlflow import load_runs
     from study.cli.console import show
 
     study = load_runs(uri, name)
     written = write_server_report(study, output)
     show(terminal_table(study.results))
-    for sentence in missing_trials(study.results):
+    for sentence in study.results.missing:
         click.echo(f"Missing: {sentence}")
     click.echo(f"Report, without what rests on single items: {written.html}")
 

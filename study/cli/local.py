@@ -16,7 +16,7 @@ from study.cli.options import EXIT_INCOMPLETE, _config, _quiet
 
 if TYPE_CHECKING:
     from analysis.report.write import ReportFiles
-    from analysis.results.load import StudyResults
+    from analysis.results.aggregate import StudyResults
     from study.config.schema import StudySpec
     from study.state.results import StudyResult
 
@@ -225,7 +225,6 @@ def _run(spec: StudySpec, config: Path, *, quiet: bool) -> int:
 def _show_report(results: StudyResults, report: ReportFiles | None) -> None:
     from analysis.report.tables import terminal_table
     from analysis.report.text import optimistic, unsure
-    from analysis.results.aggregate import missing_trials
     from analysis.results.controls import uncompared
     from study.cli.console import show
 
@@ -234,7 +233,7 @@ def _show_report(results: StudyResults, report: ReportFiles | None) -> None:
     show(terminal_table(results))
     for remark in filter(None, (unsure(results), optimistic(results), uncompared(results.description.methods))):
         click.echo(remark)
-    for sentence in (*report.findings, *(f"Missing: {sentence}" for sentence in missing_trials(results))):
+    for sentence in (*report.findings, *(f"Missing: {sentence}" for sentence in results.missing)):
         click.echo(sentence)
     click.echo(f"Report: {report.html}")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from analysis.report.write import ReportFiles, write_report
-from analysis.results.load import ReportError, StudyResults, load_study
+from analysis.results.aggregate import StudyResults
+from analysis.results.load import ReportError, load_study
 from study.config.schema import StudySpec
 from study.errors import TrackingError
 from study.search.importance import write_importances

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from analysis.results.aggregate import summarise
-from analysis.results.load import load_items, load_study
+from analysis.results.load import each_with_items, load_study
 from embedding_jobs.store.store import Embeddings
 from study.config.schema import StudySpec
 from study.errors import RunError
@@ -79,7 +78,7 @@ def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
         ReportError: The study is not readable.
     """
     results = load_study(root)
-    means = {one.candidate: one.objective.mean for one in summarise(results) if one.candidate is not None}
+    means = {one.candidate: one.objective.mean for one in results.methods if one.candidate is not None}
     if cell is None:
         wanted = {choose_best(means)}
     else:
@@ -93,7 +92,7 @@ def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
     if not trials:
         known = ", ".join(dict.fromkeys(str(record.config.candidate) for record in results.records))
         raise RunError(f"The cell must be a method or a candidate with results, got {cell!r}: use one of {known}.")
-    return load_items(root, {_on_split(trials, split)})[0]
+    return next(each_with_items(root, {_on_split(trials, split)}))
 
 
 def _on_split(trials: list[TrialConfig], split: int | None) -> TrialConfig:

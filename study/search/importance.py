@@ -12,8 +12,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
-from analysis.results.aggregate import summarise_candidates
-from analysis.results.load import IMPORTANCES, StudyResults
+from analysis.results.aggregate import StudyResults
+from analysis.results.load import IMPORTANCES
 from embedding_jobs.files import write_whole
 from study.config.schema import Search, StudySpec
 from study.search.space import distributions
@@ -71,7 +71,7 @@ def write_importances(spec: StudySpec, results: StudyResults) -> dict[str, dict[
     description = results.description
     scores = {
         summary.candidate: summary.figures[description.objective].mean
-        for summary in summarise_candidates(results, description.choosing_phase)
+        for summary in results.candidates[description.choosing_phase]
         if summary.complete
     }
     found = importances(spec.search, scores)

@@ -13,8 +13,7 @@ import pandas as pd
 
 from analysis.report.export import to_csv
 from analysis.report.tables import terminal_table
-from analysis.results.aggregate import CandidateSummary, missing_trials, summarise, summarise_candidates
-from analysis.results.load import StudyResults
+from analysis.results.aggregate import CandidateSummary, StudyResults
 from trainables.records.failures import Failure, Stop
 
 if TYPE_CHECKING:
@@ -87,6 +86,6 @@ class Outcome:
 def outcome(results: StudyResults) -> Outcome:
     """Return what the study's MLflow run is to show of its results."""
     metric = results.description.objective
-    means = {f"{metric}.{row.method}": row.objective.mean for row in summarise(results) if row.candidate}
-    candidates = (one for phase in results.description.splits for one in summarise_candidates(results, phase))
-    return Outcome(means, tuple(candidates), not missing_trials(results))
+    means = {f"{metric}.{row.method}": row.objective.mean for row in results.methods if row.candidate}
+    candidates = (one for phase in results.description.splits for one in results.candidates[phase])
+    return Outcome(means, tuple(candidates), not results.missing)

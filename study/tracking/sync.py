@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from analysis.report.write import write_report
-from analysis.results.load import StudyResults, load_study
+from analysis.results.aggregate import StudyResults
+from analysis.results.load import load_study
 from analysis.results.mlflow_schema import UNFINISHED, study_key
 from study.config.schema import StudySpec
 from study.state.lock import only_run

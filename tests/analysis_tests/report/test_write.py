@@ -18,7 +18,6 @@ from analysis.report.page import render
 from analysis.report.tables import table_rows, terminal_table
 from analysis.report.text import unsure
 from analysis.report.write import ReportFiles, write_report
-from analysis.results.aggregate import missing_trials, reported_records, summarise
 from analysis.results.load import ReportError, load_study
 from trainables.records.failures import Failure, Stop, write_failure, write_stop
 from trainables.records.types import Candidate
@@ -31,7 +30,7 @@ N_FIGURES = 17
 def without_figures(directory: Path) -> str:
     """The page of a study with nothing drawn."""
     results = load_study(directory)
-    return render(results, reported_records(results, summarise(results)), {}, [])
+    return render(results, results.reported_records, {}, [])
 
 
 class Page(HTMLParser):
@@ -264,7 +263,7 @@ def test_failures_and_candidates_that_were_given_up_are_named(study_of: Make) ->
         "e_mixup(alpha=0.4), after 75 % of its training: with auc_weighted 0.8100 it was worse than its method’s best."
         in text
     )
-    assert missing_trials(load_study(directory)) == ["e_stitchup: 2 of 2 candidates have no finished paper trial."]
+    assert load_study(directory).missing == ["e_stitchup: 2 of 2 candidates have no finished paper trial."]
 
 
 def test_accuracies_that_are_all_zero_are_said_to_say_nothing(study_of: Make) -> None:

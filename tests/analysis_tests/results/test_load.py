@@ -130,9 +130,9 @@ def test_trials_of_another_study_are_left_out_and_named(study_of: Make, tmp_path
     write_records(directory / "records", [dataclasses.replace(records[0], config=config, provenance=provenance)])
     results = load_study(directory)
     assert len(results.records) == 3
-    (problem,) = results.unsound
+    (problem,) = results.excluded
     assert problem.startswith(
-        "control(old=1) on paper split 0: made by other settings than study.json describes (other"
+        "Excluded: control(old=1) on paper split 0, made with other settings than study.json describes (digest other"
     )
     assert "Two studies share this directory" in write_report(directory).html.read_text(encoding="utf-8")
 
@@ -140,8 +140,8 @@ def test_trials_of_another_study_are_left_out_and_named(study_of: Make, tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(objective="f1"), r"e_mixup.* and \d more: no finite f1, of accuracy"),
-        (lambda d: d["digests"].update(settings="other"), "made by other settings than study.json describes"),
+        (lambda d: d.update(objective="f1"), r"e_mixup.* and \d more, no finite f1 among accuracy"),
+        (lambda d: d["digests"].update(settings="other"), "made with other settings than study.json describes"),
     ],
 )
 def test_a_study_of_which_nothing_is_left(

@@ -15,7 +15,6 @@ import pytest
 
 from analysis.report.tables import terminal_table
 from analysis.report.write import write_server_report
-from analysis.results.aggregate import missing_trials
 from analysis.results.load import ReportError, load_study
 from analysis.results.mlflow import load_runs
 from study.state.results import outcome
@@ -108,7 +107,7 @@ def test_a_candidate_that_the_search_gave_up_is_not_missing(study_of: Make, tmp_
     track(directory, uri)
     found, expected = load_runs(uri, "synthetic").results, load_study(directory)
     assert found.stops == expected.stops != ()
-    assert missing_trials(found) == missing_trials(expected) == []
+    assert found.missing == expected.missing == []
 
 
 def test_two_studies_of_one_name_are_told_apart(study_of: Make, tmp_path: Path) -> None:

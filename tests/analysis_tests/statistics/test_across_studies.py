@@ -71,7 +71,7 @@ def test_a_split_more_does_not_unpair_the_others(tmp_path: Path) -> None:
     ("plan", "why"),
     [
         (dataclasses.replace(SMALL, splits={"paper": [7, 8, 9]}), "unpaired: no split is shared"),
-        (dataclasses.replace(SMALL, n_items=280), "unpaired: the items are others"),
+        (dataclasses.replace(SMALL, n_items=280), "unpaired: the items differ"),
     ],
 )
 def test_other_splits_or_items_are_not_paired(tmp_path: Path, plan: Plan, why: str) -> None:
@@ -115,7 +115,7 @@ def test_a_study_on_a_server_is_compared_over_splits_alone(tmp_path: Path) -> No
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     track(second, uri)
     found = compare([first, f"{uri}#synthetic"])
-    assert all("a server holds no items" in contrast.basis for contrast in found.contrasts)
+    assert all("a server has no per-item results" in contrast.basis for contrast in found.contrasts)
     assert np.isfinite(found.contrasts[1].interval.low)
 
 

@@ -18,9 +18,8 @@ from analysis.figures.search import search_figures
 from analysis.report.export import to_json
 from analysis.report.page import render
 from analysis.report.write import ReportFiles, write_report
-from analysis.results.aggregate import reported_records, summarise
 from analysis.results.controls import uncompared
-from analysis.results.load import ReportError, load_items, load_study
+from analysis.results.load import ReportError, each_with_items, load_study
 from analysis.statistics.bootstrap import Detection
 from analysis.statistics.decisions import REGIONS, Difference, MethodEvidence, item_matrix, regions, sentence, weigh
 from analysis.statistics.intervals import Decision, Interval, two_way_interval
@@ -32,7 +31,7 @@ Make = Callable[..., Path]
 
 def read(directory: Path) -> dict[str, list[TrialRecord]]:
     results = load_study(directory, with_items=True)
-    return reported_records(results, summarise(results))
+    return results.reported_records
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def evidence(reported: dict[str, list[TrialRecord]]) -> dict[str, MethodEvidence
 def test_only_wanted_trials_are_read(whole_study: Path) -> None:
     records = load_study(whole_study).records
     wanted = {record.config for record in records[4:8]}
-    found = load_items(whole_study, wanted)
+    found = sorted(each_with_items(whole_study, wanted), key=lambda record: record.config)
     assert [record.config for record in found] == [record.config for record in records[4:8]]
     assert all(record.items is not None for record in found)
 
@@ -290,7 +289,7 @@ def test_two_objectives_are_told_apart_wherever_differences_stand(mixed: Path, t
 def test_a_missing_reference_is_named(study_of: Make, methods: tuple[str, ...], whose: str | None) -> None:
     directory = study_of(methods=methods)
     results = load_study(directory)
-    page = render(results, reported_records(results, summarise(results)), {}, [])
+    page = render(results, results.reported_records, {}, [])
     assert (whose is None) == ("<strong>No c" not in page)
     assert (whose is None) == (uncompared(methods) == "")
     assert whose is None or uncompared(methods).startswith("No contrastive_control: ")
