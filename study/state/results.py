@@ -1,4 +1,4 @@
-"""What a study has come to, for a program or a notebook."""
+"""The results of a study, for a program, a notebook or its MLflow run."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class StudyResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study has come to, as its tracker is told.
+    """The results that a study's MLflow run shows.
 
     Attributes:
         metrics: The mean objective of each method's best candidate, by `METRIC.METHOD`.
@@ -84,7 +84,7 @@ class Outcome:
 
 
 def outcome(results: StudyResults) -> Outcome:
-    """Return what the study's MLflow run is to show of its results."""
+    """Return what a study's MLflow run shows of its results."""
     metric = results.description.objective
     means = {f"{metric}.{row.method}": row.objective.mean for row in results.methods if row.candidate}
     candidates = (one for phase in results.description.splits for one in results.candidates[phase])

@@ -9,10 +9,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from embedding_jobs.errors import StudyError
 from embedding_jobs.files import write_whole
@@ -20,12 +22,10 @@ from trainables.records.types import PROTOCOLS, Candidate, TrialConfig
 
 DESCRIPTION = "study.json"
 
-# Part of the message about a directory without a study; callers that read a cluster's answer look for it.
+# Part of the message about a directory without a study, by which it is recognised in the output of a cluster.
 NO_STUDY = "holds no study"
 
 _FORMAT = 1
-
-_REMEDY = "Remove it: `study run` writes it anew."
 
 
 class DescriptionError(StudyError):
@@ -65,19 +65,16 @@ class StudyPlan:
     @cached_property
     def proposed(self) -> Mapping[str, list[Candidate]]:
         """The known candidates by method, in the order of the proposals."""
-        return {
-            method: [Candidate.of(method, params) for params in known.proposed]
-            for method, known in self.candidates.items()
-        }
+        return {name: [Candidate.of(name, one) for one in known.proposed] for name, known in self.candidates.items()}
 
     @cached_property
-    def _sets(self) -> Mapping[str, frozenset[Candidate]]:
-        return {method: frozenset(candidates) for method, candidates in self.proposed.items()}
+    def _every_known(self) -> frozenset[Candidate]:
+        return frozenset(chain.from_iterable(self.proposed.values()))
 
     def asks_for(self, candidate: Candidate) -> bool:
         """Return whether a candidate is part of the study."""
         method = candidate.method
-        return method in self.methods and (method not in self._sets or candidate in self._sets[method])
+        return method in self.methods and (method not in self.candidates or candidate in self._every_known)
 
     def includes(self, trial: TrialConfig) -> bool:
         """Return whether a trial is part of the study."""
@@ -171,24 +168,25 @@ def read_description(directory: Path) -> StudyDescription:
     path = directory / DESCRIPTION
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+        found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+        if found != _FORMAT:
+            raise ValueError(f"format must be {_FORMAT}, got {found}")
+        return _FROM_JSON.validate_python(raw)
     except (FileNotFoundError, NotADirectoryError):
         raise DescriptionError(
             f"{directory} {NO_STUDY}: {DESCRIPTION} is missing. Run `study run` first, or name the study's directory. "
             "A study that has just been started has the file once its embeddings are made."
         ) from None
-    except ValueError as error:
-        raise DescriptionError(f"{path} is not JSON ({error}). {_REMEDY}") from None
-    found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
-    if found != _FORMAT:
-        raise DescriptionError(f"{path} must have format {_FORMAT}, got {found}. {_REMEDY}")
-    try:
-        return _FROM_JSON.validate_python(raw)
     except ValidationError as error:
-        problems = []
-        for item in error.errors(include_url=False):
-            key = f"`{'.'.join(map(str, item['loc']))}`: " if item["loc"] else ""
-            problems.append(key + item["msg"].removeprefix("Value error, "))
-        raise DescriptionError(f"{path} is not valid: {'; '.join(problems)}. {_REMEDY}") from None
+        problem = "; ".join(map(_in_words, error.errors(include_url=False)))
+    except ValueError as error:
+        problem = str(error)
+    raise DescriptionError(f"{path} is not valid: {problem}. Remove it: `study run` writes it anew.")
+
+
+def _in_words(item: ErrorDetails) -> str:
+    key = f"`{'.'.join(map(str, item['loc']))}`: " if item["loc"] else ""
+    return key + item["msg"].removeprefix("Value error, ")
 
 
 def write_description(directory: Path, description: StudyDescription) -> None:
