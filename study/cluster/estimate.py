@@ -44,14 +44,8 @@ _ITEM_BYTES, _TRIAL_BYTES = 24, 40_000
 class Phase:
     """The packs of one method in one phase.
 
-    Attributes:
-        name: The phase.
-        method: The method.
-        n_trials: Planned trials.
-        n_left: Planned trials without a record.
-        n_lanes: Trials per pack.
-        n_splits: Trials per candidate.
-        n_train: Training items per trial.
+    Of `n_trials` planned trials, `n_left` are not recorded. A pack has at most `n_lanes` trials, all of one candidate,
+    which has `n_splits` trials. A trial has `n_train` training items.
     """
 
     name: str
@@ -64,7 +58,7 @@ class Phase:
 
     @property
     def n_packs_left(self) -> int:
-        """Number of packs that are left to train; the trials of a pack belong to one candidate."""
+        """Number of packs that are left to train."""
         n_whole, n_begun = divmod(self.n_left, self.n_splits)
         return n_whole * math.ceil(self.n_splits / self.n_lanes) + math.ceil(n_begun / self.n_lanes)
 
@@ -100,13 +94,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Costs:
-    """The measured costs of a study.
-
-    Attributes:
-        pool: The encoders that the cluster will run at once.
-        encoding: By column; columns with the same encoder share one measurement.
-        packs: Of the packs that were trained.
-    """
+    """The encoders that the cluster will run at once, the cost of encoding by column, and that of the packs tried."""
 
     pool: EncoderPool
     encoding: Mapping[str, EncodingCost]
@@ -121,28 +109,18 @@ def inspect(spec: StudySpec, nodes: Sequence[Node]) -> tuple[list[Check], Work |
     """
     facts = ask_nodes(spec, nodes)
     unseen = read_across(spec, nodes, facts)
-    dimensions = next((found for one in facts.values() if (found := _dimensions(one))), None)
+    encoders = [found.encoders for found in facts.values() if isinstance(found, NodeFacts)]
+    loaded = [found for found in encoders if not any(encoder.problem for encoder in found.values())]
     work = None
-    if dimensions is not None:
+    if loaded:
         with suppress(SourceError):  # the checks report it
-            work = count_work(spec, dimensions)
+            work = count_work(spec, {column: encoder.dimension for column, encoder in loaded[0].items()})
     checks = judge(spec, nodes, facts, unseen, needs_of(spec, work) if work is not None else None)
     return [*checks, check_tracker(spec)], work
 
 
-def _dimensions(facts: NodeFacts | str) -> dict[str, int] | None:
-    """Return the length of each column's vectors as a node reports them; None where an encoder is not available."""
-    if isinstance(facts, str) or any(encoder.problem for encoder in facts.encoders.values()):
-        return None
-    return {column: encoder.dimension for column, encoder in facts.encoders.items()}
-
-
 def count_work(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
-    """Count what is left to do.
-
-    Args:
-        spec: The study.
-        dimensions: Length of each column's vectors.
+    """Count what is left to do, given the length of each column's vectors.
 
     Raises:
         SourceError: The table is not readable.
@@ -167,10 +145,9 @@ def count_work(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
 def needs_of(spec: StudySpec, work: Work) -> Needs:
     """Estimate the disk and memory that a study needs."""
     configs = spec.column_encoders
-    sizes_of = {"float16": 2, "float32": 4}
-    widths = {column: n * sizes_of[configs[column].vector_dtype] for column, n in work.dimensions.items()}
+    value_bytes = {column: np.dtype(config.vector_dtype).itemsize for column, config in configs.items()}
     # Units are stored beside the shards until their column is complete.
-    store = sum(work.n_items * widths[column] * 2 for column in work.columns_left)
+    store = sum(2 * work.n_items * work.dimensions[column] * value_bytes[column] for column in work.columns_left)
     records = sum(phase.n_left * (work.n_items * _ITEM_BYTES + _TRIAL_BYTES) for phase in work.phases)
     n_lanes = max((phase.n_lanes for phase in work.phases), default=1)
     sizes = [work.n_features, *spec.training.hidden, len(set(work.labels))]
@@ -207,15 +184,7 @@ def measure_costs(spec: StudySpec, work: Work) -> Costs:
 def plan_lines(
     spec: StudySpec, work: Work, costs: Costs | None, nodes: Sequence[Node], price_per_hour: float | None
 ) -> Iterator[str]:
-    """Yield the lines that describe the work, its time and its price.
-
-    Args:
-        spec: The study.
-        work: The counted work.
-        costs: The measured costs; None for counts alone.
-        nodes: The nodes of the cluster.
-        price_per_hour: Price of one node; None for no price.
-    """
+    """Yield lines on the work, its time where costs were measured, and its price where that of a node is given."""
     n_trials = sum(phase.n_trials for phase in work.phases)
     n_left, n_packs = sum(p.n_left for p in work.phases), sum(p.n_packs_left for p in work.phases)
     n_slots = sum(slots_of(spec, node) for node in nodes)

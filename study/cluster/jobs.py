@@ -102,12 +102,7 @@ class Cluster:
         return next((job for job in self.runs_of(spec) if not job.ended), None)
 
     def start(self, spec: StudySpec, config: Path) -> ClusterJob:
-        """Start a run of a study. When two processes start one at once, both get the first one's job.
-
-        Args:
-            spec: The study, of which no run is active.
-            config: Its file.
-        """
+        """Start a run of a study that has none. When two processes start one at once, both get the first one's job."""
         attempt = max((int(job.id.rpartition("-")[2]) for job in self.runs_of(spec)), default=0) + 1
         job_id = f"{_job_stem(spec)}-{attempt}"
         metadata = {"study": spec.name, "file": file_digest(config)}
@@ -123,11 +118,7 @@ class Cluster:
     ) -> ClusterJob:
         """Run a short `study` command on the cluster; an interrupt also ends it there.
 
-        Args:
-            arguments: Of the command.
-            config: The study file; None for the file in `folder`.
-            folder: Where the cluster stores the file.
-            echo: Called with every line.
+        The study file is `config`, or, where that is None, the file that the cluster stores in `folder`.
         """
         job_id = self._submit(arguments, config, {}, folder=folder)
         try:
@@ -163,11 +154,7 @@ class Cluster:
         return "\n".join(lines[begins[-1] if begins else -1 :])
 
     def runs_of(self, study: StudySpec | str) -> list[ClusterJob]:
-        """Return the runs of a study that the cluster knows, oldest first.
-
-        Args:
-            study: The study, or the name of one.
-        """
+        """Return the runs of a study, or of every study with a name, that the cluster knows; oldest first."""
         with self._connection():
             jobs = [_job(found) for found in self._client.list_jobs() if found.submission_id]
         jobs.sort(key=lambda job: job.started_s)
@@ -191,10 +178,7 @@ class Cluster:
         return now
 
     def fetch_report(self, spec: StudySpec, folder: Path) -> Path:
-        """Copy the report from the cluster into a folder on this machine.
-
-        Returns:
-            Path of the page.
+        """Copy the report from the cluster into a folder on this machine, and return the path of its page.
 
         Raises:
             ClusterError: The report does not arrive.

@@ -122,11 +122,6 @@ def ask_nodes(spec: StudySpec, asked: Sequence[Node]) -> dict[str, NodeFacts | s
 def read_across(spec: StudySpec, asked: Sequence[Node], facts: Mapping[str, NodeFacts | str]) -> dict[str, list[str]]:
     """Let every node read what each node wrote into the study's directory, then remove it.
 
-    Args:
-        spec: The study.
-        asked: Every node.
-        facts: From `ask_nodes`: which nodes could write.
-
     Returns:
         By node id, the addresses of the nodes whose files it does not find.
     """

@@ -62,7 +62,7 @@ def judge(
         asked: Every node.
         facts: From `ask_nodes`.
         unseen: From `read_across`.
-        needs: What the study needs; None where that is unknown.
+        needs: None where the needs are unknown; disk and memory are then not checked.
     """
     known = [found for found in facts.values() if isinstance(found, NodeFacts)]
     checks = []

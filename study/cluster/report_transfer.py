@@ -37,14 +37,7 @@ def pack_report(folder: Path) -> str:
 
 
 def unpack_report(text: str, folder: Path) -> list[Path]:
-    """Write the files of `pack_report` into a folder.
-
-    Args:
-        text: The received text, which may have other text around it.
-        folder: Nothing is written outside it.
-
-    Returns:
-        The files.
+    """Write the files of `pack_report` into a folder, and return their paths. Text before and after it is ignored.
 
     Raises:
         TransferError: The text is incomplete, damaged, too large, or names a file outside the folder.

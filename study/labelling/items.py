@@ -67,13 +67,7 @@ def unlabelled_source(spec: StudySpec, table: Path) -> Source:
 
 
 def embed_table(spec: StudySpec, source: Source, store: Path, progress: Progress) -> Embeddings:
-    """Encode a table's columns with the study's encoders; finished parts are not encoded again.
-
-    Args:
-        spec: The study.
-        source: The table.
-        store: Directory of its embeddings.
-        progress: The display of the progress.
+    """Encode a table's columns with the study's encoders into a store; finished parts are not encoded again.
 
     Raises:
         SourceError: The table is not valid.
@@ -90,11 +84,7 @@ def embed_table(spec: StudySpec, source: Source, store: Path, progress: Progress
 def rank_items(classifier: Classifier, embeddings: Embeddings, source: Source, n_top: int) -> list[RankedItem]:
     """Return every item of a table in the order in which to label them, by `study.labelling.ranking.rank`.
 
-    Args:
-        classifier: The classifier.
-        embeddings: Embeddings of the table.
-        source: The table.
-        n_top: Number of places at the top where near-duplicates are avoided.
+    Near-duplicates are avoided in the first `n_top` places.
 
     Raises:
         ModelError: The classifier was trained on embeddings of other encoders.

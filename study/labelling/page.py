@@ -20,15 +20,7 @@ _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def label_page(items: Sequence[RankedItem], n_items: int, source: Source, study: str, model: str) -> str:
-    """Return the page as HTML.
-
-    Args:
-        items: The items to show, in the order in which to label them.
-        n_items: Number of ranked items.
-        source: The table, for its images.
-        study: Name of the study.
-        model: How the classifier was trained, as text.
-    """
+    """Return the page as HTML: the first items of `n_items`, the study's name, and how the model was trained."""
     pictures = {item.row: picture for item in items if (picture := _thumbnail(item, source)) is not None}
     template = environment().get_template("label.html.j2")
     return template.render(items=items, n_items=n_items, pictures=pictures, study=study, model=model, colors=())

@@ -37,8 +37,8 @@ def train_best(
 
     Args:
         root: The study's directory.
-        cell: A method, for its best candidate, or a candidate as the report names it; None for the best of all.
-        split: Split seed; None for the first recorded one.
+        cell: As for `find_trial`.
+        split: As for `find_trial`.
         all_items: Whether to train on every labelled item instead of the split's training items, for as many epochs.
 
     Raises:

@@ -16,19 +16,12 @@ from study.execution.pack_context import load_embeddings, pack_context
 from trainables.packs.pack import PackContext
 from trainables.records.choice import choose_best
 from trainables.records.description import DESCRIPTION, StudyDescription, read_description
-from trainables.records.types import TrialConfig, TrialRecord
+from trainables.records.types import TrialRecord
 
 
 @dataclass(frozen=True)
 class FinishedStudy:
-    """A study as its directory describes it, with the data of its trials.
-
-    Attributes:
-        spec: The study's settings when the records were made.
-        description: The study's description.
-        embeddings: The embeddings that the trials read.
-        context: What their packs shared.
-    """
+    """A study with the settings that its records were made with, and the data of its trials."""
 
     spec: StudySpec
     description: StudyDescription
@@ -92,12 +85,8 @@ def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
     if not trials:
         known = ", ".join(dict.fromkeys(str(record.config.candidate) for record in results.records))
         raise RunError(f"The cell must be a method or a candidate with results, got {cell!r}: use one of {known}.")
-    return next(each_with_items(root, {_on_split(trials, split)}))
-
-
-def _on_split(trials: list[TrialConfig], split: int | None) -> TrialConfig:
-    for trial in trials:
-        if split is None or trial.split == split:
-            return trial
-    listed = ", ".join(str(trial.split) for trial in trials if trial.phase == trials[0].phase)
-    raise RunError(f"--split must be a recorded split of {trials[0].candidate} ({listed}), got {split}.")
+    trial = next((trial for trial in trials if split in (None, trial.split)), None)
+    if trial is None:
+        listed = ", ".join(str(trial.split) for trial in trials if trial.phase == trials[0].phase)
+        raise RunError(f"--split must be a recorded split of {trials[0].candidate} ({listed}), got {split}.")
+    return next(each_with_items(root, {trial}))

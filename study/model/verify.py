@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,23 +13,13 @@ from study.model.retrain import find_trial, open_study
 from trainables.packs.single import train_trial
 from trainables.records.types import TrialConfig
 
-# Largest difference of a fraction (AUC, accuracy, ...) that rounding on other hardware explains.
-TOLERANCE = 0.001
-
 # Endings of figures that are shown but not judged: they jump between evaluations, or are times.
 _NOT_JUDGED = ("_to_99", "crossing_threshold")
 
 
 @dataclass(frozen=True)
 class VerifiedFigure:
-    """One figure, as recorded and as retrained.
-
-    Attributes:
-        name: Name of the figure.
-        recorded: Its value in the record.
-        retrained: Its value now.
-        agrees: Whether the two agree within the tolerance; None for a figure that is not judged.
-    """
+    """One figure, and whether its two values agree within the tolerance; None for a figure that is not judged."""
 
     name: str
     recorded: float
@@ -45,7 +34,6 @@ class Verification:
     Attributes:
         trial: The cell.
         figures: Every recorded figure.
-        tolerance: Largest difference that agrees.
         n_items: Validation items.
         n_changed: Validation items with another prediction or another judgement.
         confidence_difference: Largest difference in the confidence of an item.
@@ -55,7 +43,6 @@ class Verification:
 
     trial: TrialConfig
     figures: tuple[VerifiedFigure, ...]
-    tolerance: float
     n_items: int
     n_changed: int
     confidence_difference: float
@@ -68,14 +55,14 @@ class Verification:
         return all(figure.agrees is not False for figure in self.figures)
 
 
-def verify_cell(root: Path, cell: str, split: int | None, tolerance: float = TOLERANCE) -> Verification:
+def verify_cell(root: Path, cell: str, split: int | None, tolerance: float = 0.001) -> Verification:
     """Train a cell again from the study's own description, and compare.
 
     Args:
         root: The study's directory.
-        cell: A method, for its best candidate, or a candidate as the report names it.
-        split: Split seed; None for the first recorded one.
-        tolerance: Largest difference that agrees.
+        cell: As for `find_trial`.
+        split: As for `find_trial`.
+        tolerance: Largest difference that agrees; rounding on other hardware explains differences below the default.
 
     Raises:
         RunError: No finished trial matches, or the study's embeddings have changed.
@@ -86,10 +73,16 @@ def verify_cell(root: Path, cell: str, split: int | None, tolerance: float = TOL
     before, after = record.items, trained.result.items
     if before is None or not np.array_equal(before.item, after.item):
         raise RunError(f"{record.config} was evaluated on other items than its split gives now. Run the study again.")
+    figures = []
+    for name, value in record.metrics.items():
+        now = trained.result.metrics.get(name, np.nan)
+        agrees: bool | None = None
+        if not name.endswith(_NOT_JUDGED):
+            agrees = bool(abs(now - value) <= tolerance or (np.isnan(value) and np.isnan(now)))
+        figures.append(VerifiedFigure(name, value, now, agrees))
     return Verification(
         trial=record.config,
-        figures=tuple(_compared(record.metrics, trained.result.metrics, tolerance)),
-        tolerance=tolerance,
+        figures=tuple(figures),
         n_items=len(after.item),
         n_changed=int(((before.predicted != after.predicted) | (before.correct != after.correct)).sum()),
         confidence_difference=float(np.abs(before.confidence - after.confidence).max()),
@@ -101,27 +94,8 @@ def verify_cell(root: Path, cell: str, split: int | None, tolerance: float = TOL
 def verification_table(found: Verification) -> TerminalTable:
     """Return the figures as a table for a terminal, one per row."""
     words = {True: "agrees", False: "differs", None: "not judged"}
-    return TerminalTable(
-        ("Figure", "Recorded", "Retrained", "Difference", ""),
-        tuple(
-            (
-                one.name,
-                f"{one.recorded:.6g}",
-                f"{one.retrained:.6g}",
-                f"{one.retrained - one.recorded:.2g}",
-                words[one.agrees],
-            )
-            for one in found.figures
-        ),
-    )
-
-
-def _compared(recorded: Mapping[str, float], retrained: Mapping[str, float], tolerance: float) -> list[VerifiedFigure]:
-    found = []
-    for name, value in recorded.items():
-        now = retrained.get(name, np.nan)
-        agrees: bool | None = None
-        if not name.endswith(_NOT_JUDGED):
-            agrees = bool(abs(now - value) <= tolerance or (np.isnan(value) and np.isnan(now)))
-        found.append(VerifiedFigure(name, value, now, agrees))
-    return found
+    rows = []
+    for one in found.figures:
+        difference = f"{one.retrained - one.recorded:.2g}"
+        rows.append((one.name, f"{one.recorded:.6g}", f"{one.retrained:.6g}", difference, words[one.agrees]))
+    return TerminalTable(("Figure", "Recorded", "Retrained", "Difference", ""), tuple(rows))
