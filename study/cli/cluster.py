@@ -44,7 +44,7 @@ def submit(config: Path, address: str, python: str, no_preflight: bool, detach: 
     from study.cluster.jobs import EXIT_STOPPED, Cluster, file_digest
     from study.config.load import load_spec
 
-    spec = load_spec(config, travels=True)
+    spec = load_spec(config, remote=True)
     cluster = Cluster(address, python, click.echo)
     job = cluster.running(spec)
     if job is None and not no_preflight:
@@ -131,7 +131,7 @@ def _runs(cluster: Cluster, config: Path, name: str | None) -> list[ClusterJob]:
         return cluster.runs_of(name)
     from study.config.load import load_spec
 
-    return cluster.runs_of(load_spec(config, travels=True))
+    return cluster.runs_of(load_spec(config, remote=True))
 
 
 def _exit_unless_ran(job: ClusterJob, address: str, *expected: int) -> None:
@@ -174,7 +174,7 @@ def preflight(config: Path, address: str | None, python: str, no_pilot: bool, pr
     from study.cluster.jobs import Cluster
     from study.config.load import load_spec
 
-    load_spec(config, travels=True)
+    load_spec(config, remote=True)
     flags = ["--no-pilot"] if no_pilot else []
     flags += ["--price-per-hour", str(price_per_hour)] if price_per_hour is not None else []
     job = Cluster(address, python, click.echo).call(["preflight", *flags], config, echo=click.echo)

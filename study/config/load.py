@@ -1,4 +1,4 @@
-"""Reads a study file and checks it as a whole: every problem at once, each with its key and the remedy.
+"""Read a study file and check it as a whole: every problem at once, each with its key and the remedy.
 
 Imports nothing heavy: no torch, ray, optuna or mlflow.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import entry_points
@@ -22,19 +22,11 @@ from embedding_jobs.encoders.registry import ENTRY_POINT_GROUP
 from study.config.addresses import secret_problems
 from study.config.cluster_rules import cluster_problems
 from study.config.method_rules import nearest, pruning_problems, search_problems
-from study.config.schema import (
-    Data,
-    Encoders,
-    Resources,
-    Search,
-    Section,
-    Splits,
-    StudySpec,
-)
+from study.config.schema import Data, Encoders, Resources, Search, Section, Splits, StudySpec
 from study.config.table_rules import named_columns, size_problems, table_problems, unknown_class_problems
 from study.errors import SpecError
 from trainables.sampling.splits import n_folds
-from trainables.training.settings import LearningRate, TrainingSettings
+from trainables.training.settings import TrainingSettings
 
 
 def _is_section(kind: Any) -> bool:
@@ -45,15 +37,32 @@ _SECTIONS: dict[str, TypeAdapter[Any]] = {
     name: TypeAdapter(kind) for name, kind in get_type_hints(StudySpec).items() if _is_section(kind)
 }
 
+# What a value must be, by the type of pydantic's error, whose context fills the braces.
+_RULES = {
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "literal_error": "{expected}",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("model_type", "dataclass_type", "dict_type"), "a mapping of keys to values"),
+    "string_type": "a text",
+    "tuple_type": "a list, such as [a, b]",
+    "too_short": "a mapping with at least {min_length} entry",
+    "string_pattern_mismatch": "letters, digits, dots, dashes or underscores, a letter or digit first",
+}
 
-def load_spec(path: str | Path, *, travels: bool = False, encodes: bool = True) -> StudySpec:
-    """Reads and checks a study file, the table's columns and size included.
+
+def load_spec(path: str | Path, *, remote: bool = False, encodes: bool = True) -> StudySpec:
+    """Read and check a study file, including the table's columns and size.
 
     Args:
         path: The file.
-        travels: Whether the study is to run on another machine: its table and models are not looked for on this one,
+        remote: Whether the study is to run on other machines. Its table and models are then not looked for on this one,
             and no path may be relative.
-        encodes: Whether table and models will be used; what reads records alone works without them.
+        encodes: Whether the table and the models are used, and therefore looked for.
 
     Raises:
         SpecError: With every problem that was found.
@@ -68,24 +77,24 @@ def load_spec(path: str | Path, *, travels: bool = False, encodes: bool = True) 
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         found = ", ".join(filter(None, (error.context, error.problem)))
         by_form = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
-        hint = "; a key needs a space after its colon, a level is indented by spaces alone" if by_form else ""
+        hint = "; put a space after the colon of a key, and indent with spaces only" if by_form else ""
         raise SpecError(str(path), [f"it cannot be read as YAML: {place}{found}{hint}"]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(str(path), [f"it cannot be read as YAML: {error}"]) from None
     if not isinstance(raw, dict):
         raise SpecError(str(path), ["it must be a mapping of sections; `study init` writes one"])
-    return check_spec(raw, path, travels=travels, encodes=encodes)
+    return check_spec(raw, path, remote=remote, encodes=encodes)
 
 
 def check_spec(
-    raw: Mapping[str, Any], path: str | Path = "study.yaml", *, travels: bool = False, encodes: bool = True
+    raw: Mapping[str, Any], path: str | Path = "study.yaml", *, remote: bool = False, encodes: bool = True
 ) -> StudySpec:
-    """Checks the contents of a study file.
+    """Check the contents of a study file.
 
     Args:
         raw: The file's contents.
-        path: Where it stands; its relative paths are relative to that folder.
-        travels: As in `load_spec`.
+        path: Path of the file. Relative paths in it are relative to its folder.
+        remote: As in `load_spec`.
         encodes: As in `load_spec`.
 
     Raises:
@@ -94,20 +103,22 @@ def check_spec(
     path = Path(path)
     problems: list[str] = []
     sections: dict[str, Any] = {}
+    invalid = set()
     for name, kind in _SECTIONS.items():
         if name in raw:
-            # Each on its own, so that a mistake in one does not hide those of the others.
+            # Each section by itself, so that a problem in one does not hide those in the others.
             try:
                 sections[name] = kind.validate_python(raw[name])
             except ValidationError as error:
+                invalid.add(name)
                 problems += _problems(error, (name,))
-                with suppress(ValidationError):  # what is sound in it is still checked against the rest
+                with suppress(ValidationError):  # its valid values are still checked against the other sections
                     sections[name] = kind.validate_python(_without(raw[name], error))
-    if travels:
-        problems += cluster_problems(raw, sections)  # and places stay as they are: this machine's links mean nothing
+    if remote:
+        problems += cluster_problems(raw, sections)
     elif "data" in sections:
         sections["data"] = sections["data"].model_copy(update={"table": _resolved(sections["data"].table, path.parent)})
-    if "encoders" in sections and not travels:
+    if "encoders" in sections and not remote:
         sections["encoders"] = _resolved_encoders(sections["encoders"], path.parent)
     top = {**{name: value for name, value in raw.items() if name not in _SECTIONS}, **sections}
     if isinstance(top.get("directory"), str):
@@ -116,27 +127,23 @@ def check_spec(
                 f"`directory` must be a path of a file system, got {top['directory']!r}; mount the storage on every "
                 "node and give its path"
             )
-        if not travels:
+        if not remote:
             top["directory"] = _resolved(top["directory"], path.parent)
     spec = None
     try:
         spec = StudySpec.model_validate(top)
     except ValidationError as error:
-        failed = set(_SECTIONS) & set(raw) - set(sections)
-        problems += [
-            text for text in _problems(error, ()) if not any(text.startswith(f"`{s}` is missing") for s in failed)
-        ]
+        problems += _problems(error, (), known=invalid - set(sections))
     if secret := list(secret_problems({"directory": top.get("directory"), **sections})):
-        raise SpecError(str(path), secret)  # alone: the other problems might repeat the address
-    unsound = {problem.split("`")[1].split(".")[0] for problem in problems}
-    problems += _cross_problems(sections, unsound, looks=encodes and not travels)
+        raise SpecError(str(path), secret)  # alone, since the other problems might repeat the address
+    problems += _cross_problems(sections, invalid, looks=encodes and not remote)
     if problems or spec is None:
         raise SpecError(str(path), list(dict.fromkeys(problems)))
     return spec
 
 
 def _without(raw: Any, error: ValidationError) -> Any:
-    """A section without the values that an error complains of."""
+    """Return a section without its invalid values."""
     kept = copy.deepcopy(raw)
     for item in error.errors():
         if not item["loc"]:
@@ -152,7 +159,7 @@ def _without(raw: Any, error: ValidationError) -> Any:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error instead of a silent choice."""
+    """Safe YAML in which a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -160,7 +167,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key `{key}` stands twice", key_node.start_mark
+                    None, None, f"the key `{key}` is given twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -171,7 +178,7 @@ def _resolved(location: str, base: Path) -> str:
 
 
 def _resolved_encoders(encoders: Encoders, base: Path) -> Encoders:
-    """Local model directories and checkpoints made absolute; hub names stay."""
+    """Return the encoders with absolute paths of local models and checkpoints. Hub names stay."""
     text, image = encoders.text, encoders.image
     if text and (text.model.startswith((".", "/", "~")) or (base / text.model).is_dir()):
         text = replace(text, model=_resolved(text.model, base))
@@ -180,36 +187,34 @@ def _resolved_encoders(encoders: Encoders, base: Path) -> Encoders:
     return encoders.model_copy(update={"text": text, "image": image})
 
 
-def _problems(error: ValidationError, prefix: tuple[str, ...]) -> Iterator[str]:
+def _problems(error: ValidationError, prefix: tuple[str, ...], known: Set[str] = frozenset()) -> Iterator[str]:
+    """Yield each problem that pydantic found, in the words of a study file.
+
+    Args:
+        error: Its error.
+        prefix: Key of the section that it checked.
+        known: Sections whose problems are listed already, and which are therefore not missing.
+    """
     named = set()
     for item in error.errors(include_url=False):
-        location = [*prefix, *map(str, item["loc"])]
-        # Members of a union (number, list, range) are tried one by one and each complains: name the place once.
-        if "methods" in location and len(location) > 4:
-            location = location[:4]
-        key = ".".join(location)
-        if "methods" in location and len(location) == 4:
-            if key in named:
-                continue
+        location, kind, context = [*prefix, *map(str, item["loc"])], item["type"], item.get("ctx", {})
+        # A value of a method may be a number, a list or a range, and each of the three complains: name the place once.
+        of_method = "methods" in location and len(location) > 3
+        key = ".".join(location[:4] if of_method else location)
+        if of_method:
+            if key not in named:
+                yield f"`{key}` must be a number, a list of numbers or {{low, high, log}}, got {item['input']!r}"
             named.add(key)
-            yield f"`{key}` must be a number, a list of numbers or {{low, high, log}}, got {item['input']!r}"
-        elif item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            known = _known_keys(location[:-1])
-            yield f"`{key}` is not a key{nearest(location[-1], known)}; the keys there are {', '.join(known)}"
-        elif item["type"] == "missing":
-            yield f"`{key}` is missing; give it a value"
-        elif item["type"] in ("model_type", "dataclass_type"):
-            yield f"`{key}` must be a mapping of keys to values, got {item['input']!r}"
-        elif item["type"] == "string_pattern_mismatch":
-            rule = "must be letters, digits, dots, dashes or underscores, a letter or digit first"
-            yield f"`{key}` {rule}, got {item['input']!r}"
+        elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
+            keys = _known_keys(location[:-1])
+            yield f"`{key}` is not a key{nearest(location[-1], keys)}; the keys there are {', '.join(keys)}"
+        elif kind == "missing":
+            if key not in known:
+                yield f"`{key}` is missing; give it a value"
         else:
-            message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            message = message.replace("greater than or equal to", "at least").replace("greater than", "above")
-            message = message.replace("less than or equal to", "at most").replace("less than", "below")
-            message = message.replace("a valid tuple", "a list, such as [a, b]")
-            message = message if message.startswith("must") else f"must be {message}"
-            yield f"`{key}` {message}, got {item['input']!r}"
+            rule = _RULES[kind].format(**context) if kind in _RULES else item["msg"].removeprefix("Input should be ")
+            rule = str(context["error"]) if kind == "value_error" else f"must be {rule}"
+            yield f"`{key}` {rule}, got {item['input']!r}"
 
 
 def _known_keys(location: list[str]) -> list[str]:
@@ -221,33 +226,34 @@ def _known_keys(location: list[str]) -> list[str]:
     return [field.name for field in fields(kind)] if is_dataclass(kind) else list(kind.model_fields)
 
 
-def _cross_problems(sections: Mapping[str, Any], unsound: set[str], *, looks: bool) -> Iterator[str]:
-    """Problems between sections, of what is well-formed by itself.
+def _cross_problems(sections: Mapping[str, Any], invalid: set[str], *, looks: bool) -> Iterator[str]:
+    """Yield each problem between sections that are valid by themselves.
 
     Args:
-        sections: The sections; of an unsound one, what is sound in it.
-        unsound: Names of the sections with a problem of their own.
+        sections: The sections; of an invalid one, its valid values.
+        invalid: Names of the invalid sections.
         looks: Whether to look at the table and the models that the file names.
     """
     data: Data | None = sections.get("data")
-    if data is not None and "data" not in unsound:
+    search: Search | None = sections.get("search")
+    splits, training = sections.get("splits", Splits()), sections.get("training", TrainingSettings())
+    if data is not None and "data" not in invalid:
         yield from _data_problems(data, sections.get("encoders"))
     if data is not None and looks:
         yield from table_problems(data)
-    if data is not None and looks and not unsound & {"data", "splits", "training"}:
-        yield from size_problems(data, sections.get("splits", Splits()), sections.get("training", TrainingSettings()))
-    if data is not None and looks and not unsound & {"data", "splits"} and "splits" in sections:
-        yield from unknown_class_problems(data, sections["splits"])
-    if not unsound & {"training", "search"} and "search" in sections:
-        yield from pruning_problems(sections["search"], sections.get("training", TrainingSettings()))
-    if not unsound & {"splits", "search", "resources"}:
-        resources = sections.get("resources", Resources())
-        yield from _protocol_problems(sections.get("splits", Splits()), sections.get("search"), resources)
+        if not invalid & {"data", "splits", "training"}:
+            yield from size_problems(data, splits, training)
+        if not invalid & {"data", "splits"}:
+            yield from unknown_class_problems(data, splits)
+    if search is not None and not invalid & {"training", "search"}:
+        yield from pruning_problems(search, training)
+    if not invalid & {"splits", "search", "resources"}:
+        yield from _protocol_problems(splits, search, sections.get("resources", Resources()))
     if "encoders" in sections and looks:
         yield from _encoder_problems(sections["encoders"])
-    if "search" in sections:
-        yield from search_problems(sections["search"], sections.get("training", TrainingSettings()))
-    rate = sections["training"].learning_rate if "training" in sections else LearningRate()
+    if search is not None:
+        yield from search_problems(search, training)
+    rate = training.learning_rate
     if rate.low > rate.high:
         yield f"`training.learning_rate.low` must not exceed `high` ({rate.high:g}), got {rate.low:g}"
 
@@ -273,8 +279,8 @@ def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
 def _protocol_problems(splits: Splits, search: Search | None, resources: Resources) -> Iterator[str]:
     if splits.protocol == "nested" and n_folds(splits.train_fraction) < 3:
         yield (
-            "`splits.train_fraction` must make three folds or more with the protocol nested, one to search, one to "
-            f"train on and one to test, so at most 0.33, got {splits.train_fraction:g}"
+            "`splits.train_fraction` must be at most 0.33 with the protocol nested, which needs three folds: one to "
+            f"search, one to train on and one to test, got {splits.train_fraction:g}"
         )
     if search is None or not search.pruning.is_on:
         return
@@ -286,21 +292,21 @@ def _protocol_problems(splits: Splits, search: Search | None, resources: Resourc
     if search.pruning.asha is not None and resources.lanes_per_pack is not None:
         yield (
             "`search.pruning.asha` compares means over splits that are trained together, which "
-            f"`resources.lanes_per_pack` ({resources.lanes_per_pack}) cuts up; leave one of the two out"
+            f"`resources.lanes_per_pack` ({resources.lanes_per_pack}) separates; leave one of the two out"
         )
     racing = search.pruning.racing
     if racing is not None and racing.splits_at_once >= splits.n_search_splits:
         yield (
             "`search.pruning.racing.splits_at_once` must be below `splits.n_search_splits` "
-            f"({splits.n_search_splits}), or no split is left to spare, got {racing.splits_at_once}"
+            f"({splits.n_search_splits}), or no split is saved, got {racing.splits_at_once}"
         )
 
 
 def _encoder_problems(encoders: Encoders) -> Iterator[str]:
     for column, custom in encoders.custom.items():
         if not entry_points(group=ENTRY_POINT_GROUP, name=custom.kind):
-            known = ", ".join(sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))) or "none"
-            yield f"`encoders.custom.{column}.kind` is no installed kind of encoder ({known}), got {custom.kind!r}"
+            kinds = ", ".join(sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))) or "none"
+            yield f"`encoders.custom.{column}.kind` must be an installed kind of encoder ({kinds}), got {custom.kind!r}"
     if encoders.text and encoders.text.model.startswith(PACKAGE_SCHEME):
         package, _, folder = encoders.text.model.removeprefix(PACKAGE_SCHEME).partition("/")
         found = importlib.util.find_spec(package)
@@ -310,7 +316,7 @@ def _encoder_problems(encoders: Encoders) -> Iterator[str]:
             remedy = f"is it `{other}`?" if meant else "install it"
             yield f"`encoders.text.model` names the Python package `{package}`, which is not installed; {remedy}"
         elif not any(Path(place, folder).is_dir() for place in found.submodule_search_locations or ()):
-            yield f"`encoders.text.model` names the folder {folder} of the Python package `{package}`, which lacks it"
+            yield f"`encoders.text.model` names the folder {folder} of the Python package `{package}`, which has none"
     elif encoders.text and encoders.text.model.startswith("/") and not Path(encoders.text.model).is_dir():
         yield f"`encoders.text.model` names the folder {encoders.text.model}, which does not exist"
     if encoders.image and encoders.image.checkpoint and not Path(encoders.image.checkpoint).is_file():

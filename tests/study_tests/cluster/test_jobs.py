@@ -254,7 +254,7 @@ def test_places_of_this_machine_do_not_travel(tmp_path: Path) -> None:
         )
     )
     with pytest.raises(SpecError) as caught:
-        load_spec(path, travels=True)
+        load_spec(path, remote=True)
     named = {problem.split("`")[1] for problem in caught.value.problems}
     assert named == {"directory", "data.table", "encoders.text.model", "resources.address", "tracking.uri"}
 
@@ -263,7 +263,7 @@ def test_what_is_only_on_the_cluster_is_not_looked_for(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     data = {"table": "/mnt/study/table.csv"}
     path.write_text(yaml.safe_dump(settings(directory="/mnt/study/out", data=data)))
-    assert load_spec(path, travels=True).data.table == "/mnt/study/table.csv"
+    assert load_spec(path, remote=True).data.table == "/mnt/study/table.csv"
 
 
 def test_a_report_survives_its_journey(tmp_path: Path) -> None:

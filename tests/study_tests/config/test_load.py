@@ -70,7 +70,11 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
             r"grace_epochs` must be below the 6 epochs of a training, .*got 6|phase of the protocol nested",
         ),
         ("objective", {"equivalence": {"accuracy": 0}}, r"`objective.equivalence.accuracy` must be above 0, got 0"),
-        ("splits", {"protocol": "nested"}, r"`splits.train_fraction` must make three folds or more.*got 0.4"),
+        (
+            "splits",
+            {"protocol": "nested"},
+            r"`splits.train_fraction` must be at most 0.33 with the protocol nested, .*got 0.4",
+        ),
         (
             "search",
             {"pruning": {"asha": {"grace_epochs": 3}}},
@@ -79,11 +83,15 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         ("search", {"pruning": {"ahsa": {}}}, r"`search.pruning.ahsa` is not a key \(did you mean `asha`\?\)"),
         ("splits", {"protocol": "papr"}, r"`splits.protocol` must be 'paper' or 'nested', got 'papr'"),
         ("training", {"batch_size": 31}, r"`training.batch_size` must be even.*got 31"),
+        ("training", {"epochs": "many"}, r"`training.epochs` must be a whole number, got 'many'"),
+        ("training", {"dropout": "x"}, r"`training.dropout` must be a number, got 'x'"),
+        ("training", {"residual": 7}, r"`training.residual` must be true or false, got 7"),
+        ("search", {"methods": None}, r"`search.methods` must be a mapping of keys to values, got None"),
         ("training", 3, r"`training` must be a mapping of keys to values, got 3"),
         (
             "encoders",
             {"text": None, "custom": {"title": {"kind": "nosuch", "model": "words", "optoins": {}}}},
-            r"`encoders.custom.title.optoins` is not a key \(did you mean `options`\?\)|kind` is no installed kind",
+            r"`encoders.custom.title.optoins` is not a key \(did you mean `options`\?\)|kind` must be an installed",
         ),
         (
             "search",
@@ -93,7 +101,7 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         ("training", {"epochs": 0}, r"`training.epochs` must be at least 1, got 0"),
         ("training", {"learning_rate": {"low": 0.1, "high": 0.01}}, r"`training.learning_rate.low` must not exceed"),
         ("training", {"learning_rate": {"hihg": 0.1}}, r"`training.learning_rate.hihg`.*did you mean `high`"),
-        ("search", {"methods": {}}, r"`search.methods`"),
+        ("search", {"methods": {}}, r"`search.methods` must be a mapping with at least 1 entry, got {}"),
         ("search", {"methods": {"e_mixpu": {}}}, r"`search.methods.e_mixpu` \(did you mean `e_mixup`\?\)"),
         (
             "search",
@@ -170,8 +178,8 @@ def test_pruning_must_have_something_to_spare(make_study: MakeStudy) -> None:
         )
     )
     assert len(found) == 2
-    assert "which `resources.lanes_per_pack` (2) cuts up" in found[0]
-    assert "must be below `splits.n_search_splits` (3), or no split is left to spare, got 3" in found[1]
+    assert "which `resources.lanes_per_pack` (2) separates" in found[0]
+    assert "must be below `splits.n_search_splits` (3), or no split is saved, got 3" in found[1]
 
 
 def test_all_problems_come_at_once(make_study: MakeStudy) -> None:
@@ -206,7 +214,7 @@ def test_files_that_are_no_study_file(tmp_path: Path) -> None:
     path.write_text("- 1\n")
     assert "must be a mapping" in problems(path)[0]
     path.write_text("name: a\nname: b\n")
-    assert "the key `name` stands twice" in problems(path)[0]
+    assert "the key `name` is given twice" in problems(path)[0]
     path.write_text("name: !!python/object/apply:os.system ['true']\n")
     assert "cannot be read as YAML" in problems(path)[0]
 
