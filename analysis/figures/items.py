@@ -84,9 +84,9 @@ def item_figures(reported: Mapping[str, Sequence[TrialRecord]]) -> list[LineFigu
     reliable = LineFigure(
         "reliability",
         "Reliability on known classes",
-        f"On the diagonal, confidence is deserved; bins of {_FEWEST_IN_BIN} items or more. {shade}",
+        f"On the diagonal, confidence equals accuracy; bins of {_FEWEST_IN_BIN} items or more. {shade}",
         "confidence",
-        "share right",
+        "accuracy",
         _of_items(reported, edges, reliability),
         y_limits=(0.0, 1.02),
         reference="diagonal",
@@ -137,8 +137,8 @@ def _class_gains(reported: Mapping[str, Sequence[TrialRecord]], shade: str) -> l
     return [
         LineFigure(
             "class-gains",
-            "Which classes profit",
-            f"Gain over {references_text(methods)}, mean over classes of like size. {shade}",
+            "Gain by class size",
+            f"Gain over {references_text(methods)}, mean over classes of similar size. {shade}",
             "items of the class",
             "gain in accuracy",
             tuple(series),

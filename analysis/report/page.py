@@ -1,4 +1,4 @@
-"""What the page shows: texts and figures for the template."""
+"""The page: texts and figures for its template."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from analysis.figures import draw as figures
 from analysis.figures.curves import crossings, over_splits
 from analysis.figures.styles import LineStyle, method_styles
 from analysis.figures.types import ForestFigure, LineFigure
-from analysis.format import figure_name, flatten, heading, p_text, signed
+from analysis.format import figure_name, flatten, heading, p_text, plural, signed
 from analysis.layers.figures import family_name, layer_name
 from analysis.layers.section import Layers, drawings
 from analysis.report import text as texts
 from analysis.report.tables import Evidence, candidate_row, headings, repeats_the_paper, table_rows
 from analysis.results.aggregate import StudyResults
 from analysis.results.controls import each_with_its_own, missing_references, references_text
+from trainables.records.failures import judged_by
 from trainables.records.types import TrialRecord
 
 _MEDIA_TYPES: Mapping[str, str] = {"svg": "image/svg+xml", "pdf": "application/pdf", "csv": "text/csv"}
 
-
+# Headings of the figures, and how the names of the figures under each begin.
 _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Against {references}": ("differences-", "class-gains"),
     "Predicting “none”": ("accuracy-by", "none-accuracy-by"),
@@ -37,15 +38,13 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Search": ("response-", "budget"),
 }
 
-"""Headings of the figures, and how the names of the figures under each begin."""
-
 
 @dataclass(frozen=True)
 class PageFigure:
     """A figure drawn for the page, and as files to save.
 
     Attributes:
-        figure: What it shows.
+        figure: The values that it shows.
         svg: The drawing, as part of the page.
         files: The figure with title and legend as SVG, PDF and CSV, by kind.
         x_positions: Where x = 0 and x = 1 lie in the drawing.
@@ -60,7 +59,7 @@ class PageFigure:
 
     @property
     def links(self) -> dict[str, str]:
-        """The files as addresses that hold them whole, by kind."""
+        """Data URLs of the files, by kind."""
         return {
             kind: f"data:{_MEDIA_TYPES[kind]};base64,{base64.b64encode(content).decode()}"
             for kind, content in self.files.items()
@@ -74,15 +73,15 @@ class PageFigure:
 
 
 def draw(figure: LineFigure | ForestFigure, results: StudyResults) -> PageFigure:
-    """Draws a figure of a study for the page and for the files."""
+    """Draw a figure of a study for the page and for the files."""
     return draw_figure(figure, method_styles(results.description.methods), threshold=results.description.threshold)
 
 
 def draw_figure(figure: LineFigure | ForestFigure, styles: Mapping[str, LineStyle], *, threshold: float) -> PageFigure:
-    """Draws a figure for a page and for files.
+    """Draw a figure for a page and for files.
 
     Args:
-        figure: What it shows.
+        figure: The values to show.
         styles: The style of each of its methods.
         threshold: The study's threshold, marked where it runs along the x axis.
     """
@@ -102,7 +101,7 @@ def draw_figure(figure: LineFigure | ForestFigure, styles: Mapping[str, LineStyl
 
 
 def draw_layers(layers: Layers) -> list[PageFigure]:
-    """Draws the figures of the layers, whose series are no methods."""
+    """Draw the figures of the layers, whose series are not the study's methods."""
     found = []
     for figure, styles in drawings(layers):
         item = draw_figure(figure, styles, threshold=math.nan)
@@ -119,7 +118,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (family_name, figure_name, heading, layer_name, p_text, signed)
+    words = (family_name, figure_name, heading, judged_by, layer_name, p_text, plural, signed)
     found.filters |= {function.__name__: function for function in words}
     return found
 
@@ -132,7 +131,7 @@ def render(
     layers: Layers | None = None,
     of_layers: Sequence[PageFigure] = (),
 ) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         results: The study.
@@ -140,47 +139,39 @@ def render(
         evidence: What their items say of each method.
         drawn: The figures.
         layers: What the study says of the layers that it augments.
-        of_layers: The figures of that.
+        of_layers: The figures of the layers.
     """
     description = results.description
     best = {summary.candidate for summary in results.methods}
     against = references_text(description.methods)
     styles = method_styles(description.methods)
     columns = headings(results, evidence)
-    candidate_columns = {
-        name: heading
-        for name, heading in columns.items()
-        if name not in ("published", "interval", "difference", "decision", "optimism")
-    }
+    only_of_methods = ("published", "interval", "difference", "decision", "optimism")
+    candidate_columns = {name: text for name, text in columns.items() if name not in only_of_methods}
     for name in ("hyperparameters", "interval"):
         columns.pop(name, None)  # They stand under the method and the mean.
     return (
         environment()
         .get_template("report.html.j2")
         .render(
+            results=results,
             description=description,
-            n_unplanned=results.n_unplanned,
             paragraph=texts.paragraph(results),
-            facts=texts.facts(results),
             findings=texts.findings(results, evidence),
             headings=columns,
             candidate_headings=candidate_columns,
             rows=table_rows(results, evidence),
             one_split=any(summary.n_splits == 1 for summary in results.methods),
             paper=repeats_the_paper(results),
-            chosen=texts.optimistic(results) is not None,
+            optimistic=texts.optimistic(results),
+            unsure=texts.unsure(results),
             candidates=[
                 (candidate_row(summary, description.objective), summary.candidate in best)
                 for summary in results.candidates[description.choosing_phase]
             ],
             missing=results.missing,
-            failures=results.failures,
-            importances=results.importances,
-            stops=[texts.given_up(stop, results.description.objective) for stop in results.stops],
-            unsure=texts.unsure(results),
             saved=texts.what_was_saved(results.stops),
             no_none=all(summary.figure("accuracy_none").n == 0 for summary in results.methods),
-            none_source=texts.none_source(results),
             without_items=any(record.items is None for records in reported.values() for record in records),
             missing_references=missing_references(description.methods),
             own_references=each_with_its_own(description.methods),
@@ -201,7 +192,7 @@ def render(
 
 
 def _reader(reported: Mapping[str, Sequence[TrialRecord]], threshold: float) -> dict[str, Any] | None:
-    """The numbers that the slider reads off: each method's mean accuracies at every threshold."""
+    """Return the numbers behind the slider: each method's mean accuracies at every threshold."""
     overall = over_splits(reported, "threshold", "threshold_accuracy")
     if not overall:
         return None

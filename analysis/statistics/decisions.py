@@ -178,10 +178,10 @@ def sentence(difference: Difference, method: str, name: str) -> str:
             return f"{method} is equivalent to {difference.reference}: {seen}, within ±{difference.region:g}."
         case _:
             if difference.further_splits is None:
-                more = "more splits alone would not decide it, it takes more items"
+                more = "more splits alone would not decide it, more items are needed"
             else:
-                n_further = plural(difference.further_splits, "further split")
-                more = f"about {n_further} would decide it, should it stay as it is"
+                n_more = plural(difference.further_splits, "more split")
+                more = f"about {n_more} would decide it if the difference stays the same"
             if interval.low > 0 or interval.high < 0:  # one comparison alone would have been decided
                 seen += f", but {p}"
             return f"{method} is undecided against {difference.reference}: {seen}; {more}."

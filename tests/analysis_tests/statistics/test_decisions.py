@@ -152,9 +152,9 @@ def test_regions_come_from_the_study_file() -> None:
     [
         (Decision.BETTER, 0.001, None, "m is better than control: +0.0030 in weighted AUC (95 % interval +0.0010"),
         (Decision.EQUIVALENT, 0.001, None, "m is equivalent to control"),
-        (Decision.UNDECIDED, -0.001, 7, "about 7 further splits would decide it"),
-        (Decision.UNDECIDED, -0.001, None, "it takes more items"),
-        (Decision.UNDECIDED, 0.001, 7, "+0.0010 to +0.0050), but p = 0.020 after Holm; about 7 further"),
+        (Decision.UNDECIDED, -0.001, 7, "about 7 more splits would decide it if"),
+        (Decision.UNDECIDED, -0.001, None, "more items are needed"),
+        (Decision.UNDECIDED, 0.001, 7, "+0.0010 to +0.0050), but p = 0.020 after Holm; about 7 more splits"),
         (Decision.UNDECIDED, math.nan, None, "on one split: nothing to judge by"),
     ],
 )

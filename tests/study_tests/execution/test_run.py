@@ -181,7 +181,7 @@ def test_nested_stops_candidates_early_and_confirms_each_methods_best(
     status = read_status(load_spec(path), read_description(tmp_path / "out"))
     assert sum(row.n_stopped for row in status.methods) == 2 * len(stops)
     assert status.n_missing == 0
-    assert in_words(status)[0].startswith(f"Candidates given up early: {len(stops)} by asha; of their")
+    assert in_words(status)[0].startswith(f"Candidates stopped early: {len(stops)} by asha; ")
     assert set(result.stops) == set(stops)
 
 
