@@ -64,7 +64,8 @@ def hold_lock(path: Path) -> Iterator[None]:
     Raises:
         LockHeldError: Another process still holds it after half a second.
     """
-    lock = FileLock(path, timeout=0.5, thread_local=False)  # `is_locked` may hold it for a moment
+    # `is_locked` may hold it for a moment. A file system without locks is an error: a soft lock outlives its process.
+    lock = FileLock(path, timeout=0.5, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:

@@ -1,0 +1,81 @@
+"""Files written whole, and locks."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embedding_jobs.errors import StoreError
+from embedding_jobs.files import LockHeldError, hold_lock, is_locked, remove_asides, whole_file, write_whole
+from embedding_jobs.store.shards import write_stored
+
+
+def test_a_block_that_raises_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = write_whole(tmp_path / "new" / "file", b"first")
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as temporary:
+        temporary.write_bytes(b"half")
+        assert path.read_bytes() == b"first"
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"first"
+    assert os.listdir(path.parent) == ["file"]
+    assert write_whole(path, b"second").read_bytes() == b"second"
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with whole_file(path) as first, whole_file(path) as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert path.read_bytes() == b"first", "the block that ended last"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_store_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "column").touch()
+    with pytest.raises(StoreError, match=r"column/part must be writable: File exists; free space"):
+        write_stored(tmp_path / "column" / "part", b"")
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    for name in (".part.1.tmp", ".other.2.tmp", "part", ".keep"):
+        (tmp_path / name).touch()
+    remove_asides(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".keep", "part"]
+
+
+def test_one_process_holds_a_lock_until_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    assert not is_locked(path)
+    assert not path.exists(), "asking makes no file"
+    code = (
+        "import sys, pathlib\nfrom embedding_jobs.files import hold_lock\n"
+        "with hold_lock(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    assert is_locked(path)
+    with pytest.raises(LockHeldError), hold_lock(path):
+        pass
+    process.kill()
+    process.communicate()
+    assert not is_locked(path)
+    with hold_lock(path):
+        assert is_locked(path)
+        with pytest.raises(LockHeldError), hold_lock(path):
+            pass
+        assert is_locked(path), "the refused one does not free it"
+    assert not is_locked(path)
+    assert not stat.S_IMODE(path.stat().st_mode) & ~(0o666 & ~_umask())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
