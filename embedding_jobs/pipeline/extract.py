@@ -8,6 +8,7 @@ driver gathers shards as their units come in. What is finished is a file; a run 
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 import warnings
@@ -25,9 +26,9 @@ from embedding_jobs.encoders.config import EncoderConfig, TextEncoderConfig, col
 from embedding_jobs.encoders.registry import encoder_kind, fingerprint
 from embedding_jobs.errors import EncoderError, SourceError, StoreError
 from embedding_jobs.files import LockHeldError, hold_lock
-from embedding_jobs.pipeline.column import ColumnRun, existing_column
+from embedding_jobs.pipeline.column import ColumnRun, FoundColumn, existing_column, find_column
 from embedding_jobs.pipeline.pool import EncoderPool, encoder_pool
-from embedding_jobs.pipeline.summary import ColumnSummary, ExtractionProgress, ExtractionSummary
+from embedding_jobs.pipeline.summary import ColumnSummary, ExtractionProgress, ExtractionSummary, summarise
 from embedding_jobs.pipeline.workers import Encode, Job, Prepare, Unit, WrittenUnit, guarded, write
 from embedding_jobs.ray_session import start_ray
 from embedding_jobs.sources.items import Source
@@ -85,60 +86,59 @@ def extract(
     opened.directory.mkdir(parents=True, exist_ok=True)
     with _lock(opened.directory):
         items = ensure_items(source, facts, opened, rows_per_shard)
-        runs = [
-            ColumnRun(
-                opened,
-                items,
-                Job(
-                    source=source,
-                    column=column,
-                    config=_pinned(config, fingerprints[column]),
-                    store=str(opened.directory.absolute()),
-                    rows_per_shard=items.rows_per_shard,
-                    images_are_bytes=facts.images_are_bytes,
-                    skip=on_error == "skip",
-                ),
-                fingerprints[column],
-                on_progress or (lambda _: None),
+        columns = []
+        for column, config in encoders.items():
+            job = Job(
+                source=source,
+                column=column,
+                config=_pinned(config, fingerprints[column]),
+                store=str(opened.directory.absolute()),
+                rows_per_shard=items.rows_per_shard,
+                images_are_bytes=facts.images_are_bytes,
+                skip=on_error == "skip",
             )
-            for column, config in encoders.items()
-        ]
-        incomplete = [run for run in runs if run.look()]
-        summaries = {run.name: run.finish() for run in runs if run not in incomplete}
+            columns.append(find_column(opened, items, job, fingerprints[column]))
+        incomplete, summaries = [], {}
+        for found in columns:
+            if found.manifest is None or found.damaged:
+                incomplete.append(found)
+            else:
+                summaries[found.name] = summarise(found.manifest)
+                shutil.rmtree(opened.units(found.name), ignore_errors=True)
         if incomplete:
             with _ray(start_ray):
-                for config in {repr(run.job.config): run.job.config for run in incomplete}.values():
-                    sharing = [run for run in incomplete if run.job.config == config]
-                    _encode(sharing)
-                    summaries |= {run.name: run.finish() for run in sharing}
+                for config in {repr(found.job.config): found.job.config for found in incomplete}.values():
+                    sharing = [found for found in incomplete if found.job.config == config]
+                    summaries |= _encode(sharing, on_progress or (lambda _: None))
     return ExtractionSummary(
         store=str(opened.directory),
         n_items=facts.n_items,
         n_classes=facts.n_classes,
         source_digest=facts.digest,
         n_empty_texts=facts.n_empty_texts,
-        columns=tuple(summaries[run.name] for run in runs),
+        columns=tuple(summaries[found.name] for found in columns),
     )
 
 
-def _encode(runs: Sequence[ColumnRun]) -> None:
-    """Encode what is missing of columns that share an encoder."""
+def _encode(
+    columns: Sequence[FoundColumn], on_progress: Callable[[ExtractionProgress], None]
+) -> dict[str, ColumnSummary]:
+    """Encode what is missing of columns that share an encoder; returns the summaries by name."""
     pool = encoder_pool()
-    by_name = {run.name: run for run in runs}
-    for run in runs:
-        run.start(pool.device)
+    job = columns[0].job
+    runs = {found.name: ColumnRun(found, pool.device, on_progress) for found in columns}
     n_lost = 0
     while True:
         try:
-            for unit in _pipeline([unit for run in runs for unit in run.units()], runs[0].job, pool):
-                by_name[unit.name].take(unit)
+            for unit in _pipeline([unit for run in runs.values() for unit in run.units()], job, pool):
+                runs[unit.name].take(unit)
                 n_lost = 0
-            return
+            return {name: run.finish() for name, run in runs.items()}
         except (_NodeLostError, ray.exceptions.ActorUnavailableError) as error:
             # Of the second, too, the node has gone: Ray used up the unit's retries before it noticed.
             n_lost += 1
             if n_lost > N_RETRIES:
-                raise _given_up(runs[0].job.config, error) from error
+                raise _given_up(job.config, error) from error
             time.sleep(_NODE_LOST_WAIT_S)
             pool = encoder_pool()
 

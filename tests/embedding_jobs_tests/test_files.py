@@ -15,10 +15,8 @@ from embedding_jobs.store.shards import write_stored
 
 def test_a_block_that_raises_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = write_whole(tmp_path / "new" / "file", b"first")
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as temporary:
-        temporary.write_bytes(b"half")
-        assert path.read_bytes() == b"first"
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(path)
     assert path.read_bytes() == b"first"
     assert os.listdir(path.parent) == ["file"]
     assert write_whole(path, b"second").read_bytes() == b"second"
@@ -73,6 +71,13 @@ def test_one_process_holds_a_lock_until_it_ends(tmp_path: Path) -> None:
         assert is_locked(path), "the refused one does not free it"
     assert not is_locked(path)
     assert not stat.S_IMODE(path.stat().st_mode) & ~(0o666 & ~_umask())
+
+
+def _interrupted(path: Path) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_bytes(b"half")
+        assert path.read_bytes() == b"first"
+        raise KeyboardInterrupt
 
 
 def _umask() -> int:
