@@ -1,4 +1,4 @@
-"""`ray up` of tests/cluster/local.yaml through real sshd: from a fourth machine, three namespaces become a cluster."""
+"""`ray up` of tests/cluster/local.yaml over real sshd: from a fourth machine, three namespaces become a cluster."""
 
 import os
 import secrets
@@ -39,10 +39,9 @@ def folder() -> Iterator[Path]:
 
 
 def start_sshd(machine: Machine, folder: Path) -> None:
-    """An ssh server with its own keys, open to the test's key alone, and a home of its own for root.
+    """Start an ssh server with its own keys, which accepts the test's key only, and with a separate home for root.
 
-    The home is written in a user list that only this server and what it starts see: ssh looks for keys where that says,
-    not in HOME.
+    The home is in a list of users that only this server and its children see: ssh looks for keys there, not in HOME.
     """
     home = folder / "home" / machine.name
     home.mkdir(parents=True)
@@ -86,12 +85,12 @@ def test_ray_up_makes_a_cluster_that_asks_for_its_token(folder: Path) -> None:
             start_sshd(machine, folder)
         up = [str(BIN / "ray"), "up", "-y", "--no-config-cache", str(folder / "local.yaml")]
         log = folder / "up.log"
-        assert desk.run(up, environment, log, 180) == 0, log.read_text()[-3000:]
+        assert desk.run(up, environment, log, 1800) == 0, log.read_text()[-3000:]
         assert (folder / "nodes" / "token").stat().st_mode & 0o777 == 0o600
         log = folder / "count.log"
-        assert nodes[0].run([sys.executable, "-c", COUNT], environment, log, 150) == 0, log.read_text()[-3000:]
+        assert nodes[0].run([sys.executable, "-c", COUNT], environment, log, 1200) == 0, log.read_text()[-3000:]
         assert "['10.77.0.10', '10.77.0.11', '10.77.0.12']" in log.read_text()
         stranger = {**environment, "RAY_AUTH_TOKEN_PATH": str(folder / "other")}
         (folder / "other").write_text(secrets.token_hex(32))
-        assert nodes[1].run([sys.executable, "-c", COUNT], stranger, log := folder / "stranger.log", 120)
+        assert nodes[1].run([sys.executable, "-c", COUNT], stranger, log := folder / "stranger.log", 1200)
         assert "InvalidAuthToken" in log.read_text()

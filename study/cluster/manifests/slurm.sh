@@ -1,9 +1,9 @@
 #!/bin/bash
-# A study on Slurm: Ray on the nodes of one allocation, the study on its first node, all of it gone at the end.
+# A study on Slurm: starts Ray on the nodes of one allocation, runs the study on the first node, and stops Ray.
 #
-#   sbatch slurm.sh study.yaml       # again after a time limit: the study goes on from its records
+#   sbatch slurm.sh study.yaml       # after a time limit, run it again: the study continues from its records
 #
-# The study's directory, its table and $HOME must be on storage that every node sees.
+# The study's directory, its table and $HOME must be on storage that all nodes share.
 #SBATCH --job-name=study
 #SBATCH --nodes=3
 #SBATCH --ntasks-per-node=1
@@ -15,10 +15,10 @@
 set -euo pipefail
 
 study_file=${1:?"give the study file: sbatch slurm.sh study.yaml"}
-venv=${STUDY_VENV:-$HOME/venv}       # where this project is installed: the same path on every node
-port=$((20000 + SLURM_JOB_ID % 10000))   # another job of the same user may share a node
+venv=${STUDY_VENV:-$HOME/venv}       # where this project is installed; the same path on every node
+port=$((20000 + SLURM_JOB_ID % 10000))   # differs between jobs that share a node
 
-# A token of this job's own: without it, every user of these nodes could run code as you through Ray's ports.
+# A token for this job: without it, every user of these nodes could run code as you through Ray's ports.
 umask 077
 secret=$(mktemp -d "$HOME/.ray-$SLURM_JOB_ID.XXXXXX")
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$secret/token"
@@ -32,14 +32,14 @@ ray=("$venv/bin/ray" start --block --disable-usage-stats --num-cpus="$SLURM_CPUS
 steps=()
 finish() {
     trap - EXIT TERM INT
-    kill "${steps[@]}" 2>/dev/null || true   # `srun` ends Ray on its node
+    kill "${steps[@]}" 2>/dev/null || true   # `srun` then ends Ray on its node
     wait || true
     rm -rf "$secret"
 }
 trap finish EXIT
 trap 'exit 143' TERM INT
 
-export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"   # since Slurm 22.05 a step has one CPU unless it is told
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"   # since Slurm 22.05, a step has one CPU by default
 srun --nodes=1 --ntasks=1 --overlap -w "${nodes[0]}" \
     "${ray[@]}" --head --node-ip-address="$head" --port="$port" --include-dashboard=false &
 steps+=($!)
@@ -50,7 +50,7 @@ for node in "${nodes[@]:1}"; do
     steps+=($!)
 done
 
-# The driver is a step of its own, on the head's node.
+# The driver is a separate step on the head's node.
 srun --nodes=1 --ntasks=1 --overlap -w "${nodes[0]}" \
     bash -c "$once_it_listens" "$head" "$port" \
     env RAY_ADDRESS="$head:$port" "$venv/bin/study" run --quiet -c "$study_file" &
