@@ -1,12 +1,12 @@
-"""How often each interval calls a difference, when there is none and when there is one.
+"""How often each interval reports a difference, when there is none and when there is one.
 
-Studies as the protocol makes them: items are drawn anew from a population for every study; J random splits train
-on 10 % and judge on the rest; classes have a long tail, so that "none" items exist. The two methods are one
-nearest-centroid classifier on a shared block of features and a block of its own. Under the null both own blocks have
-the same distribution, so the methods are exchangeable and the true difference is exactly 0, while they disagree on
-many items.
+Simulated studies follow the protocol: every study draws its items from a population; J random splits train on 10 % of
+the items and evaluate on the others; classes have a long tail, so that "none" items exist. Both methods are a
+nearest-centroid classifier on a shared block of features and a separate block. Under the null hypothesis the separate
+blocks have the same distribution, so the methods are exchangeable and the true difference is exactly 0, although they
+disagree on many items.
 
-`with overlap` is the two-way interval that also counts the training items that two random splits share.
+`with overlap` is the two-way interval that also includes the training items that two random splits share.
 
 Run: python tests/benchmarks/bench_analysis_intervals.py [--studies 1000]
 """
@@ -28,12 +28,12 @@ CENTRES = np.random.default_rng(0).normal(size=(2, N_CLASSES, N_FEATURES))
 
 
 def study(random: np.random.Generator, n_items: int, n_splits: int, gain: float) -> dict[str, np.ndarray]:
-    """Per-item differences of one study, (splits, items) for each figure, NaN for training items."""
+    """Return the per-item differences of one study, (splits, items) per figure, NaN for training items."""
     shares = 1 / np.arange(1, N_CLASSES + 1) ** 1.2
     labels = random.choice(N_CLASSES, n_items, p=shares / shares.sum())
     blocks = random.normal(size=(3, n_items, N_FEATURES))
     blocks[0] += CENTRES[0, labels]
-    # The same centres under other noise: exchangeable. Farther apart, the first method's are a true difference.
+    # The same centres with other noise are exchangeable. Wider centres of the first method are a true difference.
     blocks[1] += (1 + gain) * CENTRES[1, labels]
     blocks[2] += CENTRES[1, labels]
     inputs = [np.concatenate([blocks[0], blocks[own]], axis=1) for own in (1, 2)]
@@ -48,7 +48,7 @@ def study(random: np.random.Generator, n_items: int, n_splits: int, gain: float)
 
 
 def judge(values: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
-    """Correctness at threshold 0.5 and AUC influence of each test item."""
+    """Return the correctness at threshold 0.5 and the AUC influence of each test item."""
     known = np.unique(labels[train])
     centroids = np.stack([values[train][labels[train] == label].mean(0) for label in known])
     logits = 9 - 0.5 * ((values[test][:, None] - centroids[None]) ** 2).sum(-1)

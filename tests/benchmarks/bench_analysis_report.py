@@ -24,7 +24,7 @@ N_CLASSES = 150
 
 
 def trial(config: TrialConfig, n_items: int) -> TrialRecord:
-    """A trial with records of true size; its numbers are drawn."""
+    """Return a trial with records of real size and random values."""
     random = np.random.default_rng([config.split, len(str(config))])
     label = np.random.default_rng(0).integers(0, N_CLASSES, n_items).astype(np.int32)
     right = random.random(n_items) < 0.9

@@ -1,8 +1,8 @@
-"""Rate of the whole image job against a bare timm loop that is fed already decoded, normalised tensors.
+"""Rate of the whole image job against a plain timm loop on decoded and normalised tensors.
 
 Run: `python tests/benchmarks/bench_embedding_images.py --images FOLDER [--n 2500] [--model efficientnet_b4]`. Both use
-the same untrained network at its own input size and the same threads (or the same GPU and precision); the peer gets
-its best batch size of those tried. Repeats alternate between the two; medians are printed.
+the same untrained network at its own input size and the same threads (or the same GPU and precision); the peer uses
+the best of several batch sizes. Repeats alternate between the two; medians are printed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
     channels_last = model.to(memory_format=torch.channels_last)
 
     def bare(size: int, n: int) -> float:
-        """Images a second over `n` of the decoded tensors, again and again."""
+        """Return images per second over `n` images, reusing the decoded tensors."""
         start = time.perf_counter()
         done = 0
         with torch.inference_mode():

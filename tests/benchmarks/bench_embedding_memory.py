@@ -1,9 +1,9 @@
-"""Peak memory of the whole job for a table and for one ten times as long, all titles different.
+"""Peak memory of the whole job for a table and for one ten times as long; all titles are distinct.
 
 Run: `python tests/benchmarks/bench_embedding_memory.py [--rows 44446]`. The encoder is a one-layer BERT of MiniLM's
-width with random weights, so that the long table takes minutes and not an hour; what memory depends on (width, units,
-shards, rows) is as in a real job. Each size runs in processes of its own; the figure is the sum over the job's
-processes of each one's peak.
+width with random weights, so that the long table takes minutes instead of an hour; everything that memory depends on
+(width, units, shards, rows) is as in a real job. Each size runs in separate processes; the result is the sum of the
+peaks of the job's processes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def make_model(folder: Path) -> None:
 
 
 def run(model: str, n_rows: int) -> None:
-    """One job; prints its peak memory and rate."""
+    """Run one job; print its peak memory and rate."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import ray

@@ -1,8 +1,8 @@
 """Rate of the whole text job against sentence-transformers' `encode`, and how well the vectors agree.
 
-Run: `python tests/benchmarks/bench_embedding_text.py --table TABLE [--rows 44446] [--repeats 3]`. The peer gets the
-same model in float32, the same threads and its best batch size of those tried; start-up is counted apart for both.
-Repeats alternate between the two, so that what else the machine does falls on both alike; medians are printed.
+Run: `python tests/benchmarks/bench_embedding_text.py --table TABLE [--rows 44446] [--repeats 3]`. The peer uses the
+same model in float32, the same threads and the best of several batch sizes; start-up is reported separately for both.
+Repeats alternate between the two, so that other load on the machine affects both; medians are printed.
 """
 
 from __future__ import annotations

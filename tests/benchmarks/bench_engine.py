@@ -4,7 +4,7 @@
     python tests/benchmarks/bench_engine.py floor    # achieved FLOP/s and bytes/s against this machine's measured rates
     python tests/benchmarks/bench_engine.py auc      # weighted AUC with influences, 40,000 items x 144 columns
 
-Synthetic clusters of the fashion titles' shape: 44,446 items, 768 features, 143 classes.
+Synthetic clusters in the shape of the fashion titles: 44,446 items, 768 features, 143 classes.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def lanes_of(name: str, n: int) -> list[Lane]:
 
 
 def training_s(x: torch.Tensor, labels: torch.Tensor, lanes: list[Lane], settings: Settings) -> float:
-    """Seconds of the training steps alone, after a warm epoch."""
+    """Return the seconds of the training steps alone, after an epoch of warm-up."""
     stack = SupervisedStack(x, labels, lanes, steps_per_epoch=34, settings=settings)
     stack.train(1)
     started = time.perf_counter()
@@ -114,7 +114,7 @@ def bench_floor(repeats: int, settings: Settings) -> Table:
         weights = sum(a * b for a, b in itertools.pairwise(widths))
         # Forward, weight gradients, and input gradients of all layers but the first.
         flops = 2 * rows * (3 * weights - first) * len(lanes) * steps
-        # Per step: the gathered batch read and written, weights read thrice, AdamW's 7 passes over the parameters.
+        # Per step: the gathered batch read and written, weights read three times, AdamW's 7 passes over the parameters.
         moved = 4 * len(lanes) * steps * (2 * SETTINGS.batch_size * N_FEATURES + 10 * weights)
         table.add_row(
             name,
@@ -154,7 +154,7 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--precision", choices=["float32", "tf32", "bfloat16"], default="float32")
-    parser.add_argument("--cuda-graph", action="store_true", help="on a GPU, which is used where there is one")
+    parser.add_argument("--cuda-graph", action="store_true", help="with a GPU, which is used if there is one")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     benchmarks = {"lanes": bench_lanes, "floor": bench_floor, "auc": bench_auc}

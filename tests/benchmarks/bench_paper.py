@@ -1,11 +1,11 @@
-"""A study at the paper's scale against the plain loop: five methods x 10 splits, extrapolated from a measured part.
+"""A study at the paper's scale against a plain loop: five methods x 10 splits, extrapolated from a measured part.
 
     python tests/benchmarks/bench_paper.py --threads 2
-    python tests/benchmarks/bench_paper.py --cuda-graph --precision tf32    # where there is a GPU
+    python tests/benchmarks/bench_paper.py --cuda-graph --precision tf32    # with a GPU
 
-44,446 random items, of which 4,444 train, 4,864 inputs, 171 classes, 576 epochs, 24 evaluations. A pack is the 10
-splits of a method; the plain loop is bench_trials.py's peer, one trial after the other on the same device, without Ray.
-Of both are measured the shortest training, a further epoch and a further evaluation.
+44,446 random items, of which 4,444 train, 4,864 inputs, 171 classes, 576 epochs, 24 evaluations. A pack has the
+10 splits of a method; the plain loop is the peer of bench_trials.py, one trial after the other on the same device,
+without Ray. For both, the shortest training, a further epoch and a further evaluation are measured.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from trainables.records.types import Candidate
 
 
 def plain_cost(context: PackContext, pack: Pack) -> PackCost:
-    """What one trial of the pack costs in the plain loop."""
+    """Return the cost of one trial of the pack in the plain loop."""
     config = {"split": 0, "method": pack.candidate.method, "params": dict(pack.candidate.params)}
 
     def seconds(epochs: int, every: int) -> float:

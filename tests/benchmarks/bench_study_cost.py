@@ -1,11 +1,11 @@
-"""What a study costs at the paper's scale: a pack measured on one device, and the arithmetic from there.
+"""The cost of a study at the paper's scale: a pack is measured on one device, and the rest is calculated.
 
     python tests/benchmarks/bench_study_cost.py                          # measures a few epochs here, then the table
-    python tests/benchmarks/bench_study_cost.py --seconds-per-pack 40    # of a device that was measured elsewhere
+    python tests/benchmarks/bench_study_cost.py --seconds-per-pack 40    # as measured on another device
 
 A pack is one candidate on 10 splits: 44,446 items, of which 4,444 train, 4,864 inputs, 171 classes, 576 epochs,
-24 evaluations. It is measured as `study preflight` does it: the shortest training, a further epoch and a further
-evaluation. Driver and tracker are what bench_study_packs.py and bench_study_tracking.py measured.
+24 evaluations. It is measured as in `study preflight`: the shortest training, a further epoch and a further evaluation.
+The times of driver and tracker come from bench_study_packs.py and bench_study_tracking.py.
 """
 
 import argparse
@@ -28,7 +28,7 @@ N_EVALUATIONS = PAPER.epochs // PAPER.evaluate_every_epochs
 
 
 def paper_context(n_threads: int, settings: Settings = PAPER) -> PackContext:
-    """Random items of the paper's shape."""
+    """Return random items in the paper's shape."""
     rng = np.random.default_rng(0)
     share = 1 / np.arange(1, N_CLASSES + 1)
     labels = np.concatenate([np.arange(N_CLASSES), rng.choice(N_CLASSES, N_ITEMS - N_CLASSES, p=share / share.sum())])
@@ -71,11 +71,11 @@ def table(seconds: float, n_bytes: int | None, driver_s: float, tracker_s: float
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--seconds-per-pack", type=float, help="of a device, from what `study preflight` measured there"
+        "--seconds-per-pack", type=float, help="of another device, as `study preflight` measured it there"
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--driver-s", type=float, default=0.1, help="driver, a pack")
-    parser.add_argument("--tracker-s", type=float, default=0.04, help="tracker, a trial")
+    parser.add_argument("--driver-s", type=float, default=0.1, help="time of the driver per pack")
+    parser.add_argument("--tracker-s", type=float, default=0.04, help="time of the tracker per trial")
     given = parser.parse_args()
     if given.seconds_per_pack:
         shown = table(given.seconds_per_pack, None, given.driver_s, given.tracker_s)

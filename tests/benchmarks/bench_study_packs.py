@@ -1,7 +1,7 @@
-"""What a pack costs beside its training: a study of trivial packs, with records, journal, progress and MLflow.
+"""The overhead of a pack: a study of trivial packs, with records, journal, progress and MLflow.
 
-Run: `python tests/benchmarks/bench_study_packs.py [--packs 1000]`. The peer is Ray Tune alone, handing as many
-trials to a class trainable that does nothing, with reused actors and without its own loggers.
+Run: `python tests/benchmarks/bench_study_packs.py [--packs 1000]`. The peer is Ray Tune alone with as many
+trials of a class trainable that does nothing, with reused actors and without Tune's loggers.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 
 def memory_bytes() -> int:
-    """Memory of this process, the driver."""
+    """Return the memory of this process, the driver."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class Watch(Progress):
-    """Notes time and memory at every trained pack."""
+    """Record time and memory at every trained pack."""
 
     def __init__(self) -> None:
         super().__init__(Console(file=io.StringIO()), quiet=True)
@@ -49,7 +49,7 @@ class Watch(Progress):
 
 
 def bare_tune(n: int, storage: str) -> float:
-    """Seconds a trial of Tune alone."""
+    """Return the seconds per trial of Tune alone."""
     from ray import tune
 
     class Nothing(tune.Trainable):  # type: ignore[misc]

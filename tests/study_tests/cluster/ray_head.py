@@ -1,4 +1,4 @@
-"""A Ray head as a cluster would have it: its own processes, its own token, a dashboard that takes jobs."""
+"""A Ray head like that of a cluster: its own processes, its own token, a dashboard that accepts jobs."""
 
 import os
 import secrets
@@ -17,13 +17,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Head:
-    """A head that runs.
+    """A running head.
 
     Attributes:
         url: Its dashboard.
         address: HOST:PORT, for nodes and drivers.
-        environment: Of a process that may talk to it.
-        process: `ray start`, the leader of a group of all its processes.
+        environment: For a process that may connect to it.
+        process: `ray start`, the leader of the group of all its processes.
     """
 
     url: str
@@ -32,14 +32,14 @@ class Head:
     process: subprocess.Popen[bytes]
 
     def ask(self, path: str) -> str:
-        """What the dashboard answers to somebody with the token."""
+        """Return the dashboard's answer to a request with the token."""
         token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
         request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(request, timeout=120) as answer:
             return str(answer.read().decode())
 
     def kill(self) -> None:
-        """Ends it at once; of what it started, nothing stays."""
+        """Kill it and all its processes."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -47,11 +47,11 @@ class Head:
 
 @contextmanager
 def running_head(folder: Path, *, n_cpus: int = 2) -> Iterator[Head]:
-    """A head with two CPUs.
+    """Start a head, and kill it at the end.
 
     Args:
-        folder: For Ray's files; its path must be short, since sockets lie in it.
-        n_cpus: CPUs that it says it has.
+        folder: For Ray's files; its path must be short, since it contains sockets.
+        n_cpus: CPUs that the head reports.
     """
     token = folder / "token"
     token.touch(mode=0o600)
@@ -82,7 +82,7 @@ def running_head(folder: Path, *, n_cpus: int = 2) -> Iterator[Head]:
 
 
 def answers(url: str) -> bool:
-    """Whether jobs could be sent there."""
+    """Whether the dashboard accepts requests."""
     try:
         urllib.request.urlopen(f"{url}/api/jobs/", timeout=60).close()
     except urllib.error.HTTPError as error:
@@ -93,7 +93,7 @@ def answers(url: str) -> bool:
 
 
 def free_port() -> int:
-    """A free port above those that Ray gives to workers."""
+    """Return a free port above those that Ray gives to workers."""
     for port in range(20100 + os.getpid() % 5000, 32000, 7):
         with socket.socket() as trial:
             try:

@@ -1,4 +1,4 @@
-"""A study on a cluster: sent there as a job, followed, asked after, stopped; and who may do that."""
+"""A study on a cluster: submitted as a job, followed, queried, stopped; and who may do that."""
 
 import functools
 import os
@@ -38,7 +38,7 @@ def head() -> Iterator[Head]:
 
 
 def run_as(head: Head, folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs the `study` command in a folder as somebody who has the cluster's token, or with other variables."""
+    """Run the `study` command in a folder with the cluster's token, or with other variables."""
     return subprocess.run(
         [sys.executable, "-m", "study", *arguments],
         env={**head.environment, "HF_HUB_OFFLINE": "1", **variables},
@@ -58,16 +58,16 @@ def study(head: Head, tmp_path: Path) -> Study:
 
 @dataclass(frozen=True)
 class Sent:
-    """A study that was sent twice, stopped in the middle, then followed to its end.
+    """A study that was submitted twice, stopped in the middle, then submitted again and followed to its end.
 
     Attributes:
         folder: Its folder.
-        first: What `submit --detach` said.
-        second: What it said again while the first ran.
-        known: What the cluster knew of its jobs.
-        stopped: What `stop` said.
-        before: Its records then.
-        ended: What the last `submit` said.
+        first: Output of `submit --detach`.
+        second: Output of the same command while the first run was active.
+        known: The jobs that the cluster listed then.
+        stopped: Output of `stop`.
+        before: The records after it.
+        ended: Output of the last `submit`.
     """
 
     folder: Path
@@ -77,6 +77,15 @@ class Sent:
     stopped: Done
     before: dict[str, int]
     ended: Done
+
+
+# `study stop`, ready to connect as soon as there is a record: so the run is stopped while most packs are left.
+STOP_AFTER_A_RECORD = """
+import sys, time, pathlib, ray.job_submission, study.cli.app, study.cluster.jobs
+while not list(pathlib.Path(sys.argv[1]).glob("*.parquet")): time.sleep(0.05)
+sys.argv = ["study", "stop", "--address", sys.argv[2]]
+study.cli.app.main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -89,18 +98,23 @@ def sent(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     first = submit("--detach", MLFLOW_TRACKING_PASSWORD="planted")
     second = submit("--detach")
     known = head.ask("/api/jobs/")
-    deadline = time.monotonic() + 900
-    while not records(folder) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    stopped = run_as(head, folder, "stop", "--address", head.url)
-    assert not (folder / "shared" / "out" / "running.json").exists(), "it was told, not killed"
+    stopped = subprocess.run(
+        [sys.executable, "-c", STOP_AFTER_A_RECORD, "shared/out/records", head.url],
+        env=head.environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+    )
+    assert not (folder / "shared" / "out" / "running.json").exists(), "it stopped by itself, it was not killed"
     before = records(folder)
     path.write_text(path.read_text().replace("epochs: 600", "epochs: 600 # again"))
     return Sent(folder, first, second, known, stopped, before, submit())
 
 
 def write_study(folder: Path, **sections: Any) -> Path:
-    """A study whose places are absolute: its storage is `folder/shared`."""
+    """Write a study with absolute paths; its storage is `folder/shared`."""
     shared = folder / "shared"
     shared.mkdir(exist_ok=True)
     write_table(shared / "table.csv")
@@ -111,7 +125,7 @@ def write_study(folder: Path, **sections: Any) -> Path:
 
 
 def records(folder: Path) -> dict[str, int]:
-    """The records of a study by name, and when each was written."""
+    """Return the time of writing of each record of a study, by name."""
     return {path.name: path.stat().st_mtime_ns for path in (folder / "shared" / "out" / "records").glob("*.parquet")}
 
 
@@ -122,7 +136,7 @@ def test_a_run_is_found_again_and_stopped(head: Head, sent: Sent) -> None:
     assert f"study stop --address {head.url} -c study.yaml" in sent.first.stdout
     assert f"{job[1]} runs already" in sent.second.stdout
     assert job[1] in sent.known
-    assert "planted" not in sent.known, "nothing of this machine's environment travels"
+    assert "planted" not in sent.known, "nothing of this machine's environment is sent"
     assert f"{job[1]}: stopped" in sent.stopped.stdout
     assert 0 < len(sent.before) < 9
 
@@ -130,7 +144,9 @@ def test_a_run_is_found_again_and_stopped(head: Head, sent: Sent) -> None:
 def test_a_stopped_study_is_gone_on_with_and_followed(head: Head, sent: Sent) -> None:
     assert sent.ended.returncode == 0, sent.ended.stdout + sent.ended.stderr
     assert "18 trials recorded" in sent.ended.stdout
-    assert f"Report: {sent.folder}/shared/out/report/report.html" in sent.ended.stdout, "the storage is seen from here"
+    assert f"Report: {sent.folder}/shared/out/report/report.html" in sent.ended.stdout, (
+        "the storage is visible from here"
+    )
     assert "job_manager" not in sent.ended.stdout
     after = records(sent.folder)
     assert len(after) == 9
@@ -147,7 +163,7 @@ def test_the_cluster_is_checked_and_the_rest_counted(head: Head, sent: Sent) -> 
 
 
 def test_a_report_is_fetched_from_storage_that_is_not_seen_here(head: Head, sent: Sent, tmp_path: Path) -> None:
-    # In a process of its own: the tests' own Ray has another token.
+    # In a separate process: the Ray of the test session has another token.
     code = (
         "import sys; from pathlib import Path\n"
         "from study.cluster.jobs import Cluster\nfrom study.config.load import load_spec\n"
@@ -173,7 +189,7 @@ def test_what_would_fail_is_not_sent(head: Head, study: Study, tmp_path: Path) -
 
 
 def test_a_port_of_another_kind_is_one_sentence() -> None:
-    """Such as the head's own, 6379, in place of its dashboard's."""
+    """Such as the head's port, 6379, instead of the dashboard's."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:
@@ -322,7 +338,7 @@ def test_a_cluster_that_goes_away_is_an_error_and_the_next_run_goes_on(tmp_path:
     assert re.search(rf"The Ray cluster at \S+:{lost.address.rpartition(':')[2]} is gone", stderr)
     before = records(tmp_path)
     assert len(before) < 9
-    assert not list((tmp_path / "shared" / "out" / "records").glob("failed/*")), "no pack is blamed for it"
+    assert not list((tmp_path / "shared" / "out" / "records").glob("failed/*")), "no pack counts as failed"
     alone = {name: value for name, value in environment.items() if not name.startswith("RAY_")}
     again = subprocess.run(command, env=alone, cwd=tmp_path, check=False, timeout=1200)
     assert again.returncode == 0
