@@ -53,9 +53,9 @@ def check(config: Path) -> None:
 
     spec = load_spec(config)
     if (spec.root / "study.json").exists():
-        from study.state.description import refuse_changed_file
+        from study.state.description import refuse_changes
 
-        refuse_changed_file(spec)
+        refuse_changes(spec)
     checked_source(spec.data.source, spec.data.columns, Store(spec.store), spec.data.on_error)
     counts = {method: n_candidates(spec.search, method) for method in spec.search.methods}
     click.echo(f"{config}: sound. Candidates: {', '.join(f'{method} {n}' for method, n in counts.items())}.")
@@ -105,7 +105,7 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     from rich.console import Console
     from rich.table import Table
 
-    from study.state.description import refuse_changed_file
+    from study.state.description import refuse_changes
     from study.state.lock import read_activity
     from study.state.status import in_words, read_status, work_in_words
     from trainables.records.description import DESCRIPTION, DescriptionError, read_description
@@ -124,7 +124,7 @@ def status(config: Path, address: str | None, name: str | None, python: str) -> 
     for line in in_words(found):
         click.echo(line)
     try:
-        refuse_changed_file(spec)
+        refuse_changes(spec)
     except DescriptionError as error:
         click.echo(error, err=True)
 

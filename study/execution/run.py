@@ -17,7 +17,7 @@ from study.execution.pack_context import load_embeddings, pack_context
 from study.execution.phases import _Run
 from study.execution.progress import Progress
 from study.execution.ray_connection import address_of, connect, loss_as_error
-from study.state.description import describe, refuse_changed_file, refuse_other_settings
+from study.state.description import describe, refuse_changes
 from study.state.lock import Activity, only_run, write_activity
 from study.state.results import StudyResult
 from study.tracking.background import BackgroundTracker
@@ -73,7 +73,7 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
         embedding_jobs.store.StoreError: The store is of another table or encoder.
     """
     progress = progress or Progress(Console(), quiet=True)
-    refuse_changed_file(spec)
+    refuse_changes(spec)
     spec.root.mkdir(parents=True, exist_ok=True)
     with only_run(spec.root), loss_as_error():
         write_activity(spec.root, Activity("embedding", time.time()))
@@ -81,7 +81,7 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
         embeddings = load_embeddings(spec)
         class_names, labels = np.unique(embeddings.labels, return_inverse=True)
         description = describe(spec, embeddings, [str(name) for name in class_names])
-        refuse_other_settings(spec, description)
+        refuse_changes(spec, description)
         write_description(spec.root, description)
         tracker = BackgroundTracker(
             lambda: make_tracker(spec, description), lambda: read_records(spec.records), progress.say

@@ -63,12 +63,6 @@ def combinations(search: Search, method: str) -> Iterator[Candidate]:
             yield candidate
 
 
-def listed(search: Search) -> dict[str, list[Candidate]]:
-    """Return the candidates of each method whose candidates are known before the search."""
-    known = {method: known_candidates(search, method) for method in search.methods}
-    return {method: candidates for method, candidates in known.items() if candidates is not None}
-
-
 def unguided(search: Search) -> str | None:
     """Return a warning where a sampler that learns from scores would only draw at random; None elsewhere."""
     if search.sampler not in ("tpe", "gp"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from embedding_jobs.store.store import Embeddings, Store
 from study.config.schema import StudySpec, digest
-from study.search.space import asked, listed, n_candidates
+from study.search.space import asked, known_candidates
 from trainables.records.description import (
     DESCRIPTION,
     DataDescription,
@@ -74,18 +74,19 @@ def plan_of(spec: StudySpec, before: StudyPlan | None) -> StudyPlan:
         before: What earlier runs planned and proposed, if there were any. Their proposals stand where the study file
             asks for the same.
     """
-    search = spec.search
-    counts = {method: n_candidates(search, method) for method in search.methods}
-    known: dict[str, list[Candidate]] = {method: [] for method in search.methods}
-    if before is not None:
-        for method, candidates in before.candidates.items():
-            if method in known and candidates.asked == asked(search, method):
-                known[method] = before.proposed[method][: counts[method]]
+    search, counts, known = spec.search, {}, {}
+    for method in search.methods:
+        candidates = known_candidates(search, method)
+        counts[method] = search.n_candidates if candidates is None else len(candidates)
+        earlier = before.candidates.get(method) if before is not None else None
+        if candidates is None and before is not None and earlier is not None and earlier.asked == asked(search, method):
+            candidates = before.proposed[method][: search.n_candidates]
+        known[method] = candidates or []
     return StudyPlan(
         methods=tuple(search.methods),
         splits={phase: spec.split_seeds(phase) for phase in PROTOCOLS[spec.splits.protocol]},
         n_candidates=counts,
-        candidates=proposed(spec, known | listed(search)),
+        candidates=proposed(spec, known),
     )
 
 
@@ -106,40 +107,25 @@ def plans_differ(one: StudyPlan, other: StudyPlan) -> bool:
     return compared(one) != compared(other)
 
 
-def refuse_changed_file(spec: StudySpec) -> None:
-    """Refuse a study file with other settings than those of the records in its directory. The data is not looked at.
-
-    Raises:
-        DescriptionError: With the settings that differ.
-    """
-    if (before := _of_records(spec)) is not None:
-        _refuse_differing(spec, before.deciding_settings, spec.deciding_settings())
-
-
-def refuse_other_settings(spec: StudySpec, description: StudyDescription) -> None:
+def refuse_changes(spec: StudySpec, description: StudyDescription | None = None) -> None:
     """Refuse to go on in a directory whose records were made with other settings or data.
 
+    Args:
+        spec: The study.
+        description: The description of the study as it would run now; None to compare the study file alone.
+
     Raises:
         DescriptionError: With the settings that differ.
     """
-    before = _of_records(spec)
-    if before is None or before.digests == description.digests:
+    before = description_before(spec) if any(spec.records.glob("*.parquet")) else None
+    if before is None:
         return
-    old, new = ({**one.deciding_settings, "embeddings": one.digests["embeddings"]} for one in (before, description))
-    _refuse_differing(spec, old, new)
-    raise DescriptionError(
-        f"{spec.root / DESCRIPTION} describes another study. Give the study another `directory`, or undo the change."
-    )
-
-
-def _of_records(spec: StudySpec) -> StudyDescription | None:
-    """Return the description that belongs to the records in the study's directory; None where there are no records."""
-    return description_before(spec) if any(spec.records.glob("*.parquet")) else None
-
-
-def _refuse_differing(spec: StudySpec, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    keys = list(dict.fromkeys([*new, *old]))
-    differing = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+    old, new = dict(before.deciding_settings), spec.deciding_settings()
+    if description is not None:
+        old["embeddings"], new["embeddings"] = before.digests["embeddings"], description.digests["embeddings"]
+        if before.digests != description.digests and old == new:
+            old["digests"], new["digests"] = dict(before.digests), dict(description.digests)
+    differing = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in new | old if old.get(key) != new.get(key)]
     if differing:
         raise DescriptionError(
             f"The records in {spec.records} were made with other settings or data ({'; '.join(differing)}). "
