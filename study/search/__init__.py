@@ -1,1 +1,1 @@
-"""Which candidates are tried, in which order, and when one is given up."""
+"""Which candidates are tried, in which order, and when early stopping ends one."""
