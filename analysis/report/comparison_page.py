@@ -1,4 +1,4 @@
-"""The comparison of studies as a page, as CSV, and as a table for the terminal."""
+"""Writes the comparison of studies as a page and as CSV, and lays it out as a table for the terminal."""
 
 from __future__ import annotations
 

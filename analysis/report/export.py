@@ -1,25 +1,25 @@
 """The results for other programs: LaTeX, CSV, and `results.json`.
 
-`results.json`, format 1. Every number is unrounded; null stands for what is not defined. Format rises when a key
-changes its meaning or goes; keys may be added.
+`results.json`, format 1. Numbers are not rounded; null stands for what is not defined. The format number rises when a
+key changes its meaning or is removed; keys may be added.
 
 | key | holds |
 |---|---|
 | `format` | 1 |
 | `study` | `name`, `preset`, `protocol`, `objective`, `threshold`, `splits` by phase, `digests` |
-| `missing` | plain sentences, one for each candidate that is not finished; empty for a whole study |
-| `methods[]` | one a method, in the study's order |
+| `missing` | one sentence for each candidate that is not finished; empty for a complete study |
+| `methods[]` | one entry per method, in the study's order |
 | `.method`, `.hyperparameters` | name, and the best candidate's values; null without a finished candidate |
 | `.splits` | the split seeds behind every figure of the method |
 | `.figures.NAME` | `mean`, `maximum_deviation` and `n_splits` where it is defined |
 | `.duration_s` | mean device seconds of a trial |
-| `.choosing_score`, `.optimism` | mean objective on the splits that chose; what it exceeds the reported one by |
+| `.choosing_score`, `.optimism` | mean objective on the splits that chose; the same minus the reported objective |
 | `.intervals.NAME` | two-way 95 % interval of the figure: `estimate`, `low`, `high`, `standard_error`, `p_value` |
 | `.against_control.NAME` | differences to the control of the method's objective, `reference`: `two_way`, `naive` and |
 | | `nadeau_bengio`, each with the keys above, |
 | | `adjusted_p` after Holm, `region` of equivalence, `decision`, `further_splits` |
-| `importances.METHOD.NAME` | share of a hyperparameter in what makes candidates good (PED-ANOVA); absent if unknown |
-| `layers` | what is gained by augmenting a layer; null where fewer than two were: |
+| `importances.METHOD.NAME` | importance of a hyperparameter (PED-ANOVA), in [0, 1]; absent if unknown |
+| `layers` | gains of augmenting one layer; null where the study augments fewer than two: |
 | `.phase` | the phase of the trials |
 | `.gains[]` | `figure`, `basis`, `objective`, `augmentation`, `stop_gradient`, `layer`, and an interval's keys |
 | `.claims[]` | `claim`, `text`, `measured`, `figure`, `basis`, `verdict`, and an interval's keys |

@@ -1,4 +1,4 @@
-"""The report of a study: one self-contained page, its table as LaTeX and CSV, its results as JSON, its figures."""
+"""Writes the report of a study: a self-contained page, tables as LaTeX and CSV, results as JSON, and the figures."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from analysis.figures.curves import line_figures
 from analysis.figures.items import forest_figures, item_figures
 from analysis.figures.search import search_figures
 from analysis.figures.types import ForestFigure, LineFigure
-from analysis.format import FIGURE_NAMES
+from analysis.format import FIGURE_NAMES, figure_name
 from analysis.layers.section import Layers, study_layers
 from analysis.layers.section import to_csv as layers_csv
 from analysis.report import page
 from analysis.report import text as texts
 from analysis.report.export import to_csv, to_json, to_latex
-from analysis.report.tables import Evidence, TerminalTable, terminal_table
+from analysis.report.tables import Evidence
 from analysis.results.aggregate import StudyResults
 from analysis.results.load import ReportError, load_study, read_items
 from analysis.statistics.decisions import regions, weigh
@@ -27,21 +27,19 @@ from trainables.records.types import TrialRecord
 if TYPE_CHECKING:
     from analysis.results.mlflow import ServerStudy
 
-__all__ = ["ReportError", "ReportFiles", "TerminalTable", "terminal_table", "write_report", "write_server_report"]
-
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """Where a report lies.
+    """The files of a report.
 
     Attributes:
         html: The page; it needs no other file and no network.
         latex: The table, for booktabs.
         csv: The table, unrounded.
         figures: Every figure as SVG, PDF and CSV of its numbers.
-        json: The results for other programs; `analysis.export` documents it.
-        layers: Every gain of an augmented layer, unrounded; None where the study augments none.
-        findings: One plain sentence for each method that was compared with control.
+        json: The results for other programs; `analysis.report.export` documents it.
+        layers: Every gain of an augmented layer, unrounded; None where the study augments no layers.
+        findings: One sentence for each method that was compared with its control.
     """
 
     html: Path
@@ -54,7 +52,7 @@ class ReportFiles:
 
 
 def write_report(directory: Path, output: Path | None = None, *, results: StudyResults | None = None) -> ReportFiles:
-    """Writes the report of a study, of as much of it as is finished.
+    """Write the report of a study, as far as it is finished.
 
     Args:
         directory: The study's directory: `study.json` and `records/`.
@@ -79,10 +77,10 @@ def write_report(directory: Path, output: Path | None = None, *, results: StudyR
 
 
 def write_server_report(study: ServerStudy, output: Path) -> ReportFiles:
-    """Writes as much of a report as the runs of an MLflow server hold; the page says what is left out.
+    """Write as much of a report as the runs of an MLflow server allow; the page says what is left out.
 
     Args:
-        study: The study, as `analysis.runs.load_runs` reads it.
+        study: The study, as `analysis.results.mlflow` reads it.
         output: Folder of the report. Files of an earlier report are replaced.
 
     Raises:
@@ -96,11 +94,11 @@ def write_server_report(study: ServerStudy, output: Path) -> ReportFiles:
 
 def _chosen(results: StudyResults, place: str) -> Mapping[str, list[TrialRecord]]:
     if not results.records:
-        n_methods = len(results.description.methods)
         reasons = [*results.excluded, *(f"{failure}." for failure in results.failures)]
         why = f" {reasons[0]}" if reasons else ""
         raise ReportError(
-            f"{place} holds no finished trial to report, of {n_methods} planned methods.{why} Run the study first."
+            f"{place} holds no finished trial to report, of {len(results.description.methods)} planned methods.{why} "
+            "Run the study first."
         )
     return results.reported_records
 
@@ -113,8 +111,7 @@ def _write_all(
     layers: Layers | None,
     output: Path,
 ) -> ReportFiles:
-    objective = results.description.objective
-    shown = [*figures, *search_figures(results, FIGURE_NAMES.get(objective, objective))]
+    shown = [*figures, *search_figures(results, figure_name(results.description.objective))]
     drawn = [page.draw(figure, results) for figure in shown]
     of_layers = page.draw_layers(layers) if layers is not None else []
     figure_paths = [

@@ -1,5 +1,5 @@
 "use strict";
-// Without this script the page shows everything; it only adds what a reader can press.
+// The page is complete without this script, which only adds the interactive controls.
 (() => {
   const root = document.documentElement;
   const theme = document.getElementById("theme");
@@ -11,7 +11,7 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", name);
   name();
 
-  // A method taken out of the legend leaves every figure.
+  // Legend: hiding a method hides it in every figure.
   for (const button of document.querySelectorAll("#legend button")) {
     button.addEventListener("click", () => {
       const shown = button.getAttribute("aria-pressed") !== "true";
@@ -26,7 +26,7 @@
     });
   }
 
-  // Headings sort; numbers by value, the rest by name, and what is not defined comes last.
+  // Headings sort their column: numbers by value, texts alphabetically, undefined values last.
   const value = (cell) => cell.textContent.trim().replace("−", "-");
   for (const table of document.querySelectorAll("table.sortable")) {
     const body = table.tBodies[0];
@@ -52,7 +52,7 @@
     });
   }
 
-  // The slider reads every method off at one threshold, and moves the line in the figures.
+  // The slider shows every method's accuracies at one threshold and moves the line in the figures.
   const data = document.getElementById("reader-data");
   if (data) {
     const { thresholds, methods } = JSON.parse(data.textContent);

@@ -79,7 +79,7 @@ def test_the_report_holds_what_the_server_does_and_says_what_it_lacks(database: 
     names = {path.stem for path in files.figures}
     assert names == {"learning-accuracy", "learning-none-accuracy", "response-alpha", "budget"}
     page = files.html.read_text(encoding="utf-8")
-    assert "no per-item results" in page
+    assert "no results per item" in page
     assert "Findings" not in page
     method = json.loads(files.json.read_text(encoding="utf-8"))["methods"][1]
     assert method["figures"]["auc_weighted"]["maximum_deviation"] > 0
