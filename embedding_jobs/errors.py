@@ -9,12 +9,12 @@ class StudyError(Exception):
 
 
 class SourceError(StudyError):
-    """A source table that cannot be used as it is."""
+    """A source table that cannot be read, or has invalid content."""
 
 
 class EncoderError(StudyError):
-    """An encoder that is not available, or that cannot be used as asked."""
+    """An encoder that is not available, or a setting that does not fit it."""
 
 
 class StoreError(StudyError):
-    """An embedding store that is missing, damaged, or not the one asked for."""
+    """An embedding store that is missing, damaged, or made from other data or by another encoder."""

@@ -1,4 +1,4 @@
-"""Files that are complete as soon as they exist, and locks that end with their process."""
+"""Write files that are complete as soon as they exist, and hold locks that end with their process."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def hold_lock(path: Path) -> Iterator[None]:
     Raises:
         LockHeldError: Another process still holds it after half a second.
     """
-    # `is_locked` may hold it for a moment. A file system without locks is an error: a soft lock outlives its process.
+    # `is_locked` may hold the lock for a moment. A soft lock, for file systems without locks, outlives its process.
     lock = FileLock(path, timeout=0.5, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()

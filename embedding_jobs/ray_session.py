@@ -1,7 +1,7 @@
-"""Ray on this machine, as this project starts it: quiet, and never open to whoever reaches the machine's ports.
+"""Start Ray on this machine with little output and with token authentication.
 
-Ray listens on all interfaces, and whoever may talk to it may run any code. Its token authentication is the only lock,
-and by default it leaves the token readable to every user of the machine.
+Ray listens on all network interfaces, and everybody who can connect to it can run any code. Only its token
+authentication prevents this, and by default every user of the machine can read the token.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PAT
 
 
 def use_token(*, create: bool = False) -> None:
-    """Has every Ray that this process starts or joins authenticate by a token that only its owner can read.
+    """Make every Ray that this process starts or joins authenticate by a token that only its owner can read.
 
-    The token is that of RAY_AUTH_TOKEN, or of the file that RAY_AUTH_TOKEN_PATH names, or of `~/.ray/auth_token`.
-    Whoever has set RAY_AUTH_MODE to something else has decided otherwise, and is obeyed.
+    The token comes from RAY_AUTH_TOKEN, else from the file that RAY_AUTH_TOKEN_PATH names, else from
+    `~/.ray/auth_token`. If RAY_AUTH_MODE is set to something other than "token", nothing is changed.
 
     Args:
-        create: Make the file where there is none: for a Ray that is about to be started. A cluster has its own token.
+        create: Create the file if it is missing, for a Ray that is about to start. A cluster has its own token.
     """
     if os.environ.setdefault(MODE, "token") != "token":
         return
@@ -42,12 +42,12 @@ def use_token(*, create: bool = False) -> None:
 
 
 def token_path() -> Path:
-    """The file that holds, or would hold, this user's token."""
+    """Return the path of this user's token; the file may be missing."""
     return Path(os.environ.get(TOKEN_PATH) or "~/.ray/auth_token").expanduser()
 
 
 def start_ray() -> None:
-    """Starts a Ray of this process's own; it ends with the process."""
+    """Start a Ray that only this process uses and that ends with it."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     use_token(create=True)
@@ -62,11 +62,12 @@ def _has_content(path: Path) -> bool:
 
 def _write_token(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Not `whole_file`: the file is private from the start, and an existing token is not replaced.
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     try:
-        path.hardlink_to(aside)  # of two processes at once, both use the token of the first
+        path.hardlink_to(aside)  # two processes that start at once both use the first token
     except FileExistsError:
         if not _has_content(path):
             aside.replace(path)

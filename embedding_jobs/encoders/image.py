@@ -1,4 +1,4 @@
-"""Images through a timm network: decoding with the model's own preprocessing, global average pooling."""
+"""Encode images with a timm network: the model's preprocessing, then global average pooling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from embedding_jobs.errors import EncoderError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_IMAGES_PER_BATCH = {"cpu": 2, "cuda": 128}  # on a CPU, maps that stay in its cache
+_IMAGES_PER_BATCH = {"cpu": 2, "cuda": 128}  # on a CPU, so few that the feature maps stay in its cache
 
 
 class ImageKind:
@@ -29,7 +29,7 @@ class ImageKind:
     modality: Literal["text", "image"] = "image"
 
     def describe(self, config: ImageEncoderConfig) -> dict[str, Any]:
-        """What an image's vector depends on."""
+        """Return what an image's vector depends on."""
         data = data_config(config)
         if config.pretrained or config.checkpoint:
             weights = sha256_of([weights_file(config)])
@@ -64,7 +64,7 @@ class ImageKind:
 
 
 class Decoder:
-    """Encoded images to `pixels`, uint8 (images, 3, height, width): a quarter of the bytes of normalised floats."""
+    """Decode images to `pixels`, uint8 (images, 3, height, width): a quarter of the bytes of normalised floats."""
 
     def __init__(self, config: ImageEncoderConfig) -> None:
         timm = _timm()
@@ -84,9 +84,9 @@ class Decoder:
             try:
                 with Image.open(io.BytesIO(data)) as image:
                     pixels.append(np.asarray(self._transform(image.convert("RGB"))))
-            # What Pillow's decoders raise on damaged files.
+            # Pillow's decoders raise these for damaged files.
             except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-                # Pillow names the stream by its address, which is another in every process.
+                # Pillow names the stream by its address, which differs in every process.
                 reason = re.sub(r" <_io\.BytesIO object at \w+>", "", str(error)) or type(error).__name__
                 errors.append(reason.splitlines()[0])
             else:
@@ -96,7 +96,7 @@ class Decoder:
 
 
 class ImageEncoder:
-    """A timm network on one device, its last feature map averaged over all positions."""
+    """Encode images on one device: the last feature map of a timm network, averaged over all positions."""
 
     def __init__(self, config: ImageEncoderConfig, device: str, n_threads: int) -> None:
         import torch
@@ -109,7 +109,7 @@ class ImageEncoder:
         self._device = torch.device(device)
         self._dtype = compute_dtype(config.compute_dtype, device)
         self._n_batch = _IMAGES_PER_BATCH[self._device.type]
-        # Normalising runs here, on the device, in units of pixels: a quarter of the bytes travel.
+        # Normalise on the device, in units of pixels: bytes are copied there, not floats.
         self._mean, self._std = (
             torch.tensor(data[key], dtype=torch.float32, device=self._device).view(1, 3, 1, 1) * 255
             for key in ("mean", "std")
@@ -122,7 +122,7 @@ class ImageEncoder:
         self._features = torch.compile(model.forward_features) if config.compile else model.forward_features
 
     def __call__(self, prepared: Prepared) -> NDArray[np.float32]:
-        """Encode one unit; vectors come in the order of its readable images."""
+        """Encode one unit; the vectors are in the order of its readable images."""
         torch = self._torch
         pixels = prepared.arrays["pixels"]
         with torch.inference_mode():
@@ -149,10 +149,10 @@ class ImageEncoder:
 
 
 def data_config(config: ImageEncoderConfig) -> dict[str, Any]:
-    """The model's own preprocessing, with the configured image size.
+    """Return the model's preprocessing, with the configured image size.
 
     Raises:
-        EncoderError: timm knows no such model.
+        EncoderError: timm has no such model.
     """
     timm = _timm()
     if not timm.is_model(config.model.split(".")[0]):
@@ -170,7 +170,7 @@ def network(config: ImageEncoderConfig) -> Any:
     """Build the network without its classifier, with the configured weights, in evaluation mode.
 
     Raises:
-        EncoderError: The weights cannot be had, or are not the network's.
+        EncoderError: The weights are not available, or belong to another network.
     """
     import torch
 
@@ -179,7 +179,7 @@ def network(config: ImageEncoderConfig) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            # Networks of a fixed grid of patches are built for one size; others take any and know no such option.
+            # Networks with a fixed grid of patches are built for one size; others take any and have no such option.
             model = timm.create_model(config.model, img_size=config.image_size, **options)
         except TypeError:
             model = timm.create_model(config.model, **options)
@@ -201,10 +201,10 @@ def network(config: ImageEncoderConfig) -> Any:
 
 
 def weights_file(config: ImageEncoderConfig) -> Path:
-    """Find (from a hub: download, if it can be reached) the safetensors file of the weights.
+    """Find the safetensors file of the weights. Weights on the hub are downloaded if not cached.
 
     Raises:
-        EncoderError: It cannot be had.
+        EncoderError: The file is not available.
     """
     if config.checkpoint is not None:
         path = Path(config.checkpoint).expanduser()
@@ -214,7 +214,7 @@ def weights_file(config: ImageEncoderConfig) -> Path:
             raise EncoderError(f"`checkpoint` must be an existing file, found nothing at {path}")
         return path
     published = _timm().get_pretrained_cfg(config.model, allow_unregistered=True)
-    remedy = "give a local `checkpoint` (safetensors), or set `pretrained: false` for weights drawn from `seed`"
+    remedy = "set `checkpoint` to a local safetensors file, or set `pretrained: false` for weights drawn from `seed`"
     if not published.hf_hub_id:
         raise EncoderError(f"timm publishes no safetensors weights of `{config.model}`; {remedy}")
     from huggingface_hub import hf_hub_download
@@ -225,7 +225,9 @@ def weights_file(config: ImageEncoderConfig) -> Path:
         return Path(hf_hub_download(repository, "model.safetensors", revision=revision or None))
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise EncoderError(f"the weights of `{config.model}` cannot be had: {reason}. {remedy.capitalize()}") from error
+        raise EncoderError(
+            f"the weights of `{config.model}` are not available: {reason}. {remedy.capitalize()}"
+        ) from error
 
 
 def _timm() -> Any:

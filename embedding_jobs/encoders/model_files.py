@@ -1,4 +1,4 @@
-"""Find a checkpoint's files: a folder, an installed package, or the hub's local cache."""
+"""Find the files of a model: in a folder, an installed package, or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ModelFolder:
 
     Attributes:
         path: The folder.
-        commit: For a hub model the commit that was resolved.
+        commit: For a hub model, the commit that the revision stands for.
     """
 
     path: Path
@@ -25,10 +25,10 @@ class ModelFolder:
 
 
 def find_model(model: str, revision: str | None) -> ModelFolder:
-    """Find (from a hub: download, if it can be reached) the folder of a transformers model.
+    """Find the folder of a transformers model. A hub model is downloaded if it is not in the local cache.
 
     Raises:
-        EncoderError: There is no such folder, package, or hub model at hand.
+        EncoderError: The folder, package or hub model is not available.
     """
     if model.startswith("package://"):
         return ModelFolder(_package_folder(model))
@@ -43,17 +43,17 @@ def find_model(model: str, revision: str | None) -> ModelFolder:
     patterns = ["*.safetensors", "*.json", "*.txt", "*.model"]
     try:
         found = Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-    except (OSError, HFValidationError) as error:  # not cached, offline, unknown: the hub's errors are OSErrors
+    except (OSError, HFValidationError) as error:  # not cached, offline, unknown: errors of the hub are OSErrors
         reason = str(error).strip().splitlines()[0].removeprefix("Got: ")
         raise EncoderError(
-            f"the encoder `{model}`{f' at revision {revision}' if revision else ''} cannot be had: {reason}. "
-            "Download it where there is a network (`hf download`) and set `model` to its folder, or name another"
+            f"the encoder `{model}`{f' at revision {revision}' if revision else ''} is not available: {reason}. "
+            "Download it where there is a network (`hf download`), then set `model` to its folder, or choose another"
         ) from error
     return ModelFolder(found, commit=found.name)
 
 
 def sha256_of(paths: Sequence[Path]) -> str:
-    """One hash of the contents of files, in the order given."""
+    """Return one SHA-256 of the contents of files, in the given order."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as stream:

@@ -1,10 +1,8 @@
-"""What encoders are: their settings, the protocol they follow, where models come from, and the registry.
+"""The protocols of encoders.
 
-Importing this module loads neither torch nor transformers; the networks are in `text_encoder` and `image_encoder`.
-
-A third party adds a kind of encoder with an entry point of the group `embedding_ablation_study.encoders`, whose name
-is the kind and whose object follows `EncoderKind`; a `CustomEncoderConfig` names it. The same conformance tests run
-over every registered kind.
+Another package adds a kind of encoder with an entry point of the group `embedding_ablation_study.encoders`: its name is
+the kind, and its object follows `EncoderKind`. A `CustomEncoderConfig` selects it. The same conformance tests run for
+every registered kind.
 """
 
 from __future__ import annotations
@@ -20,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A unit's inputs, ready for the network.
+    """The inputs of a unit, prepared for the network.
 
     Attributes:
-        arrays: Whatever the encoder of the same kind takes: token ids and lengths, or pixels.
-        notes: For each input None, or what the store has to say of it ("truncated").
-        errors: For each input None, or why it cannot be encoded. Arrays hold the others only, in order.
-        amount: Tokens, or pixels, that the network will see.
+        arrays: What the encoder of the same kind reads: token ids and lengths, or pixels. Only of readable inputs.
+        notes: For each input a note for the store ("truncated"), or None.
+        errors: For each input why it cannot be encoded, or None.
+        amount: Number of tokens or pixels in the arrays.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -36,10 +34,10 @@ class Prepared:
 
 
 class Preprocessor(Protocol):
-    """Turns raw inputs (texts, or encoded image bytes) into arrays, on a CPU and without the network's weights."""
+    """Turn inputs (texts, or image files as bytes) into arrays, on a CPU and without the network's weights."""
 
     def __call__(self, inputs: Sequence[Any]) -> Prepared:
-        """Prepare one unit. An input that cannot be read becomes an entry in `errors`, never an exception."""
+        """Prepare one unit. An unreadable input becomes an entry in `errors`, never an exception."""
 
 
 class Encoder(Protocol):
@@ -48,23 +46,23 @@ class Encoder(Protocol):
     dimension: int
 
     def __call__(self, prepared: Prepared) -> NDArray[np.float32]:
-        """Return vectors of shape (inputs without errors, dimension); depends on `prepared` alone."""
+        """Return vectors of shape (inputs without errors, dimension); they depend only on `prepared`."""
 
 
 class EncoderKind(Protocol):
-    """A family of encoders. What the registry holds."""
+    """A kind of encoder, as the registry holds it."""
 
     modality: Literal["text", "image"]
 
     def describe(self, config: Any) -> dict[str, Any]:
-        """Everything that a vector depends on, as JSON values; checks that the encoder can be had.
+        """Return everything that a vector depends on, as JSON values, and check that the encoder is available.
 
         Raises:
-            EncoderError: The model or its weights cannot be had, or a setting does not fit them.
+            EncoderError: The model or its weights are not available, or a setting does not fit them.
         """
 
     def preprocessor(self, config: Any) -> Preprocessor:
-        """Load what preparing inputs takes."""
+        """Load the preprocessor."""
 
     def encoder(self, config: Any, device: str, n_threads: int) -> Encoder:
         """Load the network onto `device` ("cpu", "cuda")."""

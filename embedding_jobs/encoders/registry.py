@@ -1,4 +1,4 @@
-"""The kinds of encoder, by name: text, image, and those that third parties register."""
+"""Find a kind of encoder by name: text, image, or one that another package registers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENTRY_POINT_GROUP = "embedding_ablation_study.encoders"
 
 
 def encoder_kind(config: EncoderConfig) -> EncoderKind:
-    """Return the kind that serves `config`.
+    """Return the kind of encoder that `config` asks for.
 
     Raises:
         EncoderError: No installed package registers the kind.
@@ -22,15 +22,15 @@ def encoder_kind(config: EncoderConfig) -> EncoderKind:
     kinds = registry()
     if config.kind not in kinds:
         raise EncoderError(
-            f"`kind` must be one of {', '.join(sorted(kinds))}, got {config.kind!r}; install the package that provides "
-            "it"
+            f"`kind` must be one of {', '.join(sorted(kinds))}, got {config.kind!r}; install the package that "
+            "registers it"
         )
     return kinds[config.kind]
 
 
 @lru_cache(maxsize=1)
 def registry() -> dict[str, EncoderKind]:
-    """Every kind of encoder by name: the two built in, and those of entry points."""
+    """Return every kind of encoder by name: the two built-in kinds, and those of entry points."""
     from embedding_jobs.encoders.image import ImageKind
     from embedding_jobs.encoders.text import TextKind
 
@@ -38,21 +38,22 @@ def registry() -> dict[str, EncoderKind]:
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         if entry.name in kinds:
             raise EncoderError(
-                f"the encoder kind {entry.name!r} must be registered once, {entry.value} is one too many"
+                f"the encoder kind {entry.name!r} is registered twice, the second time by {entry.value}; "
+                "uninstall one of the packages"
             )
         kinds[entry.name] = entry.load()
     return kinds
 
 
 def fingerprint(config: EncoderConfig) -> dict[str, Any]:
-    """Everything that a vector depends on, as JSON values.
+    """Return everything that a vector depends on besides its input, as JSON values.
 
     Raises:
-        EncoderError: The encoder cannot be had; the message names the model and the remedy.
+        EncoderError: The encoder is not available.
     """
     return {**encoder_kind(config).describe(config), "vector_dtype": config.vector_dtype}
 
 
 def software() -> dict[str, str]:
-    """Versions of the libraries that compute vectors."""
+    """Return the versions of the libraries that compute vectors."""
     return {name: version(name) for name in ("torch", "transformers", "timm")}

@@ -1,4 +1,4 @@
-"""Text through a transformers encoder: tokens, batches of similar length, pooled hidden states."""
+"""Encode texts with a transformers encoder: tokens, batches of similar length, pooled hidden states."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TextKind:
     modality: Literal["text", "image"] = "text"
 
     def describe(self, config: TextEncoderConfig) -> dict[str, Any]:
-        """What a text's vector depends on."""
+        """Return what a text's vector depends on."""
         if config.pooling not in ("last_layers_mean", "mean", "cls"):
             raise EncoderError(f"`pooling` must be last_layers_mean, mean or cls, got {config.pooling!r}")
         found = find_model(config.model, config.revision)
@@ -45,7 +45,7 @@ class TextKind:
         if not weights:
             raise EncoderError(
                 f"the encoder `{config.model}` must have its weights as safetensors, {found.path} has none: "
-                "other formats can run code when loaded; convert it"
+                "other formats can run code when they are loaded; convert it"
             )
         tokenizer = sorted({path for pattern in _TOKENIZER_FILES for path in found.path.glob(pattern)})
         n_layers = _model_config(config, found.path).num_hidden_layers
@@ -75,7 +75,7 @@ class TextKind:
 
 
 class Tokenizer:
-    """Texts to token ids: `ids` (tokens,), all texts one after the other, and `lengths` (texts,)."""
+    """Turn texts into token ids: `ids` (tokens,) of all texts in a row, and `lengths` (texts,)."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
         path = find_model(config.model, config.revision).path
@@ -84,13 +84,13 @@ class Tokenizer:
         self._prefix = config.prefix
 
     def __call__(self, inputs: Sequence[str]) -> Prepared:
-        """Tokenise; a text beyond the limit is cut and noted."""
+        """Tokenise texts. A text beyond the limit is cut and gets a note."""
         texts = [self._prefix + text for text in inputs]
         rows: list[list[int]] = self._tokenizer(texts, truncation=False, verbose=False)["input_ids"]
         notes: list[str | None] = [None] * len(rows)
         for i, row in enumerate(rows):
             if len(row) > self._max_tokens:
-                # The tokenizer itself cuts, since where its special tokens go is its own affair.
+                # The tokenizer cuts, since it knows where its special tokens go.
                 rows[i] = self._tokenizer(texts[i], truncation=True, max_length=self._max_tokens)["input_ids"]
                 notes[i] = "truncated"
         lengths = np.array([len(row) for row in rows], dtype=np.int32)
@@ -99,7 +99,7 @@ class Tokenizer:
 
 
 class TextEncoder:
-    """A transformers encoder on one device, pooled."""
+    """Encode texts on one device: pooled hidden states of a transformers encoder."""
 
     def __init__(self, config: TextEncoderConfig, device: str, n_threads: int) -> None:
         import torch
@@ -119,7 +119,7 @@ class TextEncoder:
         self._model = torch.compile(model, dynamic=True) if config.compile else model
 
     def __call__(self, prepared: Prepared) -> NDArray[np.float32]:
-        """Encode one unit; vectors come in the order of its texts."""
+        """Encode one unit; the vectors are in the order of its texts."""
         torch = self._torch
         ids, lengths = prepared.arrays["ids"], prepared.arrays["lengths"]
         starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -132,10 +132,10 @@ class TextEncoder:
             for i, row in enumerate(rows):
                 tokens[i, : lengths[row]] = ids[starts[row] : starts[row + 1]]
             mask = np.arange(width)[None, :] < lengths[rows][:, None]
-            # Without padding there is nothing to mask, and attention takes its fast path.
+            # Without padding no mask is needed, and attention takes a faster path.
             out[self._move(rows)] = self._encode(self._move(tokens), None if mask.all() else self._move(mask))
 
-        # The longest first: what runs last beside nothing else is then short.
+        # The longest first: the batch that runs last, beside idle threads, is then short.
         self._threads.run(encode, batches(lengths, self._tokens_per_batch)[::-1])
         vectors: NDArray[np.float32] = out.cpu().numpy()
         return vectors
@@ -159,20 +159,20 @@ class TextEncoder:
     def _move(self, array: NDArray[Any]) -> Any:
         tensor = self._torch.from_numpy(array)
         if self._device.type == "cuda":
-            # Pinned memory lets the copy run beside the computation of the batch before.
+            # With pinned memory the copy runs while the previous batch is computed.
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor
 
 
 def batches(lengths: NDArray[np.int32], tokens_per_batch: int) -> list[NDArray[np.int64]]:
-    """Cut texts, shortest first, into batches of at most so many padded tokens.
+    """Cut texts, shortest first, into batches of at most `tokens_per_batch` padded tokens.
 
     Args:
         lengths: Tokens of each text, shape (texts,).
-        tokens_per_batch: Bound on the longest length times the number of texts; one longer text is a batch alone.
+        tokens_per_batch: Upper limit of longest length x number of texts; a longer text is a batch alone.
 
     Returns:
-        Row numbers of each batch; together every row once. They depend on the lengths alone.
+        Row numbers of each batch; every row is in one batch. They depend only on the lengths.
     """
     order = np.argsort(lengths, kind="stable")
     found = []
@@ -187,10 +187,10 @@ def batches(lengths: NDArray[np.int32], tokens_per_batch: int) -> list[NDArray[n
 
 
 def max_tokens(config: TextEncoderConfig, path: Path) -> int:
-    """The limit in tokens: the configured one, which must not exceed the model's own.
+    """Return the limit in tokens: the configured one, else the model's.
 
     Raises:
-        EncoderError: `max_tokens` is beyond what the model can read.
+        EncoderError: `max_tokens` exceeds the model's limit.
     """
     limits = [int(_tokenizer(config, path).model_max_length)]
     positions = getattr(_model_config(config, path), "max_position_embeddings", None)
@@ -223,7 +223,7 @@ def _model_config(config: TextEncoderConfig, path: Path) -> Any:
 
 
 def _network(config: TextEncoderConfig, path: Path) -> Any:
-    """Load the encoder's weights, refusing a checkpoint that leaves part of the network at random values."""
+    """Load the encoder's weights. A checkpoint that leaves part of the network at random values is an error."""
     import torch
 
     from embedding_jobs.encoders.torch_runtime import declare_torchvision_operators
@@ -247,7 +247,7 @@ def _network(config: TextEncoderConfig, path: Path) -> Any:
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise EncoderError(f"the encoder `{config.model}` cannot be loaded from {path}: {error}") from error
-    # The pooler sits behind the hidden states and is not used; many checkpoints come without one.
+    # The pooler comes after the hidden states and is not used; many checkpoints have none.
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise EncoderError(

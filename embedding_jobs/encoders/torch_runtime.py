@@ -1,4 +1,4 @@
-"""What both networks need of torch: threads, the computation's type, a torchvision that can be imported."""
+"""What both networks need from torch: threads, the type of the computation, a torchvision that can be imported."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Batch = TypeVar("Batch")
 
 @lru_cache(maxsize=1)
 def declare_torchvision_operators() -> Any:
-    """Make `import torchvision` possible beside a torch that it was not built for. Call before that import.
+    """Make `import torchvision` work with a torch that it was not built for. Call before that import.
 
-    timm depends on torchvision, and the wheel of the package index is built for CUDA. Beside a CPU build of torch
-    its library of operators does not load, and `import torchvision` then fails with "operator torchvision::nms does
-    not exist", as does everything of transformers that touches images. Nothing here calls these operators: declaring
-    their schemas is enough for the import. Where the library loads, nothing is done.
+    timm depends on torchvision, whose wheel on the package index is built for CUDA. With a CPU build of torch its
+    library of operators does not load, and `import torchvision` fails with "operator torchvision::nms does not exist";
+    so does everything in transformers that uses images. Nothing here calls these operators: declaring their schemas is
+    enough for the import. If the library loads, nothing is done.
 
     Returns:
-        The declaring library, which must stay alive as long as the process; None where none was needed.
+        The declaring library, which must live as long as the process; None if it is not needed.
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
@@ -46,7 +46,7 @@ def declare_torchvision_operators() -> Any:
 
 
 def compute_dtype(requested: str, device: str) -> torch.dtype:
-    """The type in which a network computes on `device`.
+    """Return the type in which a network computes on `device`.
 
     Raises:
         EncoderError: `requested` is not a known type.
@@ -62,10 +62,10 @@ def compute_dtype(requested: str, device: str) -> torch.dtype:
 
 
 def fold_batch_norms(model: Any, example: torch.Tensor) -> Any:
-    """The network with each batch normalisation that follows a convolution folded into its weights.
+    """Fold each batch normalisation that follows a convolution into the convolution's weights.
 
-    In evaluation mode both are linear, and one pass over the map is saved. Which normalisation follows which
-    convolution is seen in a run; a network whose features are not the same afterwards is given back as it was.
+    In evaluation mode both are linear, and folding saves one pass over the feature map. One run of the network shows
+    which normalisation follows which convolution. If the features differ afterwards, the network is returned unchanged.
 
     Args:
         model: A timm network in evaluation mode, float32.
@@ -76,7 +76,7 @@ def fold_batch_norms(model: Any, example: torch.Tensor) -> Any:
         (2018), section 3.2, https://arxiv.org/abs/1712.05877
     """
     folded = copy.deepcopy(model)
-    made: dict[int, tuple[torch.nn.Conv2d, torch.Tensor]] = {}  # keeps the tensors, so that ids stay theirs
+    made: dict[int, tuple[torch.nn.Conv2d, torch.Tensor]] = {}  # keeps the tensors alive, so that their ids stay valid
     pairs: dict[torch.nn.BatchNorm2d, torch.nn.Conv2d] = {}
 
     def after_convolution(module: torch.nn.Conv2d, inputs: Any, output: torch.Tensor) -> None:
@@ -95,13 +95,13 @@ def fold_batch_norms(model: Any, example: torch.Tensor) -> Any:
     names = {module: name for name, module in folded.named_modules()}
     for norm, convolution in pairs.items():
         if norm.running_mean is None or norm.running_var is None:
-            continue  # normalises by the batch in hand
+            continue  # normalises by the statistics of the current batch
         folded_weights = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         convolution.weight, convolution.bias = (torch.nn.Parameter(w, requires_grad=False) for w in folded_weights)
         parent, _, name = names[norm].rpartition(".")
-        # timm's normalisation carries the activation after it.
+        # timm's normalisation includes the activation that follows it.
         rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]
         setattr(folded.get_submodule(parent), name, torch.nn.Sequential(*rest))
     with torch.inference_mode():
@@ -110,11 +110,11 @@ def fold_batch_norms(model: Any, example: torch.Tensor) -> Any:
 
 
 class Threads:
-    """Runs batches side by side, each on one thread.
+    """Run batches in parallel, each on one thread.
 
-    Threads inside an operation wait for one another at its end: on a machine that is also doing something else the
-    slowest decides, and two threads were seen to make a tenth of the speed of one. Batches side by side never wait,
-    and what a batch computes does not depend on how many threads there are.
+    The threads of one operation wait for each other at its end. On a busy machine the slowest one decides: two threads
+    were measured at a tenth of the speed of one. Parallel batches never wait, and the result of a batch does not depend
+    on the number of threads.
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -122,10 +122,10 @@ class Threads:
         self._pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def run(self, function: Callable[[Batch], None], batches: Sequence[Batch]) -> None:
-        """Call `function` on every batch, without gradients; raises what the first of them raises."""
+        """Call `function` on every batch, without gradients; raises the first error."""
 
         def call(batch: Batch) -> None:
-            with torch.inference_mode():  # is set for each thread alone
+            with torch.inference_mode():  # is a setting of each thread
                 function(batch)
 
         for _ in self._pool.map(call, batches):
@@ -133,5 +133,5 @@ class Threads:
 
 
 def gpu_memories() -> list[int]:
-    """Bytes of each GPU that torch sees."""
+    """Return the memory in bytes of each GPU that torch sees."""
     return [torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())]

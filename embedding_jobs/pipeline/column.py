@@ -1,4 +1,4 @@
-"""A column of vectors as a whole: is it there, is it the one asked for, what is missing, and completing it."""
+"""One column of vectors: check what the store has of it, and complete it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embedding_jobs.encoders.config import column_name, encoder_name
 from embedding_jobs.encoders.registry import software
 from embedding_jobs.errors import SourceError, StoreError
 from embedding_jobs.files import remove_asides, sha256_file
-from embedding_jobs.pipeline.planning import Gatherer, make_plan, read_unit, sound_shard, unit_path
+from embedding_jobs.pipeline.planning import Gatherer, make_plan, read_unit, unit_path, valid_shard
 from embedding_jobs.pipeline.summary import ColumnSummary, ExtractionProgress, measured, summarise
 from embedding_jobs.pipeline.workers import Job, Unit, WrittenUnit
 from embedding_jobs.store.items import read_inputs
@@ -30,30 +30,30 @@ _N_NAMED = 5
 def existing_column(
     store: Store, name: str, made_of: dict[str, Any], on_error: Literal["fail", "skip"]
 ) -> ColumnManifest | None:
-    """Return a complete column's manifest, None if it is not complete or its manifest is unreadable.
+    """Return a complete column's manifest; None if the column is not complete or its manifest is unreadable.
 
     Raises:
-        StoreError: It was made by another encoder; or rows were skipped and now none may be.
+        StoreError: The column was made by another encoder; or it has skipped rows and `on_error` is "fail".
     """
     if not (store.path(name) / MANIFEST).exists():
         return None
     try:
         found = store.column(name)
     except StoreError:
-        return None  # the shards carry what it takes to make a new one
+        return None  # a new one can be made from the shards
     mine, asked = comparable(found.fingerprint), comparable(made_of)
     differing = sorted(key for key in mine.keys() | asked.keys() if mine.get(key) != asked.get(key))
     if differing:
-        listed = ", ".join(f"`{key}` {mine.get(key)!r} in the store and {asked.get(key)!r} asked" for key in differing)
+        listed = ", ".join(f"`{key}` (store: {mine.get(key)!r}, study: {asked.get(key)!r})" for key in differing)
         models = f"{found.fingerprint.get('model')} and {made_of.get('model')}"
         raise StoreError(
-            f"the encoder of {store.path(name)} must be the one asked for, they differ in {listed} (models {models}); "
+            f"the encoder of {store.path(name)} must be the study's, they differ in {listed}; models: {models}; "
             f"give the study another `directory`, or remove the column (`study embeddings rm {name}`)"
         )
     if found.n_skipped and on_error == "fail":
         raise StoreError(
-            f"with on_error: fail every row must have a vector, {found.n_skipped} of {store.path(name)} were skipped "
-            f"(see {SKIPPED}); set on_error: skip, or remove the column (`study embeddings rm {name}`) and embed again"
+            f"with `on_error: fail` every row must have a vector, {found.n_skipped} of {store.path(name)} were skipped "
+            f"(see {SKIPPED}); set `on_error: skip`, or remove the column (`study embeddings rm {name}`)"
         )
     return found
 
@@ -66,7 +66,7 @@ class FoundColumn:
         store: The store; its items are complete.
         items: Their manifest.
         job: What to encode.
-        fingerprint: Of the encoder.
+        fingerprint: The encoder's fingerprint.
         manifest: The column's manifest; None if the column is not complete.
         damaged: With a manifest, the numbers of the shards that are missing or damaged.
         began_s: When the run looked, seconds since 1970.
@@ -133,7 +133,7 @@ class ColumnRun:
         self._remove_stale_units()
         self._todo = [unit for unit in self._gatherer.units if not self._unit_is_there(unit)]
         self._done = set(self._gatherer.units) - set(self._todo)
-        self._n_prefix = 0  # so many of the gatherer's units, from the first on, are done
+        self._n_prefix = 0  # number of the gatherer's first units that are done without a gap
         self._waiting = missing
         self._written: list[WrittenUnit] = []
         self._report()
@@ -149,7 +149,7 @@ class ColumnRun:
         ]
 
     def take(self, unit: WrittenUnit) -> None:
-        """Note a unit that was written, and write the shards that waited for it.
+        """Register a unit that was written, and write the shards that waited for it.
 
         Raises:
             SourceError: The unit has unreadable images, and `on_error` is "fail".
@@ -162,7 +162,7 @@ class ColumnRun:
         self._advance()
 
     def finish(self) -> ColumnSummary:
-        """Complete the column: write its manifest, and remove its units."""
+        """Complete the column: write its manifest and remove its units."""
         manifest = self._complete()
         shutil.rmtree(self._store.units(self.name))
         remove_asides(self._folder)
@@ -173,7 +173,7 @@ class ColumnRun:
 
     @cached_property
     def _dimension(self) -> int:
-        """Width of the vectors: from the manifest, else from a unit, else (no unit is needed) from a valid shard."""
+        """Length of the vectors: from the manifest, else from a unit, else (no unit is needed) from a valid shard."""
         if self._found.manifest is not None:
             return self._found.manifest.dimension
         if self._gatherer.units:
@@ -182,7 +182,7 @@ class ColumnRun:
         return shard_dimension(self._folder / part_name(valid))
 
     def _advance(self) -> None:
-        """Write the shards whose units are all there."""
+        """Write the shards whose units are all encoded."""
         gatherer = self._gatherer
         while self._n_prefix < len(gatherer.units) and gatherer.units[self._n_prefix] in self._done:
             self._n_prefix += 1
@@ -210,7 +210,7 @@ class ColumnRun:
         )
 
     def _complete(self) -> ColumnManifest:
-        """Write what is derived from the shards (the table of skipped rows), then the manifest."""
+        """Write the table of skipped rows, then the manifest."""
         folder, items, config = self._folder, self._items, self._job.config
         shards = []
         skipped: list[tuple[int, str, str, str]] = []
@@ -264,11 +264,13 @@ class ColumnRun:
         ids = read_inputs(self._store, "id", rows, self._items.rows_per_shard)
         listed = [f"  - id {name}: {reason}" for name, (_, reason) in zip(ids, unit.errors, strict=False)]
         if len(unit.errors) > len(rows):
-            listed.append(f"  and {len(unit.errors) - len(rows)} more of the {unit.n_inputs} that were read together")
+            listed.append(
+                f"  and {len(unit.errors) - len(rows)} more of the {unit.n_inputs} images that were read together"
+            )
         return SourceError(
             f"every image of `{self._job.column}` must be readable, {len(unit.errors)} are not"
             f" ({self._job.source.table}):\n" + "\n".join(listed) + "\n"
-            "replace the files or leave the rows out, or set on_error: skip; what is encoded is kept"
+            "replace the files, remove the rows, or set `on_error: skip`; encoded images are kept"
         )
 
     def _unit_is_there(self, unit: int) -> bool:
@@ -277,28 +279,28 @@ class ColumnRun:
             return False
         try:
             vectors, notes = read_unit(path)
-            sound = len(vectors) == len(self._plan.unit_rows(unit)) and not self._may_not_stay(notes)
+            valid = len(vectors) == len(self._plan.unit_rows(unit)) and not self._must_go(notes)
         except StoreError:
-            sound = False
-        if not sound:
+            valid = False
+        if not valid:
             path.unlink()
-        return sound
+        return valid
 
     def _missing_shards(self) -> list[int]:
-        """Numbers of the shards that are missing, damaged or of something else, where no manifest tells."""
+        """Find the shards that are missing, damaged or made from something else, without a manifest."""
         paths = [self._folder / part_name(number) for number in range(len(self._plan.shard_keys))]
         return [
             number
             for number, (path, key) in enumerate(zip(paths, self._plan.shard_keys, strict=True))
-            if not sound_shard(path, key) or self._may_not_stay(read_part(path, ["note"]).column("note").to_pylist())
+            if not valid_shard(path, key) or self._must_go(read_part(path, ["note"]).column("note").to_pylist())
         ]
 
-    def _may_not_stay(self, notes: list[str | None]) -> bool:
-        """Whether a run that was allowed to skip rows, and ended early, left some out that this one needs."""
+    def _must_go(self, notes: list[str | None]) -> bool:
+        """Whether an earlier run skipped rows of a file, and this run must not skip any."""
         return not self._job.skip and any(note is not None and note.startswith(SKIP_NOTE) for note in notes)
 
     def _remove_stale_units(self) -> None:
-        """Remove units of what the table or the encoder no longer is."""
+        """Remove units that were encoded for another table or encoder."""
         known = {f"{key}.arrow" for key in self._plan.unit_keys}
         for path in self._store.units(self.name).iterdir():
             if path.name not in known:
@@ -306,5 +308,5 @@ class ColumnRun:
 
 
 def shard_dimension(path: Path) -> int:
-    """Return the width of the vectors in a shard."""
+    """Return the length of the vectors in a shard."""
     return int(read_part(path, ["vector"]).column("vector").type.list_size)

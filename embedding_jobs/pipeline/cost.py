@@ -15,7 +15,7 @@ from embedding_jobs.sources.items import Source, image_location
 
 _MOST_INPUTS, _WARM_UP = 256, 8
 
-# Each step is repeated at most so often, and not again once its repeats have taken so long.
+# A step is repeated at most three times, and not again once its repeats have taken three seconds.
 _N_REPEATS, _REPEATS_S = 3, 3.0
 
 # Shortest time of a step: far below any encoding, and above the resolution of the clock.
@@ -40,7 +40,7 @@ class EncodingCost:
 
 
 def measure_encoder(source: Source, column: str, config: EncoderConfig, device: str, n_threads: int) -> EncodingCost:
-    """Encode the first unit of a table, at most 256 inputs; nothing of it is kept.
+    """Encode the first unit of a table, at most 256 inputs; the vectors are not kept.
 
     Each time is the smallest of several repeats, since other work on the machine only ever adds to it.
 

@@ -1,8 +1,8 @@
-"""Encoding what is missing of a store, as a Ray Data pipeline: read and prepare -> encode -> write.
+"""Encode what is missing in a store with a Ray Data pipeline: read and prepare -> encode -> write.
 
-A row of the pipeline is a unit (see `planning`). Preparing and encoding are fixed pools of actors, so that memory does
-not depend on how many units there are; the next unit is prepared and the last one written while one is encoded. The
-driver gathers shards as their units come in. What is finished is a file; a run that died is continued by running again.
+A row of the pipeline is a unit (see `planning`). Fixed pools of actors prepare and encode, so that memory does not
+depend on the number of units. While a unit is encoded, the next one is prepared and the last one written. The driver
+gathers shards as soon as their units are written. Finished work is a file: after a crash, run again to continue.
 """
 
 from __future__ import annotations
@@ -35,13 +35,11 @@ from embedding_jobs.sources.items import Source
 from embedding_jobs.store.items import checked_source, ensure_items
 from embedding_jobs.store.store import Store
 
-__all__ = ["ColumnSummary", "EncoderPool", "ExtractionProgress", "ExtractionSummary", "encoder_pool", "extract"]
-
-N_RETRIES = 3  # of a unit whose process died; Ray Data's own default is without end
+N_RETRIES = 3  # of a unit whose process died; Ray Data has no limit by default
 
 _WATCH_EVERY_S = 2.0
 
-_NODE_LOST_WAIT_S = 5.0  # until Ray no longer counts a node that has gone
+_NODE_LOST_WAIT_S = 5.0  # until Ray no longer lists a lost node
 
 
 def extract(
@@ -54,23 +52,24 @@ def extract(
     on_progress: Callable[[ExtractionProgress], None] | None = None,
     start_ray: Callable[[], None] | None = None,
 ) -> ExtractionSummary:
-    """Bring a store up to date with a table: encode what is missing, and only that.
+    """Bring a store up to date with a table. Only what is missing is encoded.
 
     Args:
         source: The table.
-        encoders: For each of the table's columns to encode, its encoder. Columns of one encoder share its processes.
-        store: Directory of the store; on a cluster, one that every node sees under this path.
-        rows_per_shard: Rows in a shard of a new store; a store that exists keeps its own.
-        on_error: What an unreadable image does: `fail`, naming the first, or `skip`, which leaves its row without a
-            vector and lists it in the column's `skipped.csv`.
+        encoders: Encoder by column of the table. Columns with the same encoder share its processes.
+        store: Directory of the store; on a cluster, every node must see it under this path.
+        rows_per_shard: Number of rows in a shard of a new store; an existing store keeps its number.
+        on_error: What to do about an unreadable image: `fail`, or `skip`, which leaves its row without a vector and
+            lists it in the column's `skipped.csv`.
         on_progress: Called in this process after each unit and each shard.
-        start_ray: Starts or joins Ray, once table, encoders and store are found sound and something is missing; None
-            for a Ray of the run's own, unless one is running.
+        start_ray: Called to start or join Ray when table, encoders and store are valid and something is missing. By
+            default a running Ray is used, else one is started for this run.
 
     Raises:
-        SourceError: The table is unsound, which is found before anything is computed; or an image is unreadable.
-        EncoderError: An encoder cannot be had, or its process died again and again.
-        StoreError: The store was made from another table or by another encoder, or the disk is full.
+        SourceError: The table is not valid, which is checked before any computation; or an image is unreadable.
+        EncoderError: An encoder is not available, or its process died repeatedly.
+        StoreError: The store was made from another table or by another encoder, another run writes to it, or the disk
+            is full.
     """
     if rows_per_shard < 1:
         raise StoreError(f"`rows_per_shard` must be at least 1, got {rows_per_shard}")
@@ -135,7 +134,7 @@ def _encode(
                 n_lost = 0
             return {name: run.finish() for name, run in runs.items()}
         except (_NodeLostError, ray.exceptions.ActorUnavailableError) as error:
-            # Of the second, too, the node has gone: Ray used up the unit's retries before it noticed.
+            # The second error also means a lost node: the unit's retries ended before Ray noticed the loss.
             n_lost += 1
             if n_lost > N_RETRIES:
                 raise _given_up(job.config, error) from error
@@ -144,19 +143,19 @@ def _encode(
 
 
 def _pipeline(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[WrittenUnit]:
-    """Run units through the three stages; yields each when it has been written."""
+    """Run units through the three stages, and yield each when it is written."""
     if not units:
         return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    # One unit a block: each moves on alone, and a crash costs one.
+    # One unit per block: a unit does not wait for others, and a crash costs one unit.
     data = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
-    # Writing is short: few writers are enough, and without a bound each burst of units starts processes of its own.
+    # Writing is short: few writers suffice, and without a bound each burst of units would start more processes.
     writing = ray.data.TaskPoolStrategy(size=max(1, pool.n_actors))
     with warnings.catch_warnings():
-        # Ray names these arguments deprecated but has no other way to bound how often a crash is tried again.
+        # Ray calls these arguments deprecated, but offers no other way to limit the retries after a crash.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         data = data.map(
             _PrepareRow,
@@ -178,7 +177,7 @@ def _pipeline(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[Writte
         data = data.map(_write_row, compute=writing, num_cpus=pool.task_cpus / 2, max_retries=N_RETRIES)
     died = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
     try:
-        with _giving_up_lost_nodes(data):
+        with _ending_with_lost_nodes(data):
             for row in data.iter_rows():
                 unit = row["unit"]
                 if isinstance(unit, Unit):
@@ -193,28 +192,28 @@ def _pipeline(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[Writte
 
 def _given_up(config: EncoderConfig, error: Exception) -> EncoderError:
     return EncoderError(
-        f"a process that encodes with {config.model} must survive a unit, it died {N_RETRIES + 1} times: {error}; most "
-        "often memory is short: lower the encoder's `tokens_per_batch`, use nodes with more memory, or see whether the "
-        "cluster's nodes stay up, and run again"
+        f"the process that encodes with {config.model} died {N_RETRIES + 1} times on one unit: {error}; most often the "
+        "memory is too small: lower the encoder's `tokens_per_batch`, use nodes with more memory, or check that the "
+        "cluster's nodes stay up, then run again"
     )
 
 
 class _NodeLostError(Exception):
-    """A node went while units were at it."""
+    """A node of the cluster was lost while it worked on units."""
 
 
 @contextmanager
-def _giving_up_lost_nodes(data: ray.data.Dataset) -> Iterator[None]:
-    """Ends a pipeline once a node goes that it began with.
+def _ending_with_lost_nodes(data: ray.data.Dataset) -> Iterator[None]:
+    """End a pipeline when a node is lost on which it began.
 
-    Ray Data would have the node's processes begin anew elsewhere, and where the nodes that are left have no room for
-    them, the units that were at it would wait for ever.
+    Ray Data would start the node's processes on other nodes. If these have no room for them, the units of the lost node
+    would wait forever.
 
     Raises:
-        _NodeLostError: In place of whatever the pipeline ends with then.
+        _NodeLostError: A node was lost; replaces the error with which the pipeline ends then.
     """
     began_with, lost, ended = _alive_nodes(), threading.Event(), threading.Event()
-    # There is no public way to end an execution from outside; Ray Data itself keeps it only after its first output.
+    # There is no public way to end an execution from outside, and Ray Data stores it only after the first output.
     executors, create = [], data._create_executor
 
     def create_known() -> Any:
@@ -237,13 +236,13 @@ def _giving_up_lost_nodes(data: ray.data.Dataset) -> Iterator[None]:
         yield
     except Exception as error:
         if lost.is_set():
-            raise _NodeLostError("a node has gone") from error
+            raise _NodeLostError("a node was lost") from error
         raise
     finally:
         ended.set()
         watcher.join()
     if lost.is_set():
-        raise _NodeLostError("a node has gone")
+        raise _NodeLostError("a node was lost")
 
 
 def _alive_nodes() -> set[str]:
@@ -271,7 +270,7 @@ def _write_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pinned(config: EncoderConfig, made_of: Mapping[str, Any]) -> EncoderConfig:
-    """Name the commit that this process found: a branch may have moved on when a worker looks."""
+    """Set the commit that this process found: a branch may have changed when a worker looks it up."""
     if isinstance(config, TextEncoderConfig):
         return replace(config, revision=made_of["revision"])
     return config
@@ -287,14 +286,17 @@ def _check_encoders(source: Source, encoders: Mapping[str, EncoderConfig]) -> No
             raise SourceError(f"an encoded column's name must not hold '--' or '/', got `{column}`; rename the column")
         asked, given = encoder_kind(config).modality, source.modality(column)
         if asked != given:
-            raise EncoderError(f"the encoder of `{column}` must be one for {given}, {config.model} is one for {asked}")
+            raise EncoderError(
+                f"the encoder of `{column}` must encode {given}, {config.model} encodes {asked}; "
+                "choose another model or column"
+            )
         if config.vector_dtype not in ("float32", "float16"):
             raise EncoderError(f"`vector_dtype` must be float32 or float16, got {config.vector_dtype!r}")
 
 
 @contextmanager
 def _lock(directory: Path) -> Iterator[None]:
-    """Hold the store for this process."""
+    """Hold the lock of the store."""
     try:
         with hold_lock(directory / ".lock"):
             yield
@@ -304,7 +306,7 @@ def _lock(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def _ray(start: Callable[[], None] | None) -> Iterator[None]:
-    """Use the Ray that is there; start one for the time of the run if none is."""
+    """Use the running Ray; if there is none, start one for this run."""
     if start is not None:
         start()
     if ray.is_initialized():

@@ -1,12 +1,12 @@
-"""What is left to encode, and how encoded inputs become shards.
+"""Plan what is left to encode, and gather encoded inputs into shards.
 
 Equal inputs are encoded once. The distinct inputs of a column, in the order in which they first appear, are cut into
-units; a unit is encoded as a whole and written to a file named by the hash of what it depends on. A shard is then
-gathered from units. Units and shards follow from the table and the encoder alone, not from what ran before, so the
-finished store is the same, byte for byte, however often it was interrupted.
+units. A unit is encoded as a whole and written to a file whose name is the hash of what it depends on. Shards are then
+gathered from units. Units and shards depend only on the table and the encoder, not on earlier runs: the finished store
+is the same, byte for byte, however often it was interrupted.
 
-A shard that is lost later is gathered from the other shards where they hold the same inputs; only units of inputs
-that no sound shard holds are encoded again.
+A shard that is lost later is gathered from other shards as far as they hold the same inputs. Only the units of inputs
+that no valid shard holds are encoded again.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Plan:
 
     Attributes:
         name: `<column>--<encoder>`.
-        inverse: For each row the number of its distinct input, shape (rows,).
-        first_rows: For each distinct input the row where it first appears, ascending, shape (inputs,).
-        items_per_unit: Distinct inputs in a unit.
-        unit_keys: For each unit the hash of what its vectors depend on.
-        shard_keys: For each shard likewise, ids included.
-        rows_per_shard: Rows in every shard but the last.
+        inverse: Number of the distinct input of each row, shape (rows,).
+        first_rows: First row of each distinct input, ascending, shape (inputs,).
+        items_per_unit: Number of distinct inputs in a unit.
+        unit_keys: Hash of what the vectors of each unit depend on.
+        shard_keys: The same for each shard, including its ids.
+        rows_per_shard: Number of rows in every shard but the last.
     """
 
     name: str
@@ -59,24 +59,24 @@ class Plan:
     rows_per_shard: int
 
     def shard_inputs(self, number: int) -> NDArray[np.int64]:
-        """Distinct inputs of a shard's rows, in the order of the rows."""
+        """Return the distinct inputs of a shard's rows, in the order of the rows."""
         return self.inverse[number * self.rows_per_shard : (number + 1) * self.rows_per_shard]
 
     def unit_rows(self, unit: int) -> NDArray[np.int64]:
-        """Rows whose inputs a unit encodes, ascending."""
+        """Return the rows whose inputs a unit encodes, ascending."""
         return self.first_rows[unit * self.items_per_unit : (unit + 1) * self.items_per_unit]
 
 
 def make_plan(store: Store, items: ItemsManifest, name: str, column: str, made_of: dict[str, Any], n_unit: int) -> Plan:
-    """Read a column's inputs once, keeping sixteen bytes of each, and cut them into units and shards.
+    """Read a column's inputs once, keep 16 bytes of each, and cut them into units and shards.
 
     Args:
-        store: The store, whose items are complete.
+        store: The store; its items are complete.
         items: Their manifest.
         name: `<column>--<encoder>`.
         column: The data's column.
-        made_of: Everything that a vector depends on beside its input.
-        n_unit: Distinct inputs in a unit.
+        made_of: Everything that a vector depends on, besides its input.
+        n_unit: Number of distinct inputs in a unit.
     """
     salt = json.dumps(made_of, sort_keys=True).encode()
     hashes = np.empty((items.n_items, 2), dtype=np.uint64)
@@ -96,13 +96,13 @@ def make_plan(store: Store, items: ItemsManifest, name: str, column: str, made_o
 
 
 def distinct(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Number equal rows alike, in the order in which they first appear.
+    """Number the distinct rows in the order in which they first appear.
 
     Args:
         hashes: Shape (rows, 2).
 
     Returns:
-        The row where each distinct value first appears, (values,), and for each row the number of its value, (rows,).
+        The first row of each distinct value, shape (values,), and the number of each row's value, shape (rows,).
     """
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable: equal rows stay in ascending order
     ordered = hashes[order]
@@ -117,8 +117,8 @@ def distinct(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.
     return first_rows[by_appearance], inverse
 
 
-def sound_shard(path: Path, key: str) -> bool:
-    """Whether a shard without a manifest is there, made of what `key` stands for, and undamaged."""
+def valid_shard(path: Path, key: str) -> bool:
+    """Return whether a shard exists, is undamaged, and was made from what `key` is the hash of."""
     import pyarrow.parquet as pq
 
     try:
@@ -130,20 +130,20 @@ def sound_shard(path: Path, key: str) -> bool:
 
 
 class Gatherer:
-    """Gathers missing shards from units and from the sound shards.
+    """Gather missing shards from units and from valid shards.
 
     Attributes:
         missing: Numbers of the shards to write.
-        units: Units that must exist first, ascending.
+        units: Units that are needed, ascending.
     """
 
     def __init__(self, store: Store, plan: Plan, missing: Sequence[int]) -> None:
-        """Find out where each input of the missing shards comes from."""
+        """Find where each input of the missing shards comes from."""
         self._store = store
         self._plan = plan
         self.missing = tuple(missing)
         n_shards = len(plan.shard_keys)
-        # For each distinct input a row of a sound shard that holds it, or -1.
+        # A row of a valid shard that holds the distinct input, or -1.
         self._holder = np.full(len(plan.first_rows), -1, dtype=np.int64)
         for number in set(range(n_shards)) - set(missing):
             inputs = plan.shard_inputs(number)
@@ -158,7 +158,7 @@ class Gatherer:
         self._parts: OrderedDict[int, tuple[NDArray[Any], list[str | None]]] = OrderedDict()
 
     def ready(self, number: int, n_done: int) -> bool:
-        """Whether a shard can be written when the first `n_done` of `units` exist."""
+        """Return whether a shard can be written when the first `n_done` of `units` exist."""
         last = self._last_unit[number]
         return last < 0 or (n_done > 0 and self.units[n_done - 1] >= last)
 
@@ -166,7 +166,7 @@ class Gatherer:
         """Gather one shard and write it.
 
         Raises:
-            StoreError: The disk is full, or a part that is gathered from is damaged.
+            StoreError: The disk is full, or a unit or shard to read is damaged.
         """
         import pyarrow as pa
 
@@ -209,12 +209,12 @@ class Gatherer:
 
 
 def unit_path(store: Store, plan: Plan, unit: int) -> Path:
-    """The file of an encoded unit."""
+    """Return the path of an encoded unit."""
     return store.units(plan.name) / f"{plan.unit_keys[unit]}.arrow"
 
 
 def write_unit(path: Path, vectors: NDArray[Any], notes: Sequence[str | None]) -> None:
-    """Write a unit's vectors (inputs, dimension), and what there is to say of each input."""
+    """Write a unit's vectors, shape (inputs, dimension), and the note of each input."""
     import pyarrow as pa
 
     table = pa.table({"vector": _vectors(vectors), "note": pa.array(notes, pa.string())})
@@ -225,7 +225,7 @@ def write_unit(path: Path, vectors: NDArray[Any], notes: Sequence[str | None]) -
 
 
 def read_unit(path: Path, dimension: int | None = None) -> tuple[NDArray[Any], list[str | None]]:
-    """Memory-map a unit's vectors; the map is released with the array.
+    """Read a unit's vectors and notes through a memory map, which is released with the array.
 
     Raises:
         StoreError: The file is missing or damaged.
@@ -234,14 +234,14 @@ def read_unit(path: Path, dimension: int | None = None) -> tuple[NDArray[Any], l
 
     try:
         file = pa.ipc.open_file(pa.memory_map(str(path)))
-        # A note of another type may be a pickled object, which would run its maker's code when read.
+        # A note of another type may be a pickled object, and reading one would run code from the file.
         if file.schema.names != ["vector", "note"] or file.schema.field("note").type != pa.string():
             raise StoreError(f"the unit {path} must hold vectors and texts, got {file.schema}; delete it and run again")
         table = file.read_all()
         width = int(table.column("vector").type.list_size)
         if dimension is not None and width != dimension:
             raise StoreError(
-                f"the unit {path} must hold {dimension} numbers a row, got {width}; delete it and run again"
+                f"the unit {path} must hold vectors of length {dimension}, got {width}; delete it and run again"
             )
         return vectors_of(table, width, path), table.column("note").to_pylist()
     except (pa.ArrowException, AttributeError, OSError) as error:
@@ -249,7 +249,7 @@ def read_unit(path: Path, dimension: int | None = None) -> tuple[NDArray[Any], l
 
 
 def full_vectors(vectors: NDArray[Any], errors: Sequence[str | None], dtype: str) -> NDArray[Any]:
-    """Put vectors of readable inputs into their rows; an input that was skipped gets NaN."""
+    """Put the vectors of readable inputs into their rows; a skipped input gets NaN."""
     readable = np.array([error is None for error in errors], dtype=bool)
     out = np.full((len(errors), vectors.shape[1]), np.nan, dtype=dtype)
     out[readable] = vectors
@@ -257,7 +257,7 @@ def full_vectors(vectors: NDArray[Any], errors: Sequence[str | None], dtype: str
 
 
 def merged_notes(notes: Sequence[str | None], errors: Sequence[str | None]) -> list[str | None]:
-    """The note of each input: why it was skipped, else what the preprocessor has to say."""
+    """Return the note of each input: why it was skipped, else the preprocessor's note."""
     return [note if error is None else SKIP_NOTE + error for note, error in zip(notes, errors, strict=True)]
 
 

@@ -1,28 +1,26 @@
-"""A pool of encoder actors for tables that arrive later."""
+"""Choose how many processes encode, and what each takes of the cluster."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import ray
-import ray.data
-import ray.exceptions
 
-_MAX_THREADS = 8  # of one encoder; more of them share the small matrices of one batch badly
+_MAX_THREADS = 8  # of one encoder; the matrices of a batch are too small for more
 
 
 @dataclass(frozen=True)
 class EncoderPool:
-    """The processes of an extraction, and what each takes of the cluster.
+    """The processes of an extraction and their resources.
 
     Attributes:
-        n_actors: Encoders.
+        n_actors: Number of encoders.
         device: "cpu" or "cuda".
-        n_threads: Threads of an encoder on a CPU.
-        actor_cpus: CPUs of an encoder.
-        actor_gpus: GPUs of an encoder.
-        task_cpus: CPUs of a preparing process.
-        n_preparing: Preparing processes.
+        n_threads: Threads per encoder on a CPU.
+        actor_cpus: CPUs per encoder.
+        actor_gpus: GPUs per encoder.
+        task_cpus: CPUs per preparing process.
+        n_preparing: Number of preparing processes.
     """
 
     n_actors: int
@@ -35,7 +33,7 @@ class EncoderPool:
 
 
 def encoder_pool() -> EncoderPool:
-    """One encoder a GPU; without any, one for each eight CPUs of a node, with the node's CPUs as its threads."""
+    """Plan one encoder per GPU; without GPUs one per eight CPUs of a node, with as many threads."""
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n_gpus = int(sum(node.get("GPU", 0) for node in resources))
     if n_gpus:
@@ -44,5 +42,5 @@ def encoder_pool() -> EncoderPool:
     cpus = [int(node.get("CPU", 0)) for node in resources if node.get("CPU", 0) >= 1] or [1]
     n_threads = min(_MAX_THREADS, *cpus)
     n_actors = sum(n // n_threads for n in cpus)
-    # The reservation is below the threads: preparing and writing need little, not a core of their own.
+    # Fewer CPUs than threads are reserved: preparing and writing need only a small part of a core.
     return EncoderPool(n_actors, "cpu", n_threads, 0.5 * n_threads, 0.0, 0.25, max(1, sum(cpus) // 2))

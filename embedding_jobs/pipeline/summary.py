@@ -1,4 +1,4 @@
-"""What an extraction reports: where it stands, and at its end what it did and measured."""
+"""The progress of an extraction, and the summary at its end."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from embedding_jobs.store.manifests import ColumnManifest
 
 @dataclass(frozen=True)
 class ExtractionProgress:
-    """Where a column stands.
+    """The progress of a column.
 
     Attributes:
         column: `<column>--<encoder>`.
-        n_shards_done: Shards written, earlier runs included.
-        n_shards: Shards in all.
-        n_inputs_done: Distinct inputs encoded by this run.
-        n_inputs: Distinct inputs that this run has to encode.
-        inputs_per_s: Since the first unit went in; 0 before it is done.
-        elapsed_s: Since the column was begun.
+        n_shards_done: Number of shards written, including earlier runs.
+        n_shards: Number of all shards.
+        n_inputs_done: Number of distinct inputs that this run has encoded.
+        n_inputs: Number of distinct inputs to encode in this run.
+        inputs_per_s: Inputs per second since the first unit began; 0 before it is finished.
+        elapsed_s: Seconds since the run began with the column.
     """
 
     column: str
@@ -35,24 +35,24 @@ class ExtractionProgress:
 
 @dataclass(frozen=True)
 class ColumnSummary:
-    """What a run did to one column. Rates are 0 where nothing was encoded.
+    """What a run did with one column. Rates are 0 if nothing was encoded.
 
     Attributes:
         name: `<column>--<encoder>`.
-        n_items: Rows of the column.
-        n_distinct: Different inputs among them.
-        n_inputs_encoded: Distinct inputs that this run encoded.
-        n_shards_written: Shards that this run wrote.
-        n_empty: Empty texts.
-        n_truncated: Texts cut at the model's limit.
-        n_skipped: Rows without a vector.
-        n_tokens: Tokens (text) or pixels (images) that this run encoded.
-        elapsed_s: Wall time, start-up included, and that of columns which shared the encoder.
-        startup_s: Until the first encoder had its network and its first unit.
-        inputs_per_s: Distinct inputs a second after start-up.
-        tokens_per_s: Tokens or pixels a second after start-up.
-        waiting_fraction: Share of the time after start-up that encoders waited for input.
-        peak_rss_bytes: The driver's largest memory and that of every worker, added up.
+        n_items: Number of rows.
+        n_distinct: Number of distinct inputs.
+        n_inputs_encoded: Number of distinct inputs that this run encoded.
+        n_shards_written: Number of shards that this run wrote.
+        n_empty: Number of empty texts.
+        n_truncated: Number of texts cut at the model's limit.
+        n_skipped: Number of rows without a vector.
+        n_tokens: Number of tokens (text) or pixels (images) that this run encoded.
+        elapsed_s: Wall time in seconds, including start-up and columns that shared the encoder.
+        startup_s: Seconds until the first encoder had its network and its first unit.
+        inputs_per_s: Distinct inputs per second after start-up.
+        tokens_per_s: Tokens or pixels per second after start-up.
+        waiting_fraction: Fraction of the time after start-up in which encoders waited for input.
+        peak_rss_bytes: Sum of the peak memory of the driver and of each worker.
     """
 
     name: str
@@ -74,7 +74,7 @@ class ColumnSummary:
 
 @dataclass(frozen=True)
 class ExtractionSummary:
-    """What a run did. `source_digest` and counts are of the table as it was read."""
+    """What a run did. `source_digest` and counts describe the table as it was read."""
 
     store: str
     n_items: int
@@ -85,7 +85,7 @@ class ExtractionSummary:
 
 
 def summarise(manifest: ColumnManifest) -> ColumnSummary:
-    """What a column holds, before anything of this run."""
+    """Return a summary of a column to which this run added nothing."""
     return ColumnSummary(
         name=f"{manifest.column}--{manifest.encoder}",
         n_items=manifest.n_items,
@@ -99,7 +99,7 @@ def summarise(manifest: ColumnManifest) -> ColumnSummary:
 
 
 def measured(summary: ColumnSummary, written: list[WrittenUnit], n_shards: int, began_s: float) -> ColumnSummary:
-    """Add what this run measured."""
+    """Add to a summary what this run did and measured."""
     now_s = time.time()
     memory = {"driver": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     for unit in written:

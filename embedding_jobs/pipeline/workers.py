@@ -1,4 +1,4 @@
-"""What runs in the workers: read and prepare a unit, encode it, write it. Plain classes that know nothing of Ray."""
+"""The work of the worker processes, without Ray: read and prepare a unit, encode it, write it."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ Out = TypeVar("Out")
 
 @dataclass(frozen=True)
 class Job:
-    """One column to encode, as every worker is told.
+    """One column to encode: what every worker needs to know.
 
     Attributes:
         source: The table.
         column: The data's column.
-        config: Its encoder.
+        config: The settings of its encoder.
         store: Directory of the store.
-        rows_per_shard: Of the store.
+        rows_per_shard: Number of rows in a shard of the store.
         images_are_bytes: Whether an image column holds the images themselves.
-        skip: Write units with unreadable inputs, rather than hand them back.
+        skip: Whether to write units with unreadable inputs.
     """
 
     source: Source
@@ -58,17 +58,17 @@ class Unit:
     """A unit on its way through the stages.
 
     Attributes:
-        job: What column it is of.
+        job: The column it belongs to.
         name: `<column>--<encoder>`.
         index: Its number in the plan.
-        path: Where it is to be written.
+        path: Where to write it.
         rows: Rows of its inputs, shape (inputs,), ascending.
-        prepared: After the first stage.
-        vectors: After the second, (readable inputs, dimension).
-        encoding: After the second, when and where it was encoded.
-        peak_rss_bytes: The largest memory of each process that touched it.
-        failure: What ended its way. An error that is meant for the user travels as a value: raised, it would reach
-            the driver as text inside an error of Ray's.
+        prepared: The prepared inputs, after the first stage.
+        vectors: After the second stage, shape (readable inputs, dimension).
+        encoding: After the second stage, when and where it was encoded.
+        peak_rss_bytes: Peak memory of each process that worked on it.
+        failure: The error that stopped it. It is a value since a raised one would reach the driver as text inside an
+            error of Ray.
     """
 
     job: Job
@@ -85,7 +85,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Times on the wall clock, seconds since the epoch, of one unit in one encoder process."""
+    """When one encoder process encoded a unit, in seconds since 1970."""
 
     process: str
     start_s: float
@@ -94,16 +94,16 @@ class Encoding:
 
 @dataclass(frozen=True)
 class WrittenUnit:
-    """What the driver learns of a unit.
+    """What the driver needs to know of a written unit.
 
     Attributes:
         name: `<column>--<encoder>`.
         index: Its number in the plan.
-        n_inputs: Distinct inputs.
-        amount: Tokens or pixels that were encoded.
-        errors: (row, reason) of inputs that cannot be read; with any, and not told to skip, nothing was written.
-        encoding: When it was encoded; None if nothing was.
-        peak_rss_bytes: The largest memory of each process that touched it.
+        n_inputs: Number of distinct inputs.
+        amount: Number of tokens or pixels that were encoded.
+        errors: (row, reason) of unreadable inputs; with any, the unit is written only if the job skips them.
+        encoding: When it was encoded; None if it was not.
+        peak_rss_bytes: Peak memory of each process that worked on it.
     """
 
     name: str
@@ -116,7 +116,7 @@ class WrittenUnit:
 
 
 def guarded(stage: Callable[[Unit], Out], unit: Unit) -> Out | Unit:
-    """Run a stage on a unit unless an earlier one failed; returns the unit with the failure if this one does."""
+    """Run a stage on a unit unless an earlier stage failed; returns the unit with the failure if this stage fails."""
     if unit.failure is not None:
         return unit
     try:
@@ -126,7 +126,7 @@ def guarded(stage: Callable[[Unit], Out], unit: Unit) -> Out | Unit:
 
 
 class Prepare:
-    """Reads a unit's inputs and turns them into what the network takes."""
+    """Read a unit's inputs and prepare them for the network."""
 
     def __init__(self, config: EncoderConfig) -> None:
         self._config = config
@@ -134,11 +134,11 @@ class Prepare:
 
     def __call__(self, unit: Unit) -> Unit:
         """Prepare one unit."""
-        if self._preprocessor is None:  # here and not at the start, so that a failure belongs to a unit
+        if self._preprocessor is None:  # not in __init__, so that an error becomes the failure of a unit
             self._preprocessor = encoder_kind(self._config).preprocessor(self._config)
         inputs, reasons = _read(unit)
         prepared = self._preprocessor(inputs)
-        # Where the preprocessor failed, say of which file.
+        # An error of the preprocessor names its file.
         errors = [
             None if error is None else error if reason is None else reason if data is None else f"{reason}: {error}"
             for error, reason, data in zip(prepared.errors, reasons, inputs, strict=True)
@@ -147,7 +147,7 @@ class Prepare:
 
 
 class Encode:
-    """Encodes units on one device; holds the network for as long as the process lives."""
+    """Encode units on one device. The network is kept until the process ends."""
 
     def __init__(self, config: EncoderConfig, device: str, n_threads: int) -> None:
         self._config = config
@@ -165,7 +165,7 @@ class Encode:
         assert prepared is not None
         if any(prepared.errors) and not unit.job.skip:
             return unit
-        if self._encoder is None:  # here and not at the start, so that a failure belongs to a unit
+        if self._encoder is None:  # not in __init__, so that an error becomes the failure of a unit
             self._encoder = encoder_kind(self._config).encoder(self._config, self._device, self._n_threads)
         start_s = time.time()
         vectors = self._encoder(prepared).astype(self._config.vector_dtype, copy=False)
@@ -174,7 +174,7 @@ class Encode:
         if len(bad):
             readable = [row for row, error in zip(unit.rows, prepared.errors, strict=True) if error is None]
             raise EncoderError(
-                f"vectors must be finite, {encoder_name(self._config)} made {len(bad)} that are not, first for row "
+                f"vectors must be finite, {encoder_name(self._config)} made {len(bad)} that are not, the first for row "
                 f"{readable[bad[0]]}; choose a wider `compute_dtype` or `vector_dtype` (float32)"
             )
         encoding = Encoding(f"{os.uname().nodename}:{os.getpid()}", start_s, stop_s)
@@ -182,7 +182,7 @@ class Encode:
 
 
 def write(unit: Unit) -> WrittenUnit:
-    """Write an encoded unit; one with unreadable inputs only where the job says to skip them."""
+    """Write an encoded unit; one with unreadable inputs is not encoded unless the job skips them."""
     prepared = unit.prepared
     assert prepared is not None
     if unit.vectors is not None:
@@ -201,7 +201,7 @@ def write(unit: Unit) -> WrittenUnit:
 
 
 def _read(unit: Unit) -> tuple[list[Any], list[str | None]]:
-    """Read a unit's inputs (texts, or encoded images and None); and for each image its path, or why it is not there."""
+    """Read a unit's inputs (texts, or image files and None), and for each image file its path or why it is missing."""
     job = unit.job
     store = Store(job.store)
     rows = unit.rows.tolist()

@@ -1,8 +1,7 @@
-"""A labelled table (CSV, Parquet or JSON Lines; local or remote) read as a stream of items.
+"""Read a labelled table (CSV, Parquet or JSON Lines; local or remote) as a stream of items.
 
-Nothing here holds more of the table than one batch of rows. Whatever a later step needs to know about the whole
-table (is every id unique, has anything changed since the last run) is gathered in one streaming pass, before any
-compute, and every problem that pass meets is reported in one error.
+At most one batch of rows is in memory. One pass before any computation gathers what later steps need to know about the
+whole table (for example, whether every id is unique), and reports all problems in one error.
 """
 
 from __future__ import annotations
@@ -17,35 +16,19 @@ import numpy as np
 
 from embedding_jobs.errors import SourceError
 from embedding_jobs.sources import tables
-from embedding_jobs.sources.tables import count_rows, table_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = [
-    "ItemBatch",
-    "Source",
-    "SourceError",
-    "SourceFacts",
-    "check_source",
-    "count_rows",
-    "hash_inputs",
-    "image_location",
-    "iter_items",
-    "read_image_bytes",
-    "size_column",
-    "table_columns",
-]
-
-N_EXAMPLES = 5  # rows or ids named in a message; the rest are counted
+_N_EXAMPLES = 5  # rows or ids named in a message; the others are only counted
 
 _RESERVED = ("id", "label")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What to read: a table, and which of its columns are what.
+    """A table, and the roles of its columns.
 
     Attributes:
         table: Path or URL of a CSV, Parquet or JSON Lines file, or of a directory of such files.
@@ -63,7 +46,7 @@ class Source:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The columns that encoders can read, text first."""
+        """Return the columns that encoders can read, text first."""
         return (*self.text, *([] if self.image is None else [self.image]))
 
     def modality(self, column: str) -> str:
@@ -73,14 +56,14 @@ class Source:
 
 @dataclass(frozen=True)
 class ItemBatch:
-    """Consecutive items, column by column, as the store keeps them.
+    """Consecutive items by column, as the store keeps them.
 
     Attributes:
-        first_row: Number of the first item, from 0.
-        ids: Ids; None where the table has none.
-        labels: Labels; None where the table has none.
-        inputs: For each input column its values. An image is its path, or "blake2b:<hex>" of its bytes; "" if null.
-        sizes: For the image column (if any) the bytes of each image; -1 where the file is missing, 0 where null.
+        first_row: Row number of the first item, from 0.
+        ids: Ids; None where the cell is empty.
+        labels: Labels; None where the cell is empty.
+        inputs: Values by input column. An image is its path, or "blake2b:<hex>" of its bytes; "" if null.
+        sizes: Size in bytes of each image by image column; -1 where the file is missing, 0 where null.
     """
 
     first_row: int
@@ -92,16 +75,16 @@ class ItemBatch:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """What one pass over a sound source found.
+    """What one pass over a valid source found.
 
     Attributes:
-        n_items: Rows.
-        n_classes: Distinct labels.
+        n_items: Number of rows.
+        n_classes: Number of distinct labels.
         ids_digest: Hash of all ids in order.
         labels_digest: Hash of all labels in order.
-        input_digests: For each input column the hash of its values in order (an image: path and size, or bytes).
-        n_empty_texts: For each text column how many items have no text.
-        n_missing_images: Items without an image, or whose file does not exist.
+        input_digests: Hash of all values in order by input column (of an image: its path and size, or its bytes).
+        n_empty_texts: Number of items without text by text column.
+        n_missing_images: Number of items without an image, or whose image file is missing.
         images_are_bytes: Whether the image column holds the images themselves.
     """
 
@@ -116,19 +99,19 @@ class SourceFacts:
 
     @property
     def digest(self) -> str:
-        """One hash of everything: ids, labels and inputs."""
+        """Return one hash of ids, labels and inputs."""
         parts = [self.ids_digest, self.labels_digest]
         parts += [f"{name}={value}" for name, value in sorted(self.input_digests.items())]
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def size_column(image: str) -> str:
-    """Name under which the store keeps the number of bytes of each image."""
+    """Return the name of the store's column with the size of each image in bytes."""
     return f"{image}.n_bytes"
 
 
 def image_location(source: Source, path: str) -> str:
-    """Where an image lies: `path` as it stands if absolute or a URL, else beside the table."""
+    """Return where an image lies: `path` itself if it is absolute or a URL, else relative to the table's folder."""
     if "://" in path:
         return path
     return posixpath.join(tables.folder(source.table), path)
@@ -138,7 +121,7 @@ def iter_items(source: Source, *, batch_rows: int = 4096) -> Iterator[ItemBatch]
     """Stream the source's items in order.
 
     Raises:
-        SourceError: The table cannot be read, or lacks a column.
+        SourceError: The table cannot be read, or a column is missing.
     """
     needed = list(dict.fromkeys([source.id, source.label, *source.inputs]))
     for first_row, columns in tables.stream(source.table, needed, batch_rows=batch_rows):
@@ -165,11 +148,11 @@ def iter_items(source: Source, *, batch_rows: int = 4096) -> Iterator[ItemBatch]
 
 
 def hash_inputs(values: Sequence[str], sizes: Sequence[int] | None = None) -> list[bytes]:
-    """Sixteen bytes for each input that differ where the inputs do.
+    """Hash each input to 16 bytes.
 
     Args:
-        values: Texts, or what names the images.
-        sizes: Bytes of each image: a file that was replaced under its old name is another input.
+        values: Texts, or names of images.
+        sizes: Size of each image in bytes: a file that was replaced under the same name is another input.
     """
     if sizes is None:
         encoded = [value.encode() for value in values]
@@ -179,15 +162,15 @@ def hash_inputs(values: Sequence[str], sizes: Sequence[int] | None = None) -> li
 
 
 def check_source(source: Source, *, allow_missing_images: bool = False) -> SourceFacts:
-    """Read the whole source once and say what is in it, or everything that is wrong with it.
+    """Read the whole source once, and return what is in it or raise all its problems.
 
     Args:
         source: The table and its columns.
-        allow_missing_images: Count items without an image instead of refusing them.
+        allow_missing_images: Count items without an image instead of raising.
 
     Raises:
-        SourceError: Columns are missing; ids are null or repeated; labels are null; fewer than two classes; images
-            are missing. All problems are in the one message.
+        SourceError: Columns are missing; ids are null or repeated; labels are null; there are fewer than two classes;
+            images are missing. The message lists all problems.
     """
     _check_columns(source)
     id_hashes: list[NDArray[np.uint64]] = []
@@ -224,16 +207,16 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
     if repeated:
         problems.append(f"`{source.id}` must be unique: {repeated}; remove the repeated rows")
     if null_labels.count:
-        problems.append(f"`{source.label}` must not be null: {null_labels}; label these rows or leave them out")
+        problems.append(f"`{source.label}` must not be null: {null_labels}; label these rows or remove them")
     if n_items and len(labels) < 2:
         problems.append(f"`{source.label}` must hold at least 2 classes, got {len(labels)}: {sorted(labels)}")
     for name in source.text:
         if n_items and n_empty[name] == n_items:
-            problems.append(f"`{name}` must hold texts, every row's is empty; name another column")
+            problems.append(f"`{name}` must hold texts, all are empty; choose another column")
     if lost_images.count and not allow_missing_images:
         problems.append(
             f"`{source.image}` must name an image that exists: {lost_images}; "
-            "add the files, leave these rows out, or set on_error: skip"
+            "add the files, remove these rows, or set on_error: skip"
         )
     if problems:
         raise SourceError(_message(source.table, problems))
@@ -250,23 +233,23 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
 
 
 def read_image_bytes(source: Source, rows: Sequence[int]) -> Iterator[bytes | None]:
-    """Read the images at `rows` (ascending) of a column of bytes, without reading the rows between them at once."""
+    """Yield the images at `rows` (ascending) of a column of image bytes."""
     assert source.image is not None
     return tables.read_cells(source.table, source.image, rows)
 
 
 def _check_columns(source: Source) -> None:
-    names = table_columns(source.table)
+    names = tables.table_columns(source.table)
     problems = []
     for role, name in (("id", source.id), ("label", source.label), *(("text", t) for t in source.text)):
         if name not in names:
-            problems.append(f"{role} column `{name}` is not there")
+            problems.append(f"{role} column `{name}` is missing")
     if source.image is not None and source.image not in names:
-        problems.append(f"image column `{source.image}` is not there")
+        problems.append(f"image column `{source.image}` is missing")
     if problems:
         problems.append(f"the table has {', '.join(f'`{name}`' for name in names)}")
     for name in source.inputs:
-        # The store's own columns go by these names; another column under one of them would be ambiguous.
+        # The store has columns of these names.
         if name in _RESERVED and name != getattr(source, name):
             problems.append(f"input column `{name}` must not be called `id` or `label`: rename it")
     if len(set(source.inputs)) < len(source.inputs):
@@ -282,7 +265,7 @@ def _message(table: str, problems: list[str]) -> str:
 
 
 class _Rows:
-    """Counts rows and keeps the first few, for a message."""
+    """Count rows and keep the first few for a message."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -292,7 +275,7 @@ class _Rows:
         if not any(flags):
             return
         for offset, flag in enumerate(flags):
-            if flag and len(self._examples) < N_EXAMPLES:
+            if flag and len(self._examples) < _N_EXAMPLES:
                 name = f" ({names[offset] or 'null'})" if names else ""
                 self._examples.append(f"{first_row + offset}{name}")
             self.count += flag
@@ -303,7 +286,7 @@ class _Rows:
 
 
 def _repeated_ids(source: Source, hashes: list[NDArray[np.uint64]], *, skip: bool) -> str:
-    """Describe ids that occur more than once ("" if none); `skip` where null ids would drown them."""
+    """Describe ids that occur more than once ("" if none). `skip` if ids are null, which would all be listed."""
     if skip or not hashes:
         return ""
     table = np.concatenate(hashes)
@@ -311,7 +294,7 @@ def _repeated_ids(source: Source, hashes: list[NDArray[np.uint64]], *, skip: boo
     same = np.all(table[order[1:]] == table[order[:-1]], axis=1)
     if not same.any():
         return ""
-    pairs = [(int(order[i]), int(order[i + 1])) for i in np.flatnonzero(same)[:N_EXAMPLES]]
+    pairs = [(int(order[i]), int(order[i + 1])) for i in np.flatnonzero(same)[:_N_EXAMPLES]]
     wanted = {row for pair in pairs for row in pair}
     names: dict[int, str] = {}
     for batch in iter_items(Source(source.table, source.id, source.label)):

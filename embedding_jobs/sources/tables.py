@@ -1,4 +1,8 @@
-"""Reading tables: formats, places, streams of rows. Knows files and columns, not items."""
+"""Read tables: their formats, their places, streams of their rows.
+
+The formats are read directly, not with `pyarrow.dataset`: it holds whole row groups of a Parquet file, which can be
+gigabytes of images; it rejects a CSV file with two unnamed columns; and it guesses types in JSON Lines.
+"""
 
 from __future__ import annotations
 
@@ -32,15 +36,15 @@ FORMATS = {
 # Schemes that Arrow reads natively; any other goes through the fsspec implementation of its name.
 _ARROW_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs")
 
-_CSV_BLOCK_BYTES = 8 << 20  # a row must fit in one block
+_CSV_BLOCK_BYTES = 8 << 20  # a row must fit into one block
 
-_N_SAMPLED_LINES = 1000  # JSON Lines have no header: keys are looked for in this many first lines
+_N_SAMPLED_LINES = 1000  # JSON Lines have no header: the keys of the first lines are the columns
 
 Cell = str | int | float | bool | bytes | None
 
 
 def folder(table: str) -> str:
-    """The folder that paths in the table are relative to: the table's own, or the table itself if a directory."""
+    """Return the folder that paths in the table are relative to: the table's folder, or the table if a directory."""
     if "://" not in table:
         path = os.path.abspath(os.path.expanduser(table))
         return path if os.path.isdir(path) else os.path.dirname(path)
@@ -48,7 +52,7 @@ def folder(table: str) -> str:
 
 
 def table_columns(table: str) -> list[str]:
-    """Names of the table's columns, read from its header (JSON Lines: from its first thousand lines).
+    """Read the names of the table's columns from its header (JSON Lines: from its first 1000 lines).
 
     Raises:
         SourceError: The table is missing, empty, unreadable, or of no known format.
@@ -72,7 +76,7 @@ def table_columns(table: str) -> list[str]:
 
 
 def count_rows(table: str) -> int:
-    """Number of rows, from the footers (Parquet) or in one streaming pass.
+    """Count the rows, from the footers (Parquet) or in one streaming pass.
 
     Raises:
         SourceError: The table is missing or unreadable.
@@ -92,7 +96,7 @@ def count_rows(table: str) -> int:
 
 
 def table_bytes(table: str) -> int:
-    """Bytes of the table's files.
+    """Return the size of the table's files in bytes.
 
     Raises:
         SourceError: The table is missing or unreadable.
@@ -105,10 +109,10 @@ def table_bytes(table: str) -> int:
 def stream(
     table: str, columns: Sequence[str], *, batch_rows: int = 4096
 ) -> Iterator[tuple[int, dict[str, list[Cell]]]]:
-    """Yield (number of the first row, values by column) for consecutive rows; one batch is held at a time.
+    """Yield (number of the first row, values by column) for consecutive rows, one batch in memory at a time.
 
     Raises:
-        SourceError: A file is unreadable, or a column is not there or not of plain values.
+        SourceError: A file is unreadable, or a column is missing, ambiguous or not of plain values.
     """
     first_row = 0
     with _reading(table):
@@ -122,7 +126,7 @@ def stream(
 
 
 def read_cells(table: str, column: str, rows: Sequence[int]) -> Iterator[Any]:
-    """Yield the cells of one column of a Parquet table at ascending row numbers, skipping row groups between them."""
+    """Yield the cells of one column of a Parquet table at ascending row numbers; skip row groups between them."""
     import pyarrow.parquet as pq
 
     wanted = iter(rows)
@@ -149,7 +153,7 @@ def read_cells(table: str, column: str, rows: Sequence[int]) -> Iterator[Any]:
 
 
 def file_sizes(locations: Sequence[str]) -> list[int]:
-    """Bytes of each file; -1 for one that does not exist or is no file."""
+    """Return the size of each file in bytes; -1 if it is missing or not a file."""
     sizes = []
     for location in locations:
         if "://" in location:
@@ -168,7 +172,7 @@ def read_file(location: str) -> bytes:
     """Read a whole file from a path or URL.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     if "://" not in location:
         with open(location, "rb") as file:
@@ -199,7 +203,7 @@ def _format(path: str) -> str | None:
 
 
 def _files(table: str) -> tuple[Any, list[str], str]:
-    """The table's file system, its files in order of their names, and their one format."""
+    """Return the table's file system, its files in order of their names, and their format."""
     from pyarrow import fs
 
     known = ", ".join(FORMATS)
@@ -218,13 +222,13 @@ def _files(table: str) -> tuple[Any, list[str], str]:
     kinds = sorted({str(_format(entry)) for entry in paths})
     if len(kinds) != 1:
         got = " and ".join(kinds) if kinds else "none"
-        raise SourceError(f"a table's directory must hold files of one format of {known}, got {got} in {table}")
+        raise SourceError(f"a table's directory must hold files of one format ({known}), got {got} in {table}")
     return filesystem, paths, kinds[0]
 
 
 @contextmanager
 def _reading(place: str) -> Iterator[None]:
-    """Turn what a reader raises about a file into a SourceError that names it."""
+    """Turn the errors of readers into a SourceError that names the file."""
     import pyarrow as pa
 
     try:
@@ -252,7 +256,7 @@ def _stream_csv(filesystem: Any, path: str, columns: list[str], n: int) -> Itera
     from pyarrow import csv as arrow_csv
 
     with filesystem.open_input_stream(path, compression="detect") as source:
-        # Everything is text: types guessed from the first block would make 007 a 7, and fail on a later block.
+        # All cells are text: types guessed from the first block would turn 007 into 7, and fail on a later block.
         reader = arrow_csv.open_csv(
             source,
             read_options=arrow_csv.ReadOptions(block_size=_CSV_BLOCK_BYTES, use_threads=False),
@@ -301,21 +305,18 @@ def _record(line: str, number: int, path: str) -> dict[str, Any]:
     raise SourceError(f"each line must be one JSON object, got {got} in line {number} ({path}); correct the line")
 
 
-def _require(columns: Sequence[str], names: Sequence[str], path: str) -> None:
-    missing = [name for name in columns if name not in names]
-    if missing:
-        raise SourceError(f"every file of the table must have the column `{missing[0]}`; {path} has {', '.join(names)}")
+def _require(columns: Sequence[str], names: list[str], path: str) -> None:
+    for name in columns:
+        if (n := names.count(name)) != 1:
+            raise SourceError(
+                f"every file of the table must have one column `{name}`, {path} has {n} (columns: {', '.join(names)}); "
+                "correct the table or the name"
+            )
 
 
 def _check_type(name: str, kind: pa.DataType, path: str) -> None:
-    import pyarrow.types as types
-
-    if types.is_nested(kind) or isinstance(kind, _extension_type()):
-        raise SourceError(f"`{name}` must hold text, numbers or image bytes, got {kind} ({path}); convert the column")
-
-
-def _extension_type() -> type:
     import pyarrow as pa
 
-    # Pickled Python objects travel in Parquet as extension types; reading one would run code of the file's maker.
-    return pa.ExtensionType  # type: ignore[no-any-return]
+    # Pickled Python objects are extension types in Parquet; reading one would run code from the file.
+    if pa.types.is_nested(kind) or isinstance(kind, pa.ExtensionType):
+        raise SourceError(f"`{name}` must hold text, numbers or image bytes, got {kind} ({path}); convert the column")

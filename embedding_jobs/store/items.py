@@ -1,4 +1,4 @@
-"""The store's items: written from the source, and kept in step with it without touching a vector."""
+"""Write the store's items from the source, and update them without changing a vector."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 
 def with_stored_columns(source: Source, store: Store, table_columns: list[str]) -> Source:
-    """Add to `source` the input columns that the store already keeps, so that adding an encoder loses none.
+    """Add to `source` the input columns that the store already has, so that adding an encoder loses none.
 
     Raises:
-        StoreError: The store's label or image column is another, or the table lacks an input column of the store.
+        StoreError: The store has another label or image column, or the table misses an input column of the store.
     """
-    manifests = [manifest for manifest in (_column(store, name) for name in store.column_names()) if manifest]
+    columns = _columns(store).values()
     items = _items(store)
-    if items is None or not manifests:
+    if items is None or not columns:
         return source
     for key in ("label", "image"):
         mine, asked = getattr(items, key), getattr(source, key)
         if mine != asked and mine is not None and asked is not None:
             raise StoreError(
                 f"`{key}` must be that of the store {store.directory}, which has {mine!r}, got {asked!r}; "
-                "give this data another store"
+                "choose another store for this data"
             )
-    lost = [manifest.column for manifest in manifests if manifest.column not in table_columns]
+    lost = [manifest.column for manifest in columns if manifest.column not in table_columns]
     if lost:
         raise StoreError(
-            f"the table {source.table} must have every column of the store {store.directory}, it lacks {lost[0]!r}; "
-            "give this data another store, or remove that column (`study embeddings rm`)"
+            f"the table {source.table} must have every column of the store {store.directory}, {lost[0]!r} is missing; "
+            "choose another store for this data, or remove that column (`study embeddings rm`)"
         )
     kept = tuple(name for name in items.text if name not in source.text and name in table_columns)
     image = source.image or (items.image if items.image in table_columns else None)
@@ -50,16 +50,19 @@ def with_stored_columns(source: Source, store: Store, table_columns: list[str]) 
 def checked_source(
     source: Source, encoded: Collection[str], store: Store, on_error: Literal["fail", "skip"]
 ) -> tuple[Source, SourceFacts]:
-    """The source with every column that the store keeps, and what is in it, once all of it is found sound.
+    """Check the source, with all input columns that the store already has.
 
     Args:
         source: The table.
-        encoded: Its columns that are to be encoded.
-        store: Where to; it may not be there yet.
-        on_error: What an unreadable image is to do.
+        encoded: The columns to encode.
+        store: The store; it may not exist yet.
+        on_error: What to do about an unreadable image.
+
+    Returns:
+        The source with the added columns, and what is in it.
 
     Raises:
-        SourceError: The table is unsound.
+        SourceError: The table is not valid.
         StoreError: The store was made from another table.
     """
     source = with_stored_columns(source, store, table_columns(source.table))
@@ -72,12 +75,9 @@ def refuse_other_source(store: Store, facts: SourceFacts, table: str) -> None:
     """Compare the source with every complete column of the store.
 
     Raises:
-        StoreError: The vectors were made of other items or other inputs.
+        StoreError: The vectors were made from other items or inputs.
     """
-    for name in store.column_names():
-        manifest = _column(store, name)
-        if manifest is None:
-            continue
+    for name, manifest in _columns(store).items():
         pairs = {
             "ids": (manifest.ids_digest, facts.ids_digest),
             f"column `{manifest.column}`": (manifest.input_digest, facts.input_digests.get(manifest.column)),
@@ -86,19 +86,19 @@ def refuse_other_source(store: Store, facts: SourceFacts, table: str) -> None:
             if mine != asked:
                 raise StoreError(
                     f"the {what} of {table} must be what the store {store.directory} was made from; {name} has "
-                    f"{manifest.n_items} items with digest {mine}, got {facts.n_items} with {asked}; give the changed "
-                    "table another store (a study that has records: another `directory`), or remove the column (`study "
-                    f"embeddings rm {name}`) and embed it again"
+                    f"{manifest.n_items} items with digest {mine}, got {facts.n_items} with {asked}; choose another "
+                    "store for the changed table (a study with records: another `directory`), or remove the column "
+                    f"(`study embeddings rm {name}`) and embed it again"
                 )
 
 
 def ensure_items(source: Source, facts: SourceFacts, store: Store, rows_per_shard: int) -> ItemsManifest:
-    """Write the items unless they are there and are those of `source`; returns their manifest.
+    """Write the items, unless the store already has those of `source`; returns their manifest.
 
-    A store keeps the shard size that it was begun with, since all columns share the numbers of their parts.
+    A store keeps its shard size, since shards of one number have the same rows in all columns.
 
     Raises:
-        SourceError: The source changed while it was being read.
+        SourceError: The source changed while it was read.
         StoreError: The disk is full.
     """
     present = _items(store)
@@ -114,19 +114,16 @@ def ensure_items(source: Source, facts: SourceFacts, store: Store, rows_per_shar
         if same and not damaged(folder, present.shards):
             return present
     else:
-        known = [manifest for manifest in (_column(store, name) for name in store.column_names()) if manifest]
-        rows_per_shard = known[0].rows_per_shard if known else rows_per_shard
+        rows_per_shard = next((known.rows_per_shard for known in _columns(store).values()), rows_per_shard)
     folder.mkdir(parents=True, exist_ok=True)
-    # From here until the new manifest is written the items are incomplete, and every reader says so.
+    # Until the new manifest is written the items are incomplete, which every reader reports.
     (folder / MANIFEST).unlink(missing_ok=True)
     shards = [_write(folder, number, table) for number, table in enumerate(_tables(source, rows_per_shard))]
     for path in set(folder.glob("part-*.parquet")) - {folder / shard.file for shard in shards}:
         path.unlink()
     remove_asides(folder)
     if sum(shard.n_rows for shard in shards) != facts.n_items:
-        raise SourceError(
-            f"the table must not change while it is read, {source.table} did; run again when it is finished"
-        )
+        raise SourceError(f"{source.table} changed while it was read; run again when it no longer changes")
     manifest = ItemsManifest(
         table=source.table,
         id=source.id,
@@ -147,7 +144,7 @@ def ensure_items(source: Source, facts: SourceFacts, store: Store, rows_per_shar
 
 
 def read_inputs(store: Store, column: str, rows: list[int], rows_per_shard: int) -> list[str]:
-    """Read a column's values at ascending row numbers of the items, a shard at a time."""
+    """Read a column's values at ascending row numbers of the items, one shard at a time."""
     values: list[str] = []
     position = 0
     while position < len(rows):
@@ -189,12 +186,9 @@ def _write(folder: Path, number: int, table: pa.Table) -> Shard:
     return Shard(part_name(number), table.num_rows, len(data), sha256)
 
 
-def _column(store: Store, name: str) -> ColumnManifest | None:
-    """A complete column; None if it is not complete or its manifest unreadable (it is then remade)."""
-    try:
-        return store.column(name)
-    except StoreError:
-        return None
+def _columns(store: Store) -> dict[str, ColumnManifest]:
+    """Read the manifests of the complete columns; one that is unreadable is made again later."""
+    return {facts.name: facts.manifest for facts in store.describe() if facts.manifest}
 
 
 def _items(store: Store) -> ItemsManifest | None:

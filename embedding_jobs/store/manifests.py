@@ -1,4 +1,4 @@
-"""What the store says of itself: a manifest of the items and one of each column, as JSON, written last."""
+"""The manifests of a store, as JSON: one of the items and one of each column, written last."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class ItemsManifest:
-    """What the items are and where they came from. Digests are those of `sources.SourceFacts`."""
+    """The items of a store and the table that they come from. The digests are those of `SourceFacts`."""
 
     table: str
     id: str
@@ -36,24 +36,24 @@ class ItemsManifest:
 
 @dataclass(frozen=True)
 class ColumnManifest:
-    """How the vectors of one column were made.
+    """One column of vectors, and how it was made.
 
     Attributes:
         column: The data's column.
         encoder: Name of the encoder in the store.
-        ids_digest: Of the items that were encoded.
-        input_digest: Of the column's values.
-        fingerprint: Everything a vector depends on; two stores agree where theirs do.
-        settings: The whole configuration of the encoder.
+        ids_digest: Digest of the ids of the encoded items.
+        input_digest: Digest of the column's values.
+        fingerprint: Everything that a vector depends on, besides its input.
+        settings: All settings of the encoder.
         made_with: Software and device of each run that wrote vectors.
-        dimension: Numbers in a vector.
+        dimension: Length of a vector.
         dtype: "float32" or "float16".
-        n_items: Rows, skipped ones included.
+        n_items: Number of rows, including skipped ones.
         rows_per_shard: Rows in every shard but the last.
-        n_distinct: Different inputs; each was encoded once.
-        n_empty: Empty texts.
-        n_truncated: Texts cut at the model's limit.
-        n_skipped: Rows without a vector.
+        n_distinct: Number of distinct inputs; each was encoded once.
+        n_empty: Number of empty texts.
+        n_truncated: Number of texts cut at the model's limit.
+        n_skipped: Number of rows without a vector.
         shards: The files.
     """
 
@@ -76,7 +76,7 @@ class ColumnManifest:
 
 
 def write_manifest(folder: Path, manifest: ItemsManifest | ColumnManifest) -> None:
-    """Write a manifest, which makes a column complete."""
+    """Write a manifest. A column with a manifest is complete."""
     write_json(folder / MANIFEST, {"format": FORMAT, **asdict(manifest)})
 
 
@@ -87,7 +87,7 @@ def read_manifest(path: Path, kind: type[_Manifest]) -> _Manifest:
     """Read a manifest.
 
     Raises:
-        StoreError: It is not there, unreadable, or of another version.
+        StoreError: The manifest is missing, unreadable, or of another version.
     """
     try:
         value = json.loads(path.read_text())
@@ -101,11 +101,11 @@ def read_manifest(path: Path, kind: type[_Manifest]) -> _Manifest:
                 value[key] = tuple(value[key])
         return kind(**value)
     except FileNotFoundError as error:
-        raise StoreError(f"a complete store must have {path}, which is not there; run `study embed`") from error
+        raise StoreError(f"a complete store must have {path}, which is missing; run `study embed`") from error
     except (OSError, ValueError, TypeError) as error:
         raise StoreError(f"the manifest {path} must be readable: {error}; {AGAIN}") from error
 
 
 def comparable(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """A fingerprint without the names of things whose contents it has hashes of: a moved model is the same model."""
+    """Return a fingerprint without the model's names: its weights are hashed, and a moved model is the same model."""
     return {key: value for key, value in fingerprint.items() if key not in ("model", "revision")}

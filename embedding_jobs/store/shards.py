@@ -1,4 +1,4 @@
-"""The store's files, one at a time: written whole or not at all, read with their checksums verified."""
+"""Write the store's files as a whole, and read them with their checksums verified."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AGAIN = "run `study embed` again to remake it"
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of a column."""
+    """A file of a column or of the items."""
 
     file: str
     n_rows: int
@@ -33,7 +33,7 @@ class Shard:
 
 
 def part_name(number: int) -> str:
-    """File name of a shard."""
+    """Return the file name of a shard."""
     return f"part-{number:05d}.parquet"
 
 
@@ -41,7 +41,7 @@ def read_part(path: Path, columns: Sequence[str]) -> pa.Table:
     """Read columns of a shard through a memory map, verifying the checksums of its pages.
 
     Raises:
-        StoreError: The file is missing, damaged, or lacks a column.
+        StoreError: The file is missing or damaged, or a column is missing.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -50,7 +50,7 @@ def read_part(path: Path, columns: Sequence[str]) -> pa.Table:
         with pq.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             schema = file.schema_arrow
             for name in columns:
-                # An extension type may be a pickled object, which would run its maker's code when read.
+                # An extension type may be a pickled object, and reading one would run code from the file.
                 if name not in schema.names or isinstance(schema.field(name).type, pa.BaseExtensionType):
                     raise StoreError(f"the column `{name}` of {path} must be there and of a plain type; {AGAIN}")
             return file.read(columns=list(columns), use_threads=False)
@@ -60,12 +60,12 @@ def read_part(path: Path, columns: Sequence[str]) -> pa.Table:
 
 
 def vectors_of(part: pa.Table, dimension: int, path: Path) -> NDArray[Any]:
-    """View a part's `vector` column as an array (rows, dimension)."""
+    """Return a shard's `vector` column as an array (rows, dimension), without a copy."""
     import pyarrow.types as types
 
     column = part.column("vector")
     if not types.is_fixed_size_list(column.type) or column.type.list_size != dimension:
-        raise StoreError(f"`vector` of {path} must hold {dimension} numbers a row, got {column.type}; {AGAIN}")
+        raise StoreError(f"`vector` of {path} must hold vectors of length {dimension}, got {column.type}; {AGAIN}")
     array = column.combine_chunks()
     flat = array.values.to_numpy(zero_copy_only=False)
     start = array.offset * dimension
@@ -73,7 +73,7 @@ def vectors_of(part: pa.Table, dimension: int, path: Path) -> NDArray[Any]:
 
 
 def parquet_bytes(table: pa.Table, *, compression: str, metadata: dict[str, str] | None = None) -> memoryview:
-    """A table as the bytes of a Parquet file with page checksums: the same bytes for the same table."""
+    """Return a table as a Parquet file with page checksums: the same bytes for the same table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -102,8 +102,8 @@ def write_stored(path: Path, content: bytes | memoryview) -> str:
         write_whole(path, content)
     except OSError as error:
         raise StoreError(
-            f"{path} must be writable: {error.strerror or error}; free space or give another store, and run again: "
-            "what is finished is kept"
+            f"{path} must be writable: {error.strerror or error}; free space or choose another store, then run again: "
+            "finished files are kept"
         ) from error
     return hashlib.sha256(content).hexdigest()
 
@@ -118,7 +118,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def damaged(folder: Path, shards: Sequence[Shard]) -> dict[str, str]:
-    """Compare files with their checksums; returns the reason by file name for those that differ."""
+    """Compare files with their checksums; return the reason by file name for those that differ."""
 
     def reason(shard: Shard) -> str | None:
         try:

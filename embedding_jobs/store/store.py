@@ -1,4 +1,4 @@
-"""The embedding store: the only code that knows its file names, columns and manifests.
+"""The embedding store: its file names, columns and manifests.
 
 ```
 <store>/items/part-00000.parquet                  id, label, the text columns, the image paths and their sizes
@@ -6,12 +6,12 @@
 <store>/<column>--<encoder>/part-00000.parquet    id, vector, note: the same rows under the same number
 <store>/<column>--<encoder>/manifest.json         written last: what has one is complete
 <store>/<column>--<encoder>/skipped.csv           rows without a vector, and why (only if there are any)
-<store>/runs/<column>--<encoder>.json             what the last run measured; differs from run to run, unlike the rest
-<store>/.units/<column>--<encoder>/<key>.arrow    encoded inputs not yet in a shard; gone when the column is complete
+<store>/runs/<column>--<encoder>.json             what the last run measured; only this file differs from run to run
+<store>/.units/<column>--<encoder>/<key>.arrow    encoded inputs not yet in a shard; removed when the column is complete
 ```
 
-Every file is written aside and renamed: one that exists is complete. A row that was skipped keeps its place, with a
-vector of NaN (Arrow cannot read back a null in a fixed-size list) and its reason as `note`.
+A file that exists is complete (see `embedding_jobs.files.whole_file`). A skipped row keeps its place: its vector is NaN
+(Arrow cannot read back a null in a fixed-size list) and its `note` holds the reason.
 """
 
 from __future__ import annotations
@@ -34,26 +34,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["ColumnFacts", "ColumnManifest", "Damage", "Embeddings", "ItemsManifest", "Store", "StoreError"]
+ITEMS, SKIPPED = "items", "skipped.csv"
 
-ITEMS = "items"
-
-SKIPPED = "skipped.csv"
-
-SKIP_NOTE = "skipped: "
+SKIP_NOTE = "skipped: "  # begins the note of a row without a vector
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What a trial reads: the items that have a vector in every column asked for.
+    """The items that have a vector in every requested column: the data of a trial.
 
     Attributes:
         ids: Ids, object array of str, shape (items,).
         labels: Labels, object array of str, shape (items,).
         matrix: Concatenated vectors, float32, C-contiguous, shape (items, features).
-        columns: Names of the store's columns in the order of the features.
-        digest: Of everything a result depends on: ids, labels, inputs, fingerprints, dimensions.
-        provenance: Facts for a record, JSON values.
+        columns: Names of the store's columns, in the order of the features.
+        digest: Digest of everything that a result depends on: ids, labels, inputs, fingerprints, dimensions.
+        provenance: Where the data come from, for a record; JSON values.
     """
 
     ids: NDArray[np.object_]
@@ -66,7 +62,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class ColumnFacts:
-    """One line of `Store.describe`. `problem` is None for a sound, complete column."""
+    """A column as `Store.describe` lists it. `problem` is None if the column is valid and complete."""
 
     name: str
     n_bytes: int
@@ -77,7 +73,7 @@ class ColumnFacts:
 
 @dataclass(frozen=True)
 class Damage:
-    """Something that `Store.verify` found wrong with a file."""
+    """A problem that `Store.verify` found in a file."""
 
     column: str
     file: str
@@ -85,21 +81,21 @@ class Damage:
 
 
 class Store:
-    """An embedding store in a directory. Opening one reads nothing."""
+    """An embedding store in a directory. Making the object reads nothing."""
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory).expanduser()
 
     def path(self, column: str) -> Path:
-        """Folder of a column (`<column>--<encoder>`), or of the items."""
+        """Return the folder of a column (`<column>--<encoder>`), or of the items."""
         return self.directory / column
 
     def units(self, column: str) -> Path:
-        """Folder of a column's encoded inputs that are not in a shard yet."""
+        """Return the folder of a column's encoded inputs that are not in a shard yet."""
         return self.directory / ".units" / column
 
     def column_names(self) -> list[str]:
-        """Every column that has been begun, as `<column>--<encoder>`."""
+        """Return the names (`<column>--<encoder>`) of all columns, complete or not."""
         if not self.directory.is_dir():
             return []
         return sorted(path.name for path in self.directory.iterdir() if path.is_dir() and "--" in path.name)
@@ -108,7 +104,7 @@ class Store:
         """Read the items' manifest.
 
         Raises:
-            StoreError: There is none, or it is unreadable.
+            StoreError: The manifest is missing or unreadable.
         """
         return read_manifest(self.path(ITEMS) / MANIFEST, ItemsManifest)
 
@@ -116,15 +112,15 @@ class Store:
         """Read the manifest of `<column>--<encoder>`.
 
         Raises:
-            StoreError: There is none, or it is unreadable.
+            StoreError: The manifest is missing or unreadable.
         """
         return read_manifest(self.path(name) / MANIFEST, ColumnManifest)
 
     def find(self, column: str) -> str:
-        """Return the one `<column>--<encoder>` that a data column (or that name itself) means.
+        """Return the name (`<column>--<encoder>`) of the only column of a data column; the name itself is found too.
 
         Raises:
-            StoreError: There is none, or several.
+            StoreError: There is no such column, or several.
         """
         names = self.column_names()
         if column in names:
@@ -136,17 +132,17 @@ class Store:
                 f"the store must have the column `{column}`, {self.directory} has {there}; run `study embed`"
             )
         if len(found) > 1:
-            raise StoreError(f"`{column}` must name one column of {self.directory}, it could be {' or '.join(found)}")
+            raise StoreError(f"`{column}` must name one column of {self.directory}, it fits {' and '.join(found)}")
         return found[0]
 
     def load(self, columns: Sequence[str]) -> Embeddings:
-        """Read columns of vectors side by side into one matrix.
+        """Read columns of vectors into one matrix, side by side.
 
         Args:
             columns: The data's columns ("title"), or store columns ("title--minilm"), in the order of the features.
 
         Raises:
-            StoreError: A column is missing, incomplete, damaged, or does not belong to the store's items.
+            StoreError: A column is missing, incomplete, damaged, or made from other items.
         """
         if not columns:
             raise StoreError("`columns` must name at least one column, got none")
@@ -161,7 +157,7 @@ class Store:
                 keep[self.skipped_rows(name)] = False
         if not keep.any():
             raise StoreError(
-                f"at least one item must have a vector in all of {', '.join(names)}; every one was skipped"
+                f"at least one item must have a vector in all of {', '.join(names)}, got none: all items were skipped"
             )
         widths = [manifest.dimension for manifest in manifests]
         matrix = np.empty((int(keep.sum()), sum(widths)), dtype=np.float32)
@@ -201,10 +197,10 @@ class Store:
         )
 
     def vectors(self, name: str, number: int, ids: pa.Array, dimension: int) -> NDArray[Any]:
-        """Read one shard's vectors, (rows, dimension), checking that its rows are those of `ids`.
+        """Read one shard's vectors, shape (rows, dimension), and check that its rows are those of `ids`.
 
         Raises:
-            StoreError: The shard is damaged or its rows are others.
+            StoreError: The shard is damaged or has other rows.
         """
         path = self.path(name) / part_name(number)
         part = read_part(path, ["id", "vector"])
@@ -213,7 +209,7 @@ class Store:
         return vectors_of(part, dimension, path)
 
     def skipped_rows(self, name: str) -> NDArray[np.int64]:
-        """Numbers of the rows of a column that have no vector."""
+        """Read the numbers of the rows of a column that have no vector."""
         from pyarrow import csv
 
         path = self.path(name) / SKIPPED
@@ -222,7 +218,7 @@ class Store:
         return np.asarray(csv.read_csv(path).column("row"), dtype=np.int64)
 
     def describe(self) -> list[ColumnFacts]:
-        """One entry for each column that has been begun, complete or not."""
+        """Describe each column, complete or not."""
         found = []
         for name in self.column_names():
             n_bytes = sum(path.stat().st_size for path in self.path(name).iterdir() if path.is_file())
@@ -233,7 +229,7 @@ class Store:
         return found
 
     def measured(self, name: str) -> dict[str, Any]:
-        """What the last run that encoded a column measured; empty if that is not known."""
+        """Read what the last run that encoded a column measured; empty if unknown."""
         try:
             return dict(json.loads((self.directory / "runs" / f"{name}.json").read_text()))
         except (OSError, ValueError):
@@ -243,10 +239,10 @@ class Store:
         """Recompute every checksum and compare the rows of each shard with the items.
 
         Args:
-            columns: Columns to look at; None is all.
+            columns: Columns to check; None for all.
 
         Returns:
-            What is wrong, file by file; empty for a sound store.
+            The problems, file by file; empty if the store is valid.
         """
         try:
             items = self.items()
@@ -276,16 +272,17 @@ class Store:
         return found
 
     def remove(self, column: str) -> str:
-        """Delete a column and what was begun of it; returns its name in the store.
+        """Delete a column, complete or not; returns its name in the store.
 
         Raises:
             StoreError: There is no such column.
         """
         name = self.find(column)
-        # Without its manifest a column is incomplete: an interrupted removal leaves nothing that looks whole.
+        # Without its manifest a column is incomplete: an interrupted removal leaves no column that looks complete.
         (self.path(name) / MANIFEST).unlink(missing_ok=True)
         for folder in (self.path(name), self.units(name)):
-            shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
+            if folder.exists():
+                shutil.rmtree(folder)
         (self.directory / "runs" / f"{name}.json").unlink(missing_ok=True)
         return name
 

@@ -255,7 +255,7 @@ def test_hub_models_are_found_in_the_cache_and_pinned_to_their_commit(
     assert fingerprint(config)["revision"] == commit
     assert fingerprint(replace(config, revision=commit)) == fingerprint(config)
     np.testing.assert_array_equal(encode(config, TEXTS), encode(TEXT, TEXTS))
-    with pytest.raises(EncoderError, match="org/mini` at revision v9 cannot be had"):
+    with pytest.raises(EncoderError, match="org/mini` at revision v9 is not available"):
         fingerprint(replace(config, revision="v9"))
 
 

@@ -109,7 +109,7 @@ def test_text_and_images_into_a_store_that_is_then_left_alone(
     assert repaired.columns[1].n_inputs_encoded == 0, "the shards carry what a manifest is made of"
 
     # A finished store is for one table and one encoder.
-    with pytest.raises(StoreError, match=r"`layers` 2 in the store and 1 asked"):
+    with pytest.raises(StoreError, match=r"`layers` \(store: 2, study: 1\)"):
         extract(catalogue, {"title": replace(text_config, layers=1)}, store)
     with pytest.raises(StoreError, match=r"`label` must be that of the store .* 'kind', got 'photo'"):
         extract(replace(catalogue, label="photo"), {"title": text_config}, store)

@@ -144,7 +144,7 @@ def test_columns_share_an_encoder_and_are_added_beside_what_is_there(
 
     # A second encoder of one column: the data's name alone is then not enough.
     extract(source, {"title": replace(word_config, model="narrow", options={"dimension": 32})}, store)
-    with pytest.raises(StoreError, match="could be title--narrow or title--words"):
+    with pytest.raises(StoreError, match="it fits title--narrow and title--words"):
         Store(store).load(["title"])
     assert Store(store).load(["title--narrow"]).matrix.shape == (90, 32)
     assert Store(store).remove("title--narrow") == "title--narrow"

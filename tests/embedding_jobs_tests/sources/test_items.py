@@ -88,6 +88,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
         (Source("{d}/broken.jsonl", "sku", "kind"), ["line 2", "broken.jsonl"]),
         (Source("{d}/empty.jsonl", "sku", "kind"), ["id column `sku`"]),
         (Source("{d}/nested.parquet", "sku", "kind", ("title",)), ["`title`", "list"]),
+        (Source("{d}/twice.csv", "sku", "kind"), ["one column `kind`", "has 2", "twice.csv"]),
     ],
 )
 def test_unusable_tables_are_named(tmp_path: Path, source: Source, words: list[str]) -> None:
@@ -96,12 +97,18 @@ def test_unusable_tables_are_named(tmp_path: Path, source: Source, words: list[s
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
     (tmp_path / "broken.jsonl").write_text('{"sku": 1, "kind": "a"}\n{"sku": \n')
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "twice.csv").write_text("sku,kind,kind\n1,a,b\n")
     pq.write_table(pa.table({"sku": ["1"], "kind": ["a"], "title": [["x"]]}), tmp_path / "nested.parquet")
     table = source.table.format(t=tmp_path / "t.parquet", d=tmp_path)
     with pytest.raises(SourceError) as caught:
         check_source(Source(table, source.id, source.label, source.text, source.image))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_columns_without_a_name_are_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("sku,kind,,\n007,a,,\n008,b,,\n")
+    assert check_source(Source(str(tmp_path / "t.csv"), "sku", "kind")).n_items == 2
 
 
 def test_missing_images_are_found_before_any_compute(tmp_path: Path) -> None:
