@@ -1,4 +1,4 @@
-"""Numbers of things, and errors, in words. Imports nothing heavy."""
+"""Numbers, settings and errors as text. This module imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def signed(value: float, digits: int = 4) -> str:
-    """A difference with its sign."""
+    """Return a difference with its sign, "+0.0123" or "−0.0123"."""
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
@@ -17,9 +17,10 @@ def p_text(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
+# Shown where a figure is not defined.
 UNDEFINED_TEXT = "–"
 
-
+# Names of figures in texts.
 FIGURE_NAMES: Mapping[str, str] = {
     "auc_weighted": "weighted AUC",
     "accuracy": "accuracy",
@@ -32,22 +33,22 @@ FIGURE_NAMES: Mapping[str, str] = {
 
 
 def figure_name(figure: str) -> str:
-    """Return what a figure is called in texts; one that has no such name keeps its own."""
+    """Return the name of a figure in texts, by default its own name."""
     return FIGURE_NAMES.get(figure, figure)
 
 
 def heading(text: str) -> str:
-    """A text with a capital letter at its head, and the rest as it is."""
+    """Return a text with its first letter in upper case and the rest unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def number(value: float, digits: int) -> str:
-    """A number with fixed decimals, or a dash."""
+    """Return a number with fixed decimals; a dash if it is not finite."""
     return f"{value:.{digits}f}" if math.isfinite(value) else UNDEFINED_TEXT
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as (dotted key, value as text)."""
+    """Yield nested settings as (dotted key, value as text)."""
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
@@ -55,18 +56,18 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
         elif isinstance(value, list | tuple) and any(isinstance(entry, Mapping) for entry in value):
             yield from flatten({str(place): entry for place, entry in enumerate(value)}, f"{name}.")
         elif isinstance(value, list | tuple):
-            yield name, ", ".join(str(entry) for entry in value) or "–"
+            yield name, ", ".join(str(entry) for entry in value) or UNDEFINED_TEXT
         else:
-            yield name, "–" if value is None else str(value)
+            yield name, UNDEFINED_TEXT if value is None else str(value)
 
 
 def plural(count: int, noun: str) -> str:
-    """A number of things: "1 split", "1,010 trials"."""
+    """Return a count with its noun: "1 split", "1,010 trials"."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def cause(error: BaseException) -> str:
-    """Why a server could not be reached: the system's own word where it has one, else the error's first line."""
+    """Return why a server was not reached: the operating system's message, else the first line of the error."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, OSError) and inner.strerror:
@@ -76,7 +77,7 @@ def cause(error: BaseException) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time to read: two units at most."""
+    """Return a time in at most two units: "2 d 3 h", "5 min 10 s"."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     days, h = divmod(hours, 24)

@@ -1,7 +1,4 @@
-"""The figures of a report as numbers: what each shows, before anything is drawn.
-
-One description serves the page, the SVG and PDF files and the CSV of the numbers.
-"""
+"""Curves of a study's trials: accuracy against threshold, ROC, learning curves."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ _ZOOM_SIDES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def line_figures(reported: Mapping[str, Sequence[TrialRecord]], threshold: float) -> list[LineFigure]:
-    """The curves of a study; a figure that no trial has numbers for is left out.
+    """Return the curves of a study, without figures for which no trial has values.
 
     Args:
-        reported: The trials behind each method's reported figures, by method, in the order of the study.
-        threshold: The study's threshold, for the texts.
+        reported: The trials behind each method's reported figures, in the study's order of methods.
+        threshold: The study's threshold, for the notes.
     """
     epochs = [float(epoch) for records in reported.values() for record in records for epoch in record.curves.epoch[-1:]]
     last_epoch = max([1.0, *epochs])
@@ -94,7 +91,10 @@ def line_figures(reported: Mapping[str, Sequence[TrialRecord]], threshold: float
 
 
 def crossings(overall: Sequence[Series], none: Sequence[Series]) -> dict[str, tuple[float, float]]:
-    """Where mean overall and mean "none" accuracy first meet, as (threshold, accuracy), for methods where they do."""
+    """Return where mean overall and mean "none" accuracy first cross, by method, as (threshold, accuracy).
+
+    A method whose curves do not cross has no entry.
+    """
     found = {}
     for own, other in ((own, other) for own in overall for other in none if own.method == other.method):
         gap = own.mean - other.mean
@@ -108,14 +108,20 @@ def crossings(overall: Sequence[Series], none: Sequence[Series]) -> dict[str, tu
 
 
 def over_splits(reported: Mapping[str, Sequence[TrialRecord]], x: str, y: str) -> tuple[Series, ...]:
-    """Mean, minimum and maximum over splits of one curve, for every method that has it."""
+    """Return mean, minimum and maximum over splits of one curve, for every method that has it.
+
+    Args:
+        reported: The trials behind each method's reported figures.
+        x: Field of `Curves` with the positions.
+        y: Field of `Curves` with the values.
+    """
     found = []
     for method, records in reported.items():
         if not records:
             continue
         positions = np.asarray(getattr(records[0].curves, x), dtype=np.float64)
         if any(not np.array_equal(getattr(record.curves, x), getattr(records[0].curves, x)) for record in records):
-            continue  # Trials of other schedules share no positions to average at.
+            continue  # trials of different schedules have no common positions
         values = np.stack([np.asarray(getattr(record.curves, y), dtype=np.float64) for record in records])
         if values.size == 0 or np.isnan(values).all():
             continue
@@ -124,7 +130,7 @@ def over_splits(reported: Mapping[str, Sequence[TrialRecord]], x: str, y: str) -
 
 
 def _zoom_side(series: Sequence[Series]) -> float:
-    """Side of the corner that shows where ROC curves part: twice the largest equal error rate, rounded up."""
+    """Return the side of the corner where ROC curves differ: twice the largest equal error rate, rounded up."""
     errors = [float(curve.x[int(np.nanargmin(np.abs(1.0 - curve.mean - curve.x)))]) for curve in series]
     wanted = 2.0 * max(errors, default=0.1)
     return next((side for side in _ZOOM_SIDES if side >= wanted), 1.0)

@@ -1,4 +1,4 @@
-"""Draws the figures of a report, for files and for the page. Every method keeps its style in every figure."""
+"""Draw the figures of a report, for files and for the page. A method has the same style in every figure."""
 
 from __future__ import annotations
 
@@ -18,31 +18,24 @@ from analysis.figures.types import ForestFigure, LineFigure, Series
 
 _SIZE_INCHES = (4.8, 3.5)
 
-_LEGEND_INCHES = 0.22
-
-"""Height of one row of the legend."""
-
 _TITLE_INCHES = 0.25
+_LEGEND_INCHES = 0.22  # per row of the legend
+_ROW_INCHES = 0.46  # per row of a forest plot
 
-_ROW_INCHES = 0.46
-
-"""Height of one row of a forest plot."""
-
+# Distance between bars at one position, in units of the x axis.
 _BESIDE = 0.12
-
-"""Distance between bars of one position, in units of the x axis."""
 
 
 def draw(
     figure: LineFigure | ForestFigure, styles: Mapping[str, LineStyle], *, threshold: float, legend: bool
 ) -> Figure:
-    """Draws one figure.
+    """Return a drawn figure.
 
     Args:
-        figure: What it shows.
-        styles: The style of each of its methods.
-        threshold: The study's threshold, marked where it runs along the x axis.
-        legend: Whether to set the legend below the axes and the title above; the page has its own.
+        figure: The values to draw.
+        styles: The style of each method in it.
+        threshold: The study's threshold, marked if the x axis shows thresholds.
+        legend: Whether to draw a title and a legend; the page has its own.
     """
     with matplotlib.rc_context(dict(SHEET)):
         if isinstance(figure, ForestFigure):
@@ -51,20 +44,20 @@ def draw(
             canvas = _draw_lines(figure, styles, threshold, legend)
         if legend:
             canvas.axes[0].set_title(figure.title, fontsize=10.5, loc="left")
-        # The layout is settled once, not at every saving.
+        # Compute the layout once, not for each file format.
         canvas.draw_without_rendering()
         canvas.set_layout_engine("none")
     return canvas
 
 
 def x_positions(canvas: Figure) -> tuple[float, float]:
-    """Where x = 0 and x = 1 of the first axes lie, in units of the SVG's view box."""
+    """Return the positions of x = 0 and x = 1, in units of the SVG's view box."""
     (left, right) = canvas.axes[0].transData.transform([(0.0, 0.0), (1.0, 0.0)])[:, 0]
     return float(left), float(right)
 
 
 def to_svg(canvas: Figure, name: str) -> str:
-    """The figure as an SVG document, the same for the same figure: no date, no random identifiers."""
+    """Return the figure as an SVG document without a date and random identifiers, so that it is reproducible."""
     stream = io.StringIO()
     with matplotlib.rc_context({**SHEET, "svg.hashsalt": name}):
         canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Title": name})
@@ -72,7 +65,7 @@ def to_svg(canvas: Figure, name: str) -> str:
 
 
 def to_pdf(canvas: Figure) -> bytes:
-    """The figure as a PDF document, without a date."""
+    """Return the figure as a PDF document, without a date."""
     stream = io.BytesIO()
     with matplotlib.rc_context(dict(SHEET)):
         canvas.savefig(stream, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
@@ -80,7 +73,7 @@ def to_pdf(canvas: Figure) -> bytes:
 
 
 def to_csv(figure: LineFigure | ForestFigure) -> str:
-    """The figure's numbers: one row a method and point, or one a method of a forest plot."""
+    """Return the figure's values as CSV: one row per method and point, or per method of a forest plot."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     if isinstance(figure, ForestFigure):
@@ -99,13 +92,13 @@ def to_csv(figure: LineFigure | ForestFigure) -> str:
 
 
 def for_page(svg: str, name: str, label: str, styles: Mapping[str, LineStyle]) -> str:
-    """An SVG document as part of a page: themed by its style sheet, with an accessible text.
+    """Return an SVG document as an element of the page, with the page's colours and an accessible text.
 
     Args:
-        svg: A document of `to_svg`.
+        svg: A document from `to_svg`.
         name: Prefix of its identifiers, unique on the page.
-        label: The accessible text, already escaped for an attribute.
-        styles: The styles that drew it.
+        label: The accessible text, escaped for an attribute.
+        styles: The styles of its methods.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
@@ -115,7 +108,7 @@ def for_page(svg: str, name: str, label: str, styles: Mapping[str, LineStyle]) -
         body = body.replace(color, f"var(--{variable})")
     for style in styles.values():
         body = body.replace(f": {style.color}", f": var(--c{style.color[1:]})")
-    # The page scales the figure: of the opening tag only the view box stays.
+    # The page sets the size: keep only the view box of the opening tag.
     return re.sub(r"<svg[^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg \1 role="img" aria-label="{label}">', body, count=1)
 
 
@@ -166,7 +159,7 @@ def _draw_series(axes: Any, figure: LineFigure, series: Series, style: LineStyle
         _draw_bars(axes, figure, series, style, place)
         return
     if figure.spread == "dotted":
-        # One line with a gap: minimum and maximum are one thing to show or hide.
+        # One line with a gap, so that the page shows or hides minimum and maximum together.
         gap = [math.nan]
         x, y = np.concatenate([series.x, gap, series.x]), np.concatenate([series.low, gap, series.high])
         axes.plot(x, y, linestyle=":", linewidth=1.0, alpha=0.75, gid=f"range-{place}", **line)
@@ -185,7 +178,7 @@ def _draw_series(axes: Any, figure: LineFigure, series: Series, style: LineStyle
 
 
 def _draw_bars(axes: Any, figure: LineFigure, series: Series, style: LineStyle, place: int) -> None:
-    # Beside those of the same position, so that no bar hides another; the joining line shows what belongs together.
+    # Bars at one position are drawn side by side, and a line joins the bars of one series.
     there = [[at for at, other in enumerate(figure.series) if position in other.x] for position in series.x]
     x = series.x + [_BESIDE * (own.index(place) - (len(own) - 1) / 2) for own in there]
     (gaps,) = np.nonzero(np.diff(series.x) > 1)
@@ -210,7 +203,7 @@ def _draw_forest(figure: ForestFigure, styles: Mapping[str, LineStyle]) -> Figur
         axes.plot(x, y, color=color, linewidth=1.0, alpha=0.55, gid=f"range-{place}")
         axes.plot(row.two_way, [place] * 2, color=color, linewidth=3.2, solid_capstyle="round", gid=f"series-{place}")
         axes.plot([row.estimate], [place], color=color, marker="o", markersize=7, gid=f"mark-{place}")
-    # Nadeau and Bengio's interval may run off: the axis is that of the interval that decides.
+    # The axis fits the other intervals: that of Nadeau and Bengio may be much wider, and then ends in an arrow.
     ends = [end for row in rows for end in (*row.two_way, *row.naive) if math.isfinite(end)]
     ends += [-figure.region, figure.region]
     margin = 0.12 * (max(ends) - min(ends))

@@ -1,31 +1,31 @@
-"""Figures that rest on the items of the trials: differences to the controls, calibration, confidence, classes."""
+"""Figures from per-item results: differences to the controls, calibration, confidence, gains of classes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from analysis.figures.types import ForestFigure, ForestRow, LineFigure, Series, Values
+from analysis.format import figure_name, heading
 from analysis.results.controls import each_with_its_own, is_reference, reference_of, references_text
-from analysis.statistics.decisions import ECE, MethodEvidence
-from trainables.records.types import TrialRecord
-
-N_RELIABILITY_BINS = 15
+from analysis.statistics.bootstrap import confidence_bins
+from analysis.statistics.decisions import ECE, MethodEvidence, items_of
+from trainables.records.types import N_BINS, ItemResults, TrialRecord
 
 _N_CONFIDENCE_BINS = 20
+_MAX_CLASS_GROUPS = 8
 
-_FEWEST_IN_BIN = 10
-
-"""Items below which a bin's share of right predictions says nothing."""
-
-_MOST_CLASS_GROUPS = 8
+# Items below which the accuracy of a bin is too uncertain to show.
+_MIN_IN_BIN = 10
 
 
-def forest_figures(evidence: Mapping[str, MethodEvidence], names: Mapping[str, str]) -> list[ForestFigure]:
-    """Forest plots of the differences to the controls, one a figure; none without control or with one split."""
+def forest_figures(evidence: Mapping[str, MethodEvidence]) -> list[ForestFigure]:
+    """Return a forest plot of the differences to the controls in each figure; none with one split or no control."""
     figures = dict.fromkeys(figure for own in evidence.values() for figure in own.differences)
     found = []
     for figure in figures:
@@ -43,17 +43,18 @@ def forest_figures(evidence: Mapping[str, MethodEvidence], names: Mapping[str, s
             if math.isfinite(seen.two_way.low)
         )
         if rows:
-            name = names.get(figure, figure)
+            name = figure_name(figure)
             region = next(iter(differences.values())).region
             own = f" {each}" if (each := each_with_its_own(differences)) else ""
             note = (
-                f"Bar: 95 % over splits and items. Thin, above: over splits alone, too narrow; below: Nadeau and "
-                f"Bengio, too wide, with an arrow where it runs on. Shade: ±{region:g}, practically equal.{own}"
+                f"Bar: 95 % interval over splits and items. Thin lines: over splits only, too narrow (above); Nadeau "
+                f"and Bengio, too wide, with an arrow where it continues (below). Shade: ±{region:g}, practically "
+                f"equal.{own}"
             )
             found.append(
                 ForestFigure(
                     f"differences-{figure}",
-                    f"{name[:1].upper()}{name[1:]} against {references_text(differences)}",
+                    f"{heading(name)} against {references_text(differences)}",
                     f"{note} Left is better." if figure == ECE else note,
                     f"difference in {name}",
                     region,
@@ -64,65 +65,53 @@ def forest_figures(evidence: Mapping[str, MethodEvidence], names: Mapping[str, s
 
 
 def item_figures(reported: Mapping[str, Sequence[TrialRecord]]) -> list[LineFigure]:
-    """Calibration, confidence and per-class figures, from trials read with their items."""
+    """Return the calibration, confidence and per-class figures of trials that were read with their items."""
     shade = "Line: mean over splits; shade: minimum to maximum."
-    edges = np.linspace(0, 1, N_RELIABILITY_BINS + 1)
-    narrow = np.linspace(0, 1, _N_CONFIDENCE_BINS + 1)
-
-    def reliability(items: Any) -> Values:
-        right = (items.predicted == items.label)[items.known]
-        return _binned_mean(items.confidence[items.known], right, edges, _FEWEST_IN_BIN)
-
-    def confidence(known: bool) -> Callable[[Any], Values]:
-        def share(items: Any) -> Values:
-            chosen = items.confidence[items.known == known]
-            counts = np.histogram(chosen, narrow)[0]
-            return counts / len(chosen) if len(chosen) else np.full(len(counts), np.nan)
-
-        return share
-
-    reliable = LineFigure(
-        "reliability",
-        "Reliability on known classes",
-        f"On the diagonal, confidence equals accuracy; bins of {_FEWEST_IN_BIN} items or more. {shade}",
-        "confidence",
-        "accuracy",
-        _of_items(reported, edges, reliability),
-        y_limits=(0.0, 1.02),
-        reference="diagonal",
-    )
-    confident = [
+    known = partial(_confidence_shares, known=True)
+    none = partial(_confidence_shares, known=False)
+    figures = [
         LineFigure(
-            f"confidence-{name}",
-            f"Confidence on {what}",
-            shade,
+            "reliability",
+            "Reliability on known classes",
+            f"On the diagonal, accuracy equals confidence; bins of {_MIN_IN_BIN} items or more. {shade}",
             "confidence",
-            f"share of {items}",
-            _of_items(reported, narrow, confidence(name == "known")),
-        )
-        for name, what, items in (
-            ("known", "known classes", "known items"),
-            ("none", "“none” items", "“none” items"),
-        )
+            "accuracy",
+            _in_bins(reported, N_BINS, _bin_accuracies),
+            y_limits=(0.0, 1.02),
+            reference="diagonal",
+        ),
+        *_class_gains(reported, shade),
+        *(
+            LineFigure(
+                f"confidence-{name}",
+                f"Confidence on {what}",
+                shade,
+                "confidence",
+                f"fraction of {items}",
+                _in_bins(reported, _N_CONFIDENCE_BINS, shares),
+            )
+            for name, what, items, shares in (
+                ("known", "known classes", "known items", known),
+                ("none", "“none” items", "“none” items", none),
+            )
+        ),
     ]
-    figures = [reliable, *_class_gains(reported, shade), *confident]
     return [figure for figure in figures if figure.series]
 
 
 def _class_gains(reported: Mapping[str, Sequence[TrialRecord]], shade: str) -> list[LineFigure]:
-    """Gain in accuracy over the method's control against the size of a class, in groups of classes of like size."""
+    """Return the gain in accuracy over the control against class size, in groups of classes of similar size."""
     references = {name: records for name, records in reported.items() if is_reference(name)}
     methods = [method for method in reported if method not in references and reference_of(method) in references]
     if not methods:
         return []
     labels: dict[int, int] = {}
-    for record in references[reference_of(methods[0])]:
-        if record.items is not None:
-            labels.update(zip(record.items.item.tolist(), record.items.label.tolist(), strict=True))
+    for items in map(items_of, references[reference_of(methods[0])]):
+        labels.update(zip(items.item.tolist(), items.label.tolist(), strict=True))
     sizes = np.bincount(list(labels.values()))
     present = np.flatnonzero(sizes)
-    # Classes of one size stay together, so that the groups differ in size.
-    edges = np.unique(np.quantile(sizes[present], np.linspace(0, 1, _MOST_CLASS_GROUPS + 1))[1:-1])
+    # Classes of one size stay in one group, so that no two groups have the same size.
+    edges = np.unique(np.quantile(sizes[present], np.linspace(0, 1, _MAX_CLASS_GROUPS + 1))[1:-1])
     place = np.searchsorted(edges, sizes[present], side="left")
     groups = [present[place == index] for index in np.unique(place)]
     x = np.array([float(np.exp(np.log(sizes[group]).mean())) for group in groups])
@@ -139,7 +128,7 @@ def _class_gains(reported: Mapping[str, Sequence[TrialRecord]], shade: str) -> l
             "class-gains",
             "Gain by class size",
             f"Gain over {references_text(methods)}, mean over classes of similar size. {shade}",
-            "items of the class",
+            "items per class",
             "gain in accuracy",
             tuple(series),
             x_limits=(float(x[0]) / 1.15, float(x[-1]) * 1.15),
@@ -150,12 +139,9 @@ def _class_gains(reported: Mapping[str, Sequence[TrialRecord]], shade: str) -> l
 
 
 def _class_means(record: TrialRecord, n_classes: int) -> Values:
-    """Accuracy on each class at the study's threshold; NaN for a class without an item."""
-    if record.items is None:
-        raise ValueError(f"{record.config} was read without its items.")
-    counts = np.bincount(record.items.label, minlength=n_classes)
-    right = np.bincount(record.items.label, weights=record.items.correct, minlength=n_classes)
-    return np.where(counts > 0, right / np.maximum(counts, 1), np.nan)
+    """Return the accuracy on each class at the study's threshold; NaN for a class without an item."""
+    items = items_of(record)
+    return _means(items.label, items.correct, n_classes)
 
 
 def _group_means(values: Values, groups: Sequence[Any]) -> Values:
@@ -163,20 +149,34 @@ def _group_means(values: Values, groups: Sequence[Any]) -> Values:
     return np.array([float(kept.mean()) if kept.size else math.nan for kept in means])
 
 
-def _of_items(
-    reported: Mapping[str, Sequence[TrialRecord]], edges: Values, curve: Callable[[Any], Values]
+def _in_bins(
+    reported: Mapping[str, Sequence[TrialRecord]], n_bins: int, values: Callable[[ItemResults, int], Values]
 ) -> tuple[Series, ...]:
+    """Return a curve over bins of confidence for each method that has it."""
+    edges = np.linspace(0, 1, n_bins + 1)
     centres = (edges[:-1] + edges[1:]) / 2
     found = [
-        Series.over_splits(method, centres, [curve(record.items) for record in records])
+        Series.over_splits(method, centres, [values(items_of(record), n_bins) for record in records])
         for method, records in reported.items()
     ]
     return tuple(series for series in found if np.isfinite(series.mean).any())
 
 
-def _binned_mean(position: Values, value: Values, edges: Values, fewest: int) -> Values:
-    """Mean of a value in each bin of a position; NaN for a bin of fewer values."""
-    place = np.clip(np.digitize(position, edges) - 1, 0, len(edges) - 2)
-    counts = np.bincount(place, minlength=len(edges) - 1)
-    sums = np.bincount(place, weights=value, minlength=len(edges) - 1)
+def _bin_accuracies(items: ItemResults, n_bins: int) -> Values:
+    """Return the accuracy, without threshold, on the known items of each bin of confidence."""
+    right = (items.predicted == items.label)[items.known]
+    return _means(confidence_bins(items.confidence[items.known], n_bins), right, n_bins, _MIN_IN_BIN)
+
+
+def _confidence_shares(items: ItemResults, n_bins: int, *, known: bool) -> Values:
+    """Return the fraction of the known, or of the "none", items in each bin of confidence; NaN without such items."""
+    chosen = items.confidence[items.known == known]
+    counts = np.bincount(confidence_bins(chosen, n_bins), minlength=n_bins)
+    return counts / len(chosen) if len(chosen) else np.full(n_bins, np.nan)
+
+
+def _means(group: npt.NDArray[np.integer], value: npt.NDArray[Any], n_groups: int, fewest: int = 1) -> Values:
+    """Return the mean value of each group; NaN for a group of fewer values."""
+    counts = np.bincount(group, minlength=n_groups)
+    sums = np.bincount(group, weights=value, minlength=n_groups)
     return np.where(counts >= fewest, sums / np.maximum(counts, 1), np.nan)

@@ -1,4 +1,4 @@
-"""Figures over all candidates of a study: how the objective answers to hyperparameters, and what the search cost."""
+"""Figures over all candidates of a study: response to hyperparameters, and best score against search time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from analysis.figures.types import LineFigure, Series, Values
+from analysis.format import figure_name
 from analysis.results.aggregate import StudyResults
 from analysis.results.controls import is_reference
 from trainables.records.choice import choose_best, mean_score
@@ -16,13 +17,9 @@ from trainables.records.types import AUTO, Candidate, TrialRecord
 _Group = TypeVar("_Group", str, float)
 
 
-def search_figures(results: StudyResults, objective: str) -> list[LineFigure]:
-    """How the objective answers to each hyperparameter, and what it cost to find the best.
-
-    Args:
-        results: The study.
-        objective: How the objective is called.
-    """
+def search_figures(results: StudyResults) -> list[LineFigure]:
+    """Return the response of the objective to each hyperparameter, and the best score against search time."""
+    objective = figure_name(results.description.objective)
     trials: dict[Candidate, list[TrialRecord]] = {}
     for record in results.records:
         if record.config.phase == results.description.choosing_phase:
@@ -41,9 +38,9 @@ def search_figures(results: StudyResults, objective: str) -> list[LineFigure]:
         found.append(
             LineFigure(
                 "budget",
-                "What the search cost",
-                "Best mean score found so far.",
-                "device seconds",
+                "Best score against search time",
+                "Best mean score so far; candidates in the order in which they started.",
+                "device time (s)",
                 f"best {objective}",
                 budget,
                 x_limits=(0.0, 1.02 * end),
@@ -60,8 +57,8 @@ def _responses(scores: Mapping[Candidate, Values], objective: str) -> Iterator[L
         series = []
         for method in dict.fromkeys(candidate.method for candidate in scores):
             own = {c: dict(c.params)[name] for c in scores if c.method == method and name in dict(c.params)}
-            # With several hyperparameters, the best of the others stands for each value of this one. `auto` is no
-            # layer of its own, and has no place on an axis.
+            # With several hyperparameters, each value of this one is shown with the best values of the others. The
+            # layer `auto` has no place on the axis.
             best = _best_of_each(scores, {c: x for c, x in own.items() if not (name == "layer" and x == AUTO)})
             if best:
                 series.append(_response(method, dict(sorted(best.items()))))
@@ -109,7 +106,7 @@ def _response(method: str, best: Mapping[float, Values]) -> Series:
 def _budget(
     methods: Sequence[str], trials: Mapping[Candidate, list[TrialRecord]], scores: Mapping[Candidate, Values]
 ) -> tuple[Series, ...]:
-    """Best mean score so far against device seconds spent, candidates in the order in which they started."""
+    """Return the best mean score so far against device time, for each method."""
     found = []
     for method in methods:
         own = sorted(

@@ -1,7 +1,7 @@
-"""How figures look: one sheet for all, and a colour and line style of its own for every method.
+"""Styles of figures: one style sheet for all, and a colour and line style for each method.
 
-The colours are those of Okabe and Ito, which people with any common colour vision tell apart; the line styles
-differ too, for print in black.
+The colours are those of Okabe and Ito, which remain distinct with any common colour vision deficiency. Line styles
+differ too, for print in black and white.
 
 References:
     Okabe and Ito (2008), "Color Universal Design", https://jfly.uni-koeln.de/color/
@@ -16,11 +16,8 @@ from typing import Any
 from trainables.records.types import CONTRASTIVE, SUPERVISED, Candidate
 
 INK = "#1b1f24"
-
 FAINT = "#d5d9de"
-
 MUTED = "#5b6470"
-
 
 SHEET: Mapping[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -50,13 +47,13 @@ SHEET: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class LineStyle:
-    """How a method is drawn.
+    """The style of a method.
 
     Attributes:
-        color: Hexadecimal colour on white.
-        color_dark: The same hue, light enough for a dark page.
+        color: Hexadecimal colour on a light page.
+        color_dark: Hexadecimal colour on a dark page.
         dashes: On and off lengths in points; empty for a solid line.
-        marker: Shape of single points.
+        marker: Matplotlib's marker for points.
     """
 
     color: str
@@ -66,29 +63,18 @@ class LineStyle:
 
 
 _BLACK = ("#101010", "#f0f2f5")
-
 _ORANGE = ("#e69f00", "#f2b632")
-
 _SKY = ("#56b4e9", "#7cc8f3")
-
 _GREEN = ("#009e73", "#2fc79a")
-
 _BLUE = ("#0072b2", "#4a9fe0")
-
 _VERMILION = ("#d55e00", "#ff8637")
-
 _PURPLE = ("#cc79a7", "#e29cc2")
-
 _GREY = ("#808080", "#a8adb5")
 
 _DASHED = (6.0, 2.2)
-
 _DASH_DOT = (6.0, 2.0, 1.6, 2.0)
-
 _SHORT = (3.0, 1.6)
-
 _SHORT_DOT = (3.0, 1.4, 1.0, 1.4)
-
 
 _METHOD_STYLES: Mapping[str, LineStyle] = {
     "control": LineStyle(*_BLACK),
@@ -128,7 +114,7 @@ _BY_DEPTH = (_BLACK, _SKY, _BLUE, _GREEN, _ORANGE, _VERMILION, _PURPLE, _GREY)
 
 
 def method_styles(methods: Sequence[str]) -> dict[str, LineStyle]:
-    """The style of each method; the known ones have the same in every study."""
+    """Return the style of each method; the built-in methods have the same style in every study."""
     known = {method: style for method in methods if (style := _known(method)) is not None}
     free = [style for style in _FURTHER_STYLES if style not in known.values()] or _FURTHER_STYLES
     others = [method for method in methods if method not in known]
@@ -137,23 +123,23 @@ def method_styles(methods: Sequence[str]) -> dict[str, LineStyle]:
 
 
 def family_styles(families: Sequence[tuple[str, bool]]) -> list[LineStyle]:
-    """The style of each augmentation, with a stop-gradient or without, where layers run along an axis."""
+    """Return the style of each (augmentation, stop-gradient), for figures with layers along the x axis."""
     further = iter(_FURTHER_STYLES * len(families))
     return [_OF_FAMILIES.get(family) or next(further) for family in families]
 
 
 def objective_styles(objectives: Sequence[str]) -> list[LineStyle]:
-    """The style of each objective, where the curves are of objectives."""
+    """Return the style of each objective, for figures with one curve per objective."""
     return [_OF_OBJECTIVES[objective] for objective in objectives]
 
 
 def depth_styles(n: int) -> list[LineStyle]:
-    """A style for each of n places in a network, from the input on; beyond eight, colours come again, dashed."""
+    """Return a style for each of n places in a network, from the input on; from the ninth, colours repeat, dashed."""
     return [LineStyle(*_BY_DEPTH[place % 8], _DASHED if place >= 8 else ()) for place in range(n)]
 
 
 def _known(method: str) -> LineStyle | None:
-    """A contrastive method has the colour of its augmentation, in shorter dashes."""
+    """Return the style of a built-in method; a contrastive one has its augmentation's colour, with short dashes."""
     candidate = Candidate(method)
     style = _METHOD_STYLES.get(candidate.augmentation)
     if style is None or candidate.objective != CONTRASTIVE:

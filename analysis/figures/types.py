@@ -1,4 +1,4 @@
-"""The values of a figure before it is drawn: lines with bands, and rows of a forest plot."""
+"""The values of a figure before it is drawn: curves over splits, and rows of a forest plot."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Series:
     """A curve of one method over its splits; the arrays are (points,).
 
     Attributes:
-        method: Name of the method, or of what else the curve is of.
+        method: Name of the method, or another name for the legend.
         x: Positions.
         mean: Mean over the splits.
         low: Minimum over the splits, or the lower end of an interval.
         high: Maximum over the splits, or the upper end of an interval.
-        points: Single splits to show as dots, (dots, 2) of x and y.
+        points: Single splits, shown as dots; (dots, 2) of x and y.
     """
 
     method: str
@@ -48,22 +48,21 @@ class LineFigure:
 
     Attributes:
         name: File name without its ending.
-        title: What is seen, in a few words.
-        note: One plain sentence on how to read it.
-        x_label: What runs along the x axis.
-        y_label: What runs along the y axis.
-        series: One curve a method; without any there is nothing to show.
+        title: What the figure shows, in a few words.
+        note: How to read it, in one sentence.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        series: One curve per method; a figure without series is not shown.
         x_limits: Range of the x axis.
         y_limits: Range of the y axis; None to fit the curves.
-        spread: How low and high are drawn: `dotted` lines, a `band`, `bars` at points that stand beside each other, or
-            `none`.
+        spread: How low and high are drawn: `dotted` lines, a `band`, `bars` side by side, or `none`.
         x_scale: `linear` or `log`.
-        reference: A line to read against: `none`, `zero`, the `diagonal`.
-        steps: Whether a curve holds its value up to the next point.
-        marks: A point to mark on each method's curve, by method.
-        ticks: What the positions are called, where they are no numbers; positions further apart than 1 are not joined.
-        region: Half width of a region to shade around 0; None to shade none.
-        columns: What mean, low and high are called in the CSV file.
+        reference: A reference line: `none`, `zero` or `diagonal`.
+        steps: Whether a curve keeps its value up to the next point.
+        marks: A marked point (x, y) of each method's curve, by method.
+        ticks: Names of positions that are not numbers; no line joins positions more than 1 apart.
+        region: Half width of the shaded region around 0; None for no region.
+        columns: Names of mean, low and high in the CSV file.
     """
 
     name: str
@@ -85,31 +84,27 @@ class LineFigure:
 
     @property
     def alternative_text(self) -> str:
-        """The figure in words, for those who do not see it."""
-        if self.ticks:
-            ends = "; ".join(f"{series.method}: {_points_in_words(series, self)}" for series in self.series)
-        else:
-            ends = "; ".join(f"{series.method} {_in_words(series)}" for series in self.series)
-        return f"{self.title}. {self.y_label} against {self.x_label}. {ends}."
+        """The figure in words, for readers who do not see it."""
+        describe = self._points if self.ticks else self._trend
+        curves = "; ".join(f"{series.method}{':' if self.ticks else ''} {describe(series)}" for series in self.series)
+        return f"{self.title}. {self.y_label} against {self.x_label}. {curves}."
 
+    def _trend(self, series: Series) -> str:
+        defined = ~np.isnan(series.mean)
+        x, mean = series.x[defined], series.mean[defined]
+        top = int(np.argmax(mean))
+        ends = f"from {mean[0]:.3f} at {x[0]:.3g} to {mean[-1]:.3f} at {x[-1]:.3g}"
+        inner = 0 < top < len(mean) - 1 and not math.isclose(mean[top], max(mean[0], mean[-1]))
+        return f"{ends}, highest {mean[top]:.3f} at {x[top]:.3g}" if inner else ends
 
-def _in_words(series: Series) -> str:
-    defined = ~np.isnan(series.mean)
-    x, mean = series.x[defined], series.mean[defined]
-    top = int(np.argmax(mean))
-    ends = f"from {mean[0]:.3f} at {x[0]:.3g} to {mean[-1]:.3f} at {x[-1]:.3g}"
-    inner = 0 < top < len(mean) - 1 and not math.isclose(mean[top], max(mean[0], mean[-1]))
-    return f"{ends}, highest {mean[top]:.3f} at {x[top]:.3g}" if inner else ends
-
-
-def _points_in_words(series: Series, figure: LineFigure) -> str:
-    sign = "+" if figure.reference == "zero" else ""
-    points = zip(series.x, series.mean, series.low, series.high, strict=True)
-    words = []
-    for x, mean, low, high in points:
-        ends = f" ({low:{sign}.4f} to {high:{sign}.4f})" if math.isfinite(low) else ""
-        words.append(f"{figure.ticks[float(x)]} {mean:{sign}.4f}{ends}".replace("\n", " "))
-    return ", ".join(words)
+    def _points(self, series: Series) -> str:
+        sign = "+" if self.reference == "zero" else ""
+        points = zip(series.x, series.mean, series.low, series.high, strict=True)
+        words = []
+        for x, mean, low, high in points:
+            ends = f" ({low:{sign}.4f} to {high:{sign}.4f})" if math.isfinite(low) else ""
+            words.append(f"{self.ticks[float(x)]} {mean:{sign}.4f}{ends}".replace("\n", " "))
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -118,11 +113,11 @@ class ForestRow:
 
     Attributes:
         method: Name of the method.
-        estimate: Its difference to its control.
+        estimate: Difference to the method's control.
         two_way: The interval that decides.
-        naive: Of a paired t over splits.
-        nadeau_bengio: Of the corrected resampled t.
-        decision: In one word.
+        naive: The interval of a paired t over splits.
+        nadeau_bengio: The interval of the corrected resampled t.
+        decision: The decision in one word.
     """
 
     method: str
@@ -139,11 +134,11 @@ class ForestFigure:
 
     Attributes:
         name: File name without its ending.
-        title: What is seen, in a few words.
-        note: One plain sentence on how to read it.
-        x_label: What runs along the x axis.
+        title: What the figure shows, in a few words.
+        note: How to read it, in one sentence.
+        x_label: Label of the x axis.
         region: Half width of the region of practical equivalence.
-        rows: One a method, in the order of the study.
+        rows: One row per method, in the study's order.
     """
 
     name: str
@@ -155,7 +150,7 @@ class ForestFigure:
 
     @property
     def alternative_text(self) -> str:
-        """The figure in words, for those who do not see it."""
+        """The figure in words, for readers who do not see it."""
         words = "; ".join(
             f"{row.method} {row.estimate:+.4f}, {row.two_way[0]:+.4f} to {row.two_way[1]:+.4f}, {row.decision}"
             for row in self.rows

@@ -11,7 +11,6 @@ from analysis.figures.curves import line_figures
 from analysis.figures.items import forest_figures, item_figures
 from analysis.figures.search import search_figures
 from analysis.figures.types import ForestFigure, LineFigure
-from analysis.format import FIGURE_NAMES, figure_name
 from analysis.layers.section import Layers, study_layers
 from analysis.layers.section import to_csv as layers_csv
 from analysis.report import page
@@ -69,7 +68,7 @@ def write_report(directory: Path, output: Path | None = None, *, results: StudyR
     evidence = weigh(reported, within)
     layers = study_layers(directory, results, within)
     figures: list[LineFigure | ForestFigure] = [
-        *forest_figures(evidence, FIGURE_NAMES),
+        *forest_figures(evidence),
         *line_figures(reported, results.description.threshold),
         *item_figures(reported),
     ]
@@ -111,8 +110,7 @@ def _write_all(
     layers: Layers | None,
     output: Path,
 ) -> ReportFiles:
-    shown = [*figures, *search_figures(results, figure_name(results.description.objective))]
-    drawn = [page.draw(figure, results) for figure in shown]
+    drawn = [page.draw(figure, results) for figure in (*figures, *search_figures(results))]
     of_layers = page.draw_layers(layers) if layers is not None else []
     figure_paths = [
         write_whole(output / "figures" / f"{item.figure.name}.{kind}", content)

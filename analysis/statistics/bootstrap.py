@@ -15,8 +15,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from analysis.statistics.intervals import Interval, Values, interval_of, two_way_bootstrap
+from trainables.records.types import N_BINS
 
-N_BINS = 15
 _DRAWS = 400
 _SEED = 0
 
@@ -27,6 +27,11 @@ class SplitFigures(Protocol):
     def __call__(self, weights: Values) -> npt.NDArray[np.float64]:
         """Return the figures of each split (figures, splits) under item weights (n_items,)."""
         ...
+
+
+def confidence_bins(confidence: npt.NDArray[np.floating], n_bins: int) -> npt.NDArray[np.int64]:
+    """Return the bin of each confidence in [0, 1], of equally wide bins."""
+    return np.minimum((confidence.astype(np.float64) * n_bins).astype(np.int64), n_bins - 1)
 
 
 class CalibrationErrors:
@@ -46,8 +51,7 @@ class CalibrationErrors:
         for split, one in enumerate(items):
             known = one.known
             confidence = one.confidence[known].astype(np.float64)
-            bins = np.minimum((confidence * N_BINS).astype(np.int64), N_BINS - 1)
-            rows.append(split * N_BINS + bins)
+            rows.append(split * N_BINS + confidence_bins(one.confidence[known], N_BINS))
             columns.append(one.item[known])
             gaps.append(confidence - (one.predicted == one.label)[known])
         row, column = np.concatenate(rows), np.concatenate(columns)

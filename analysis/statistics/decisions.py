@@ -1,4 +1,4 @@
-"""What a study decides: each method against its objective's control, by the items behind its reported figures."""
+"""Compare each method with the control of its objective, on the items of its reported trials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.format import plural, signed
+from analysis.format import p_text, plural, signed
 from analysis.results.controls import is_reference, reference_of
 from analysis.results.load import ReportError
 from analysis.statistics.bootstrap import CalibrationErrors, Detection, SplitFigures, bootstrap_differences
@@ -26,40 +26,36 @@ from analysis.statistics.intervals import (
     naive_interval,
     two_way_interval,
 )
-from trainables.records.types import TrialRecord
+from trainables.records.types import ItemResults, TrialRecord
 
+# Figures that are a mean over items, and the field of `ItemResults` that they are the mean of.
 PER_ITEM: Mapping[str, str] = {"auc_weighted": "auc_influence", "accuracy": "correct"}
 
-"""Figures that are a mean over items, and the field of the items that they are a mean of."""
-
+# The expected calibration error; lower is better.
 ECE = "ece_known"
 
-"""The calibration error, of which less is better."""
-
+# How well low confidence detects "none" items.
 DETECTION = ("ood_auroc", "ood_aupr")
 
-"""How well low confidence tells "none" items apart."""
-
+# Default half widths of the regions of practical equivalence.
 REGIONS: Mapping[str, float] = {"auc_weighted": 0.002, "accuracy": 0.005, ECE: 0.005, **dict.fromkeys(DETECTION, 0.005)}
-
-"""Half widths of the regions of practical equivalence, where the study file names none."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A method minus its reference, in one figure.
+    """The difference of a method to its reference in one figure.
 
     Attributes:
         figure: Name of the figure.
-        reference: The method that it is a difference to: `control`, or that of the method's objective.
-        two_way: The interval that decides; of what is not a mean over items by the two-way bootstrap.
-        naive: Paired t over splits, beside it.
-        nadeau_bengio: Corrected resampled t, beside it.
-        adjusted_p: p-value of the two-way interval after Holm's adjustment over the methods of its objective.
+        reference: The method that the difference is to: the control of the method's objective.
+        two_way: The interval that decides; from the two-way bootstrap for figures that are not a mean over items.
+        naive: Interval of the paired t over splits, for comparison.
+        nadeau_bengio: Interval of the corrected resampled t, for comparison.
+        adjusted_p: p-value of the two-way interval after Holm's adjustment over the methods of one objective.
         region: Half width of the region of practical equivalence.
-        decision: What the data say.
-        further_splits: Splits to add that would decide an undecided difference; None where none would, and where the
-            bootstrap judges.
+        decision: Result of the comparison.
+        further_splits: Splits to add that would decide an undecided difference; None if no number would, and for
+            figures that the bootstrap compares.
     """
 
     figure: str
@@ -75,12 +71,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class MethodEvidence:
-    """What the items say of one method.
+    """Intervals of one method's figures, and of its differences to the reference.
 
     Attributes:
         method: Name of the method.
-        intervals: Two-way interval of each figure itself.
-        differences: Against its reference, by figure; empty for a reference, and where it is not among the methods.
+        intervals: Two-way interval of each figure that is a mean over items.
+        differences: Difference to the reference, by figure; empty for a reference, and if the study has no reference.
     """
 
     method: str
@@ -89,29 +85,29 @@ class MethodEvidence:
 
 
 def regions(settings: Mapping[str, Any]) -> dict[str, float]:
-    """The regions of practical equivalence: those of the study file (`objective.equivalence`), else `REGIONS`.
+    """Return the regions of practical equivalence of the study file (`objective.equivalence`), by default `REGIONS`.
 
     Raises:
-        ReportError: One is not above 0.
+        ReportError: A region is not above 0.
     """
     objective = settings.get("objective")
     given = (objective.get("equivalence") or {}) if isinstance(objective, Mapping) else {}
     found = {figure: float(given.get(figure, default)) for figure, default in REGIONS.items()}
     for figure, value in found.items():
         if not value > 0:
-            raise ReportError(f"objective.equivalence.{figure} must be above 0, got {value}. Mend the study file.")
+            raise ReportError(f"objective.equivalence.{figure} must be above 0, got {value}: correct the study file.")
     return found
 
 
 def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, float]) -> dict[str, MethodEvidence]:
-    """Compares every method with its objective's control on the splits and items that they share.
+    """Compare every method with the control of its objective, paired by split and item.
 
     Args:
         reported: The trials behind each method's reported figures, with their items, sorted by split.
         within: Region of practical equivalence of each figure.
 
     Raises:
-        ReportError: Two methods were judged on different items in one split.
+        ReportError: Two methods have different validation items in one split.
     """
     groups: dict[str, list[str]] = {}
     for method in reported:
@@ -121,7 +117,7 @@ def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, fl
     intervals: dict[str, dict[str, Interval]] = {method: {} for method in reported}
     found: list[dict[str, Difference]] = []
     n_items = 1 + max(
-        (int(_items(record).item.max()) for records in reported.values() for record in records), default=0
+        (int(items_of(record).item.max()) for records in reported.values() for record in records), default=0
     )
     for figure, column in PER_ITEM.items():
         values = {method: item_matrix(records, column, n_items) for method, records in reported.items()}
@@ -149,28 +145,28 @@ def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, fl
 
 
 def item_matrix(records: Sequence[TrialRecord], column: str, n_items: int) -> npt.NDArray[np.float32]:
-    """One field of the items of each split, (splits, n_items), NaN for items that a split does not judge."""
+    """Return one field of the items, (splits, n_items); NaN where a split does not validate on an item."""
     matrix = np.full((len(records), n_items), np.nan, dtype=np.float32)
     for row, record in zip(matrix, records, strict=True):
-        items = _items(record)
+        items = items_of(record)
         row[items.item] = getattr(items, column)
     return matrix
 
 
 def sentence(difference: Difference, method: str, name: str) -> str:
-    """The decision in plain words.
+    """Return the decision as a sentence.
 
     Args:
-        difference: Of the method and its reference.
+        difference: Difference of the method to its reference.
         method: Name of the method.
-        name: How the figure is called.
+        name: Name of the figure in texts.
     """
     interval = difference.two_way
     estimate = f"{signed(interval.estimate)} in {name}"
     if math.isnan(interval.low):
-        return f"{method} differs from {difference.reference} by {estimate}, on one split: nothing to judge by."
-    seen = f"{estimate} (95 % interval {signed(interval.low)} to {signed(interval.high)})"
-    p = f"p {'< 0.001' if difference.adjusted_p < 0.001 else f'= {difference.adjusted_p:.3f}'} after Holm"
+        return f"{method} differs from {difference.reference} by {estimate}, on one split: no interval."
+    seen = f"{estimate} (95 % interval {interval.ends})"
+    p = f"{p_text(difference.adjusted_p)} after Holm"
     match difference.decision:
         case Decision.BETTER | Decision.WORSE:
             return f"{method} is {difference.decision} than {difference.reference}: {seen}, {p}."
@@ -182,21 +178,19 @@ def sentence(difference: Difference, method: str, name: str) -> str:
             else:
                 n_more = plural(difference.further_splits, "more split")
                 more = f"about {n_more} would decide it if the difference stays the same"
-            if interval.low > 0 or interval.high < 0:  # one comparison alone would have been decided
+            if interval.low > 0 or interval.high < 0:  # without Holm's adjustment it would be decided
                 seen += f", but {p}"
             return f"{method} is undecided against {difference.reference}: {seen}; {more}."
 
 
 def in_short(difference: Difference) -> str:
-    """The decision, the estimate and its interval."""
-    interval = difference.two_way
-    ends = f"{signed(interval.low)} to {signed(interval.high)}"
-    return f"{difference.decision}, {signed(interval.estimate)} ({ends})"
+    """Return the decision with the estimate and its interval."""
+    return f"{difference.decision}, {signed(difference.two_way.estimate)} ({difference.two_way.ends})"
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """A difference before it is weighed against the others."""
+    """A difference before Holm's adjustment; without variance components if the bootstrap gave it."""
 
     interval: Interval
     split_means: npt.NDArray[np.floating]
@@ -206,9 +200,9 @@ class _Seen:
 def _resampled(
     reported: Mapping[str, Sequence[TrialRecord]], reference: str, n_items: int
 ) -> dict[str, dict[str, _Seen]]:
-    """Differences to one of the methods in the figures that are not a mean over items, where every split has them."""
-    known = [_items(record).known for records in reported.values() for record in records]
-    items = {method: [_items(record) for record in records] for method, records in reported.items()}
+    """Return differences to a reference in the figures that are not a mean over items, if every split has them."""
+    known = [items_of(record).known for records in reported.values() for record in records]
+    items = {method: [items_of(record) for record in records] for method, records in reported.items()}
     makers: dict[tuple[str, ...], dict[str, SplitFigures]] = {}
     if all(one.any() for one in known):
         makers[(ECE,)] = {method: CalibrationErrors(own, n_items) for method, own in items.items()}
@@ -255,26 +249,31 @@ def _differences(
 
 
 def _mirrored(interval: Interval) -> Interval:
-    """The interval of the opposite difference."""
+    """Return the interval of the opposite difference."""
     return replace(interval, estimate=-interval.estimate, low=-interval.high, high=-interval.low)
 
 
 def check_paired(records: Sequence[TrialRecord], control: Sequence[TrialRecord]) -> None:
-    """Refuses trials that were not judged on the same items, split by split.
+    """Check that two methods have the same validation items in every split.
 
     Raises:
-        ReportError: Two were not.
+        ReportError: They have not.
     """
     for own, other in zip(records, control, strict=True):
         same = own.config.split == other.config.split
-        if not same or not np.array_equal(_items(own).item, _items(other).item):
+        if not same or not np.array_equal(items_of(own).item, items_of(other).item):
             raise ReportError(
-                f"{own.config} and {other.config} were judged on different items, so they cannot be paired. "
+                f"{own.config} and {other.config} have different validation items, so they cannot be paired. "
                 "Remove the records of one method and run the study again."
             )
 
 
-def _items(record: TrialRecord) -> Any:
+def items_of(record: TrialRecord) -> ItemResults:
+    """Return the per-item results of a trial that was read with them.
+
+    Raises:
+        ValueError: It was read without them.
+    """
     if record.items is None:
-        raise ValueError(f"{record.config} was read without its items; read it with them to compare it.")
+        raise ValueError(f"{record.config} was read without its items: read it with `with_items=True`.")
     return record.items

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.records.types import N_BINS
+
 THRESHOLDS = np.arange(0.05, 0.951, 0.05).astype(np.float32)
 
 """Confidence thresholds of the accuracy curves."""
@@ -154,11 +156,6 @@ def accuracy_curves(confidence: Tensor, predicted: Tensor, target: Tensor) -> Ac
     """
     at = torch.stack([correct_at(confidence, predicted, target, float(t)) for t in THRESHOLDS])
     return accuracies(at, target.expand(len(THRESHOLDS), -1))
-
-
-N_BINS = 15
-
-"""Equal-width confidence bins of the calibration error."""
 
 
 def figures(logits: Tensor, target: Tensor, against_threshold: Accuracies) -> dict[str, float]:

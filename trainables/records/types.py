@@ -17,6 +17,9 @@ SUPERVISED, CONTRASTIVE = "supervised", "contrastive"
 
 AUTO = -1.0
 
+# Bins of confidence, equally wide, of the expected calibration error.
+N_BINS = 15
+
 
 class RecordError(StudyError):
     """A record file that cannot be read, or does not belong to this study."""

@@ -124,7 +124,7 @@ def test_items_that_differ_are_not_paired(reported: dict[str, list[TrialRecord]]
     assert items is not None
     moved = dataclasses.replace(items, item=items.item[::-1].copy())
     records[1] = dataclasses.replace(records[1], items=moved)
-    with pytest.raises(ReportError, match=r"e_mixup.* were judged on different items"):
+    with pytest.raises(ReportError, match=r"e_mixup.* have different validation items"):
         weigh({"control": reported["control"], "e_mixup": records}, REGIONS)
 
 
@@ -155,7 +155,7 @@ def test_regions_come_from_the_study_file() -> None:
         (Decision.UNDECIDED, -0.001, 7, "about 7 more splits would decide it if"),
         (Decision.UNDECIDED, -0.001, None, "more items are needed"),
         (Decision.UNDECIDED, 0.001, 7, "+0.0010 to +0.0050), but p = 0.020 after Holm; about 7 more splits"),
-        (Decision.UNDECIDED, math.nan, None, "on one split: nothing to judge by"),
+        (Decision.UNDECIDED, math.nan, None, "on one split: no interval"),
     ],
 )
 def test_sentences(decision: Decision, low: float, further: int | None, words: str) -> None:
@@ -218,7 +218,7 @@ def test_class_gains_are_the_mean_over_classes(reported: dict[str, list[TrialRec
 
 def test_the_response_shows_every_split(whole_study: Path) -> None:
     results = load_study(whole_study)
-    figures = {figure.name: figure for figure in search_figures(results, "weighted AUC")}
+    figures = {figure.name: figure for figure in search_figures(results)}
     series = next(series for series in figures["response-alpha"].series if series.method == "e_mixup")
     assert list(series.x) == [0.2, 0.4]
     assert series.points.shape == (6, 2)
@@ -227,7 +227,7 @@ def test_the_response_shows_every_split(whole_study: Path) -> None:
 
 def test_the_budget_never_falls_and_counts_every_trial(whole_study: Path) -> None:
     results = load_study(whole_study)
-    figures = {figure.name: figure for figure in search_figures(results, "weighted AUC")}
+    figures = {figure.name: figure for figure in search_figures(results)}
     for series in figures["budget"].series:
         assert (np.diff(series.mean) >= 0).all()
         own = [r.duration_s for r in results.records if r.config.candidate.method == series.method]
@@ -295,5 +295,5 @@ def test_a_missing_reference_is_named(study_of: Make, methods: tuple[str, ...], 
     assert whose is None or uncompared(methods).startswith("No contrastive_control: ")
     assert whose is None or whose in page
     assert "No control." not in page
-    forests = forest_figures(weigh(read(directory), REGIONS), {})
+    forests = forest_figures(weigh(read(directory), REGIONS))
     assert [figure.title for figure in forests[:1]] == (["Auc_weighted against contrastive_control"] * (whose is None))

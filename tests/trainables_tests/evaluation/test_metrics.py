@@ -6,7 +6,6 @@ import torch
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
 from trainables.evaluation.metrics import (
-    N_BINS,
     ROC_GRID,
     THRESHOLDS,
     accuracies,
@@ -18,6 +17,7 @@ from trainables.evaluation.metrics import (
     figures,
     weighted_auc,
 )
+from trainables.records.types import N_BINS
 
 
 def problem(seed: int, n: int = 600, classes: int = 7, ties: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
