@@ -296,4 +296,4 @@ def test_a_missing_reference_is_named(study_of: Make, methods: tuple[str, ...], 
     assert whose is None or whose in page
     assert "No control." not in page
     forests = forest_figures(weigh(read(directory), REGIONS))
-    assert [figure.title for figure in forests[:1]] == (["Auc_weighted against contrastive_control"] * (whose is None))
+    assert [figure.title for figure in forests[:1]] == (["Weighted AUC against contrastive_control"] * (whose is None))
