@@ -1,33 +1,79 @@
-"""Methods that reach below the input: they change the activations of a hidden layer while the classifier trains."""
+"""Deep Augmentation: methods that change the activations at one targeted layer while the model trains.
+
+Layer 0 is the input. Targets are kept. In supervised training a stop-gradient leaves the layers below the targeted one
+at their initial weights. `trainables.training.auto_layer` finds the layer where it is `auto`.
+
+References:
+    Brüel-Gabrielsson et al., "Deep Augmentation: Self-Supervised Learning with Transformations in Activation Space"
+    (2023), https://arxiv.org/abs/2303.14537. The formulation is ours: only the paper's abstract was available.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from trainables.methods.protocol import Batch, Draws, Hyperparameter
+from trainables.methods.protocol import Batch, Draws
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LAYER = Hyperparameter(default=1, low=0, high=8, whole=True, auto=True)
-
-_RATE = Hyperparameter(default=0.3, low=0, high=0.99)
-
-_STOP = Hyperparameter(default=0, low=0, high=1, whole=True)
-
+# Changes activations (lanes, rows, width), given these lanes' hyperparameters, (lanes, 1, 1) each.
 Change = Callable[["Tensor", Mapping[str, "Tensor"], Draws], "Tensor"]
 
-"""What is done to activations (lanes, rows, width), under the hyperparameters of these lanes, (lanes, 1, 1) each."""
+
+def deep_dropout(batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
+    """Apply dropout at the targeted layer."""
+    return _change_at_layer(batch, params, draws, drop_units)
 
 
-def _at_layer(batch: Batch, params: Mapping[str, Tensor], draws: Draws, change: Change) -> Batch:
-    """A batch changed at each lane's targeted layer, with a stop-gradient below it where a lane asks for one."""
+def deep_pca(batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
+    """Project the activations of the targeted layer on the leading components of the same batch.
+
+    The components count as constants to the gradient.
+    """
+    return _change_at_layer(batch, params, draws, lambda h, own, _: project(h, own["components"]))
+
+
+def canonical_target(params: Mapping[str, float]) -> dict[str, float]:
+    """Return the hyperparameters of a targeted method in canonical form: the input has no gradient to stop."""
+    return {**params, "stop_gradient": 0.0} if params["layer"] == 0 else dict(params)
+
+
+def drop_units(h: Tensor, params: Mapping[str, Tensor], draws: Draws) -> Tensor:
+    """Set a fraction `rate` of the activations (lanes, rows, width) to 0 and scale up the others."""
+    kept = 1 - params["rate"]
+    return h * draws.bernoulli(kept, h.shape[1], h.shape[2]) / kept
+
+
+def project(h: Tensor, components: Tensor) -> Tensor:
+    """Project rows on their own leading principal components.
+
+    Args:
+        h: (lanes, rows, width).
+        components: Number of components that each lane keeps (lanes, 1, 1).
+    """
+    import torch
+
+    mean = h.mean(1, keepdim=True)
+    centred = h - mean
+    with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
+        # Components from the rows' Gram matrix: batches are shorter than layers are wide. Ascending order.
+        wide = centred.float()
+        vectors = torch.linalg.eigh((wide @ wide.mT).double())[1]
+        rank = torch.arange(h.shape[1] - 1, -1, -1, device=h.device)
+        onto = ((vectors * (rank < components)) @ vectors.mT).to(h.dtype)
+    projected: Tensor = mean + onto @ centred
+    return projected
+
+
+def _change_at_layer(batch: Batch, params: Mapping[str, Tensor], draws: Draws, change: Change) -> Batch:
+    """Change a batch at each lane's targeted layer, with a stop-gradient below it where a lane asks for one."""
     layers = params["layer"].flatten().tolist()
 
     def at(layer: int, h: Tensor) -> Tensor:
-        # Of the lanes that target this layer alone: the others must not draw, or they would depend on their company.
+        # Only the lanes that target this layer draw; if the others drew too, a lane would depend on its company.
         lanes = [lane for lane, targeted in enumerate(layers) if targeted == layer]
         if not lanes:
             return h
@@ -41,97 +87,3 @@ def _at_layer(batch: Batch, params: Mapping[str, Tensor], draws: Draws, change: 
         return h.index_copy(0, torch.tensor(lanes, device=h.device), changed.to(h.dtype))
 
     return replace(batch, x=at(0, batch.x), at_layer=at)
-
-
-def _canonical(params: Mapping[str, float]) -> dict[str, float]:
-    """The hyperparameters of a targeted method: below the input there is no gradient to stop."""
-    return {**params, "stop_gradient": 0.0} if params["layer"] == 0 else dict(params)
-
-
-@dataclass(frozen=True)
-class DeepDropout:
-    """Deep Augmentation by dropout at one targeted layer (0 is the input); the target is kept.
-
-    In supervised training a stop-gradient leaves the layers below at their initial weights. The layer `auto` is that
-    of `trainables.scout`.
-
-    References:
-        Brüel-Gabrielsson et al., "Deep Augmentation: Self-Supervised Learning with Transformations in Activation Space"
-        (2023), https://arxiv.org/abs/2303.14537. Only the abstract was at hand: the formulation is ours.
-    """
-
-    name: str = "deep_dropout"
-    hyperparameters: Mapping[str, Hyperparameter] = field(
-        default_factory=lambda: {
-            "layer": _LAYER,
-            "rate": _RATE,
-            "stop_gradient": _STOP,
-        }
-    )
-    label_free: bool = True
-
-    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
-        """The batch with dropout at the targeted layer."""
-        return _at_layer(batch, params, draws, _drop)
-
-    def canonical(self, params: Mapping[str, float]) -> dict[str, float]:
-        """The hyperparameters that stand for all that train the same."""
-        return _canonical(params)
-
-
-@dataclass(frozen=True)
-class DeepPca:
-    """Deep Augmentation by projection on the batch's leading components at one targeted layer; the target is kept.
-
-    The components are those of the batch in hand, and count as constants to the gradient. The layer `auto` is that of
-    `trainables.scout`.
-
-    References:
-        Brüel-Gabrielsson et al., "Deep Augmentation: Self-Supervised Learning with Transformations in Activation Space"
-        (2023), https://arxiv.org/abs/2303.14537. Only the abstract was at hand: the formulation is ours.
-    """
-
-    name: str = "deep_pca"
-    hyperparameters: Mapping[str, Hyperparameter] = field(
-        default_factory=lambda: {
-            "layer": _LAYER,
-            "components": Hyperparameter(default=32, low=1, high=65536, whole=True),
-            "stop_gradient": _STOP,
-        }
-    )
-    label_free: bool = True
-
-    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
-        """The batch projected at the targeted layer."""
-        return _at_layer(batch, params, draws, lambda h, own, _: project(h, own["components"]))
-
-    def canonical(self, params: Mapping[str, float]) -> dict[str, float]:
-        """The hyperparameters that stand for all that train the same."""
-        return _canonical(params)
-
-
-def _drop(h: Tensor, params: Mapping[str, Tensor], draws: Draws) -> Tensor:
-    """Activations (lanes, rows, width) with a share `rate` set to 0 and the others scaled up."""
-    kept = 1 - params["rate"]
-    return h * draws.bernoulli(kept, h.shape[1], h.shape[2]) / kept
-
-
-def project(h: Tensor, components: Tensor) -> Tensor:
-    """Rows projected on their own leading principal components.
-
-    Args:
-        h: (lanes, rows, width).
-        components: How many components each lane keeps (lanes, 1, 1).
-    """
-    import torch
-
-    mean = h.mean(1, keepdim=True)
-    centred = h - mean
-    with torch.no_grad(), torch.autocast(h.device.type, enabled=False):
-        # Components by way of the rows' Gram matrix: batches are shorter than layers are wide. Ascending order.
-        wide = centred.float()
-        vectors = torch.linalg.eigh((wide @ wide.mT).double())[1]
-        rank = torch.arange(h.shape[1] - 1, -1, -1, device=h.device)
-        onto = ((vectors * (rank < components)) @ vectors.mT).to(h.dtype)
-    projected: Tensor = mean + onto @ centred
-    return projected

@@ -1,4 +1,4 @@
-"""What a method is: a batch of lanes in, a batch of lanes out, under hyperparameters with known ranges.
+"""The contract of a method: a batch of lanes in, a batch of lanes out, under hyperparameters with known ranges.
 
 Importing this module does not import torch.
 """
@@ -6,7 +6,7 @@ Importing this module does not import torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """The legal values of a hyperparameter.
+    """The valid values of a hyperparameter.
 
     Attributes:
         default: Value where the study file gives none.
         low: Lower bound.
         high: Upper bound, included.
-        low_included: Whether `low` itself is legal.
-        whole: Whether only whole numbers are legal.
-        auto: Whether a study file may say `auto`, which is kept as `records.AUTO`: each trial then finds its own.
+        low_included: Whether `low` itself is valid.
+        whole: Whether only whole numbers are valid.
+        auto: Whether a study file may give `auto` (the value `AUTO` of `trainables.records.types`), with which each
+            trial finds its own value.
     """
 
     default: float
@@ -34,7 +35,7 @@ class Hyperparameter:
     auto: bool = False
 
     def problem(self, value: float) -> str | None:
-        """The rule that a value breaks, as "must be ...", or None if it is legal."""
+        """Return the rule that a value breaks, as "must be ...", or None if it is valid."""
         above = value >= self.low if self.low_included else value > self.low
         if above and value <= self.high and (not self.whole or value == int(value)):
             return None
@@ -42,14 +43,13 @@ class Hyperparameter:
         return f"must be {'auto or ' if self.auto else ''}{'a whole number, ' if self.whole else ''}{bounds}"
 
 
+# Training settings that a candidate of any method may override; without a value, the study's setting applies.
 LANE_SETTINGS = {
     "learning_rate_low": Hyperparameter(default=3e-4, low=0, high=10, low_included=False),
     "learning_rate_high": Hyperparameter(default=3e-3, low=0, high=10, low_included=False),
     "weight_decay": Hyperparameter(default=1e-4, low=0, high=10),
     "dropout": Hyperparameter(default=0.3, low=0, high=0.99),
 }
-
-"""Training settings that a candidate of any method may have of its own; where it has none, the study's hold."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class Batch:
 
     Attributes:
         x: Embeddings (lanes, rows, features).
-        y: Targets in [0, 1] (lanes, rows, classes); zero on classes that pad a lane. Fewer rows than `x` where a method
-            combines items at a hidden layer: the loss is then of the first rows.
-        is_class: Which classes a lane really has, 1 or 0 (lanes, 1, classes).
+        y: Targets in [0, 1] (lanes, rows, classes); zero on classes that pad a lane. A method that combines items at a
+            hidden layer returns fewer rows than in `x`: the loss is then of the first rows.
+        is_class: 1 for each class of a lane, 0 for padding (lanes, 1, classes).
         deviation: Standard deviation of each feature over the lane's training items (lanes, 1, features).
-        at_layer: What is done to the output of a hidden layer, given its number from 1 and its activations
-            (lanes, rows, width); None for nothing.
+        at_layer: Transforms the output of a hidden layer, given the layer's number from 1 and its activations
+            (lanes, rows, width); None for no change.
     """
 
     x: Tensor
@@ -74,40 +74,56 @@ class Batch:
 
 
 class Draws(Protocol):
-    """Random numbers, one independent stream a lane."""
+    """Random numbers, from one independent stream per lane."""
 
     def bernoulli(self, probability: Tensor, rows: int, columns: int) -> Tensor:
-        """True with the given probability: bool (lanes, rows, columns), from (lanes, rows or 1, 1)."""
+        """Draw bool (lanes, rows, columns), true with the given probability (lanes, rows or 1, 1)."""
         ...
 
     def beta(self, alpha: Tensor, rows: int) -> Tensor:
-        """Beta(alpha, alpha) numbers: (lanes, rows, 1), from alpha (lanes, 1, 1)."""
+        """Draw Beta(alpha, alpha) numbers (lanes, rows, 1), for alpha (lanes, 1, 1)."""
         ...
 
     def uniform(self, rows: int, columns: int) -> Tensor:
-        """Uniform numbers in [0, 1): (lanes, rows, columns)."""
+        """Draw uniform numbers in [0, 1): (lanes, rows, columns)."""
         ...
 
     def normal(self, rows: int, columns: int) -> Tensor:
-        """Standard normal numbers: (lanes, rows, columns)."""
+        """Draw standard normal numbers: (lanes, rows, columns)."""
         ...
 
     def of(self, lanes: Sequence[int]) -> Draws:
-        """The streams of some lanes, given their places; the others' are not drawn from."""
+        """Return the streams of some lanes, given their positions; the other streams are not drawn from."""
+        ...
+
+
+class Transform(Protocol):
+    """What a method does to a batch."""
+
+    def __call__(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
+        """Return the batch to train on; the given one is not changed.
+
+        Args:
+            batch: Items in random order, an even number of rows per lane.
+            params: Each hyperparameter as (lanes, 1, 1).
+            draws: The lanes' random streams.
+        """
         ...
 
 
 class Method(Protocol):
     """An augmentation of embeddings and their targets.
 
-    A method may also have `label_free`, true if it neither reads nor changes targets: it can then augment a view in
-    contrastive training too; `static`, true if it never asks the device for a value (`item`, `tolist`, a mask as an
-    index) and sends it none (a list as an index), its draws apart: its steps can then be a CUDA graph; and
-    `canonical(params)`, which maps hyperparameters to those that stand for all that train the same.
+    A method may have further attributes. `label_free`: true if it neither reads nor changes targets; it can then also
+    augment a view in contrastive training. `static`: true if, apart from its draws, it never reads a value from the
+    device (`item`, `tolist`, a mask as an index) and never sends one there (a list as an index); its steps can then be
+    captured as a CUDA graph. `canonical(params)`: maps hyperparameters to the ones that represent all that train the
+    same.
 
     Attributes:
         name: Its name in study files, records and reports.
-        hyperparameters: The legal values of each hyperparameter.
+        hyperparameters: The valid values of each hyperparameter.
+        transform: The augmentation, a function like `Transform`.
     """
 
     @property
@@ -116,12 +132,17 @@ class Method(Protocol):
     @property
     def hyperparameters(self) -> Mapping[str, Hyperparameter]: ...  # noqa: D102
 
-    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
-        """The batch to train on; the given one is left as it is.
+    @property
+    def transform(self) -> Transform: ...  # noqa: D102
 
-        Args:
-            batch: Items in random order, an even number of rows a lane.
-            params: Each hyperparameter as (lanes, 1, 1).
-            draws: The lanes' random streams.
-        """
-        ...
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A method made of a function; see `Method` for the attributes."""
+
+    name: str
+    transform: Transform
+    hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=dict)
+    label_free: bool = False
+    static: bool = True
+    canonical: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None

@@ -1,11 +1,11 @@
-"""The augmentations: what each does to a batch of lanes, and its hyperparameters with their ranges.
+"""The methods by name: the built-in ones with the ranges of their hyperparameters, and those of third parties.
 
-A method turns a batch of embeddings and one-hot targets into the batch that is trained on. Methods work on all lanes of
-a pack at once; their hyperparameters arrive as one value a lane, and what they draw comes from one random stream a
-lane, so that a lane never depends on its company.
+A method turns a batch of embeddings and one-hot targets into the batch that is trained on. It works on all lanes of a
+stack at once: each hyperparameter has one value per lane, and random numbers come from one stream per lane, so that a
+lane never depends on the others.
 
-Third parties add a method through the entry-point group `embedding_ablation_study.methods`. One that is label-free can
-also be had as `contrastive_` and its name.
+Third parties add a method through the entry-point group `embedding_ablation_study.methods`. A label-free method is also
+available as `contrastive_` and its name.
 Importing this module does not import torch: the study file is checked against it.
 """
 
@@ -13,19 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
 
 from embedding_jobs.errors import StudyError
-from trainables.methods.deep_augmentation import DeepDropout, DeepPca
-from trainables.methods.mixing import ManifoldMixup, PairMix
-from trainables.methods.noise import Control, FeatureCorruption, GaussianNoise, UniformDropout
-from trainables.methods.protocol import Batch, Draws, Hyperparameter, Method
-from trainables.methods.targets import LabelSmoothing, SoftControl
+from trainables.methods.deep_augmentation import canonical_target, deep_dropout, deep_pca
+from trainables.methods.mixing import manifold_mixup, mix_pairs
+from trainables.methods.noise import control, feature_corruption, gaussian_noise, uniform_dropout
+from trainables.methods.protocol import Augmentation, Hyperparameter, Method, Transform
+from trainables.methods.targets import label_smoothing, soft_control
 from trainables.records.types import CONTRASTIVE
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ENTRY_POINTS = "embedding_ablation_study.methods"
 
@@ -34,12 +31,9 @@ class MethodError(StudyError):
     """An unknown method."""
 
 
-_TEMPERATURE = Hyperparameter(default=0.1, low=0, high=10, low_included=False)
-
-
 @dataclass(frozen=True)
 class Contrastive:
-    """A label-free method as the augmentation of one of two views: see `trainables.contrastive`.
+    """A label-free method as the augmentation of one of two views; see `trainables.training.contrastive`.
 
     It has the method's hyperparameters and `temperature`.
 
@@ -56,61 +50,73 @@ class Contrastive:
 
     @property
     def hyperparameters(self) -> Mapping[str, Hyperparameter]:
-        """The method's own, and the temperature of the loss."""
-        return {**self.augmentation.hyperparameters, "temperature": _TEMPERATURE}
+        """The method's hyperparameters, and the temperature of the loss."""
+        return {**self.augmentation.hyperparameters, "temperature": Hyperparameter(0.1, 0, 10, low_included=False)}
 
     @property
     def static(self) -> bool:
-        """Whether the method is."""
+        """Whether the method is static."""
         return bool(getattr(self.augmentation, "static", False))
 
-    def transform(self, batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
-        """The augmented view."""
-        return self.augmentation.transform(batch, params, draws)
+    @property
+    def transform(self) -> Transform:
+        """The method's transform, which makes the second view."""
+        return self.augmentation.transform
 
     def canonical(self, params: Mapping[str, float]) -> Mapping[str, float]:
-        """The hyperparameters that stand for all that train the same."""
+        """Return the hyperparameters that represent all that train the same."""
         return canonical(self.augmentation, params)
+
+
+_ALPHA = {"alpha": Hyperparameter(0.3, 0, 10, low_included=False)}
+_SOFTNESS = {"softness": Hyperparameter(0.05, 0, 1)}
+_DROP_RATE = {"rate": Hyperparameter(0.3, 0, 0.99)}
+_LAYER = {"layer": Hyperparameter(1, 0, 8, whole=True, auto=True)}
+_COMPONENTS = {"components": Hyperparameter(32, 1, 65536, whole=True)}
+_STOP = {"stop_gradient": Hyperparameter(0, 0, 1, whole=True)}
+
+
+def _targeted(name: str, transform: Transform, hyperparameters: Mapping[str, Hyperparameter]) -> Augmentation:
+    own = {**_LAYER, **hyperparameters, **_STOP}
+    return Augmentation(name, transform, own, label_free=True, static=False, canonical=canonical_target)
 
 
 _SUPERVISED: dict[str, Method] = {
     method.name: method
     for method in (
-        Control(),
-        PairMix("e_mixup", stitch=False, soft=False),
-        PairMix("e_stitchup", stitch=True, soft=False),
-        PairMix("soft_e_mixup", stitch=False, soft=True),
-        PairMix("soft_e_stitchup", stitch=True, soft=True),
-        SoftControl(),
-        LabelSmoothing(),
-        GaussianNoise(),
-        FeatureCorruption(),
-        ManifoldMixup(),
-        UniformDropout(),
-        DeepDropout(),
-        DeepPca(),
+        Augmentation("control", control, label_free=True),
+        Augmentation("e_mixup", mix_pairs, _ALPHA),
+        Augmentation("e_stitchup", partial(mix_pairs, stitch=True), _ALPHA),
+        Augmentation("soft_e_mixup", partial(mix_pairs, soft=True), {**_ALPHA, **_SOFTNESS}),
+        Augmentation("soft_e_stitchup", partial(mix_pairs, stitch=True, soft=True), {**_ALPHA, **_SOFTNESS}),
+        Augmentation("soft_control", soft_control, _SOFTNESS),
+        Augmentation("label_smoothing", label_smoothing, {"epsilon": Hyperparameter(0.1, 0, 1)}),
+        Augmentation("gaussian_noise", gaussian_noise, {"sigma": Hyperparameter(0.3, 0, 10)}, label_free=True),
+        Augmentation("feature_corruption", feature_corruption, {"rate": Hyperparameter(0.2, 0, 1)}, label_free=True),
+        Augmentation("manifold_mixup", manifold_mixup, _ALPHA),
+        Augmentation("uniform_dropout", uniform_dropout, _DROP_RATE, label_free=True),
+        _targeted("deep_dropout", deep_dropout, _DROP_RATE),
+        _targeted("deep_pca", deep_pca, _COMPONENTS),
     )
 }
 
-
+# The built-in methods by name.
 METHODS: dict[str, Method] = _SUPERVISED | {
     method.name: method
     for method in (Contrastive(plain) for plain in _SUPERVISED.values() if getattr(plain, "label_free", False))
 }
 
-"""The built-in methods by name."""
-
 
 def method_names() -> list[str]:
-    """Names of every method that can be had, third parties' included."""
+    """Return the names of all available methods, third parties' included."""
     return [*METHODS, *sorted(point.name for point in entry_points(group=ENTRY_POINTS))]
 
 
 def get_method(name: str) -> Method:
-    """The method of a name, built in or a third party's.
+    """Return the method of a name, built in or a third party's.
 
     Raises:
-        MethodError: There is none.
+        MethodError: There is no such method.
     """
     if name in METHODS:
         return METHODS[name]
@@ -130,7 +136,7 @@ def get_method(name: str) -> Method:
 
 
 def canonical(method: Method, params: Mapping[str, float]) -> Mapping[str, float]:
-    """The hyperparameters that stand for all of a method that train the same; by default the given ones.
+    """Return the hyperparameters that represent all that train the same; by default the given ones.
 
     Args:
         method: The method.

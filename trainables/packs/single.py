@@ -1,4 +1,4 @@
-"""One trial of a study, trained in this process: its result, and the classifier that gave it."""
+"""Train one trial of a study in this process, and keep its classifier."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from trainables.packs.pack import Pack, PackContext
 from trainables.packs.trainable import on_device, pack_training
 from trainables.records.types import Candidate, TrialConfig
 from trainables.sampling.splits import Split
-from trainables.training.auto_layer import start_training
 from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, TrainingError
 from trainables.training.settings import Lane
+from trainables.training.start import start_training
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,14 +26,14 @@ class TrainedLane:
     """A trained lane.
 
     Attributes:
-        result: Its figures, curves and per-item results.
-        weights: Of each layer (inputs, outputs).
-        biases: Of each layer (outputs,).
+        result: Its metrics, curves and per-item results.
+        weights: Weights of each layer (inputs, outputs).
+        biases: Biases of each layer (outputs,).
         residual: Whether each layer's input is added to its output, after the ReLU.
-        shift: What is subtracted from the inputs (features,).
-        scale: What they are then divided by (features,).
+        shift: Subtracted from the inputs (features,).
+        scale: The shifted inputs are divided by it (features,).
         known: Label index of each output (classes,).
-        hardware: What it was trained on, as records name it.
+        hardware: Device that it was trained on, as records name it.
     """
 
     result: LaneResult
@@ -47,27 +47,27 @@ class TrainedLane:
 
 
 def train_trial(context: PackContext, trial: TrialConfig) -> TrainedLane:
-    """Trains one trial as a study does, through the same engine.
+    """Train one trial exactly as a study trains it.
 
     Args:
-        context: What all packs of the study share.
-        trial: Its coordinates.
+        context: Shared by all packs of the study.
+        trial: The trial's coordinates.
 
     Raises:
         TrainingError: The trial gives no result.
     """
     embeddings, labels, hardware = on_device(context)
     pack = Pack(trial.phase, trial.candidate, (trial.split,))
-    return _finish(pack_training(context, pack, embeddings, labels), hardware)
+    return finish_training(pack_training(context, pack, embeddings, labels), hardware)
 
 
 def train_on_all(context: PackContext, candidate: Candidate, seed: int) -> TrainedLane:
-    """Trains a candidate on every item of a class that is not unknown; its figures are of the items it has seen.
+    """Train a candidate on every item except those of unknown classes; its metrics include the training items.
 
     Args:
-        context: What all packs of the study share.
+        context: Shared by all packs of the study.
         candidate: The method and its hyperparameters.
-        seed: Of the weights, the order and every other draw.
+        seed: Keys the weights, the order and every other random draw.
 
     Raises:
         TrainingError: The training gives no result.
@@ -76,10 +76,15 @@ def train_on_all(context: PackContext, candidate: Candidate, seed: int) -> Train
     items = np.arange(len(context.labels))
     train = items[~np.isin(context.labels, context.unknown_classes)]
     lane = Lane(get_method(candidate.method), dict(candidate.params), seed, Split(train, items))
-    return _finish(start_training(embeddings, labels, [lane], context.settings), hardware)
+    return finish_training(start_training(embeddings, labels, [lane], context.settings), hardware)
 
 
-def _finish(training: LaneTraining, hardware: str) -> TrainedLane:
+def finish_training(training: LaneTraining, hardware: str) -> TrainedLane:
+    """Train a pack of one lane to its end.
+
+    Raises:
+        TrainingError: The training gives no result.
+    """
     stacks = training.stacks
     while not training.finished:
         training.advance()

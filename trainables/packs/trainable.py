@@ -21,9 +21,9 @@ from trainables.records.failures import EVALUATED
 from trainables.records.parquet import write_records
 from trainables.records.types import TrialRecord
 from trainables.sampling.splits import make_split, n_train_items, searched_items, withhold
-from trainables.training.auto_layer import start_training
 from trainables.training.protocol import LaneFailure, LaneTraining, too_short
 from trainables.training.settings import Lane
+from trainables.training.start import start_training
 
 
 class PackTrainable(tune.Trainable):  # type: ignore[misc]

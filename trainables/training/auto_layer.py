@@ -1,20 +1,20 @@
-"""The layer `auto`: that which an un-augmented run of the same trial shows to be most co-adapted with the next.
+"""The layer `auto`: the layer that, in an un-augmented training of the same trial, is most co-adapted with the next.
 
-Deep Augmentation is said to alleviate co-adaptation between layers, and the layer to target to be found by it. Our
-measure is the linear CKA of neighbouring layers at the end of a scout's training: the same split, seed, objective and
-settings, and no augmentation. Targeted is the layer, the input being 0, whose CKA with the next is highest; the last
-hidden layer's next is the output. The scout belongs to the trial, so that its result depends on its coordinates alone,
-and its time is the trial's.
+Deep Augmentation is reported to reduce the co-adaptation of layers, and to find its target layer by it. The measure
+here is the linear CKA of neighbouring layers at the end of a scout's training, which has the same split, seed,
+objective and settings, and no augmentation. The target is the layer with the highest CKA with the next one; layer 0 is
+the input, and the layer after the last hidden one is the output. The scout is part of the trial: the trial's result
+depends on its coordinates alone, and its time includes the scout's.
 
 References:
     Brüel-Gabrielsson et al., "Deep Augmentation: Self-Supervised Learning with Transformations in Activation Space"
-    (2023), https://arxiv.org/abs/2303.14537. Only the abstract was at hand: the formulation is ours.
+    (2023), https://arxiv.org/abs/2303.14537. The formulation is ours: only the paper's abstract was available.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -24,63 +24,25 @@ from trainables.methods.protocol import LANE_SETTINGS
 from trainables.methods.registry import METHODS, Contrastive
 from trainables.records.types import AUTO
 from trainables.training.contrastive import ContrastiveStack
-from trainables.training.engine import Training
-from trainables.training.pretraining import ContrastiveTraining
-from trainables.training.protocol import (
-    Evaluation,
-    LaneFailure,
-    LaneResult,
-    LaneTraining,
-    TrainingError,
-    diverged,
-    ready,
-)
+from trainables.training.protocol import Evaluation, LaneFailure, LaneResult, LaneTraining, diverged, ready
 from trainables.training.settings import Lane, Settings
 from trainables.training.stack import Stack
 from trainables.training.supervised import SupervisedStack
 
-
-def start_training(
-    embeddings: Tensor,
-    labels: Tensor,
-    lanes: Sequence[Lane],
-    settings: Settings,
-    steps_per_epoch: int | None = None,
-) -> LaneTraining:
-    """A pack in training, by whatever its lanes' methods ask for.
-
-    Args:
-        embeddings: float32 (items, features), on the device to train on.
-        labels: int64 class of each item (items,), on the same device.
-        lanes: The trials; of contrastive methods, only lanes of the same one train together.
-        settings: Shared by all lanes.
-        steps_per_epoch: Steps of an epoch; None for as many whole batches as the smallest lane's training items give.
-
-    Raises:
-        TrainingError: There is no lane, a batch is larger than a lane's training items, or methods do not go together.
-    """
-    if any(lane.params.get("layer") == AUTO for lane in lanes):
-        return ScoutedTraining(embeddings, labels, lanes, settings, steps_per_epoch)
-    if not any(isinstance(lane.method, Contrastive) for lane in lanes):
-        return Training(embeddings, labels, lanes, settings, steps_per_epoch)
-    names = sorted({lane.method.name for lane in lanes})
-    if len(names) > 1:
-        raise TrainingError(
-            f"Lanes of a contrastive method must train without those of others, got {', '.join(names)}. Give each its "
-            "own pack."
-        )
-    return ContrastiveTraining(embeddings, labels, lanes, settings, steps_per_epoch)
+# Starts lanes that all know their layer; the arguments are those of `start_training`.
+Start = Callable[[Tensor, Tensor, Sequence[Lane], Settings, int | None], LaneTraining]
 
 
 class ScoutedTraining:
-    """A pack with lanes whose layer is `auto`, as `engine.LaneTraining`: scouts first, then the lanes themselves.
+    """A `LaneTraining` of a pack with lanes whose layer is `auto`: first the scouts train, then the lanes.
 
     Args:
-        embeddings: float32 (items, features), on the device to train on.
-        labels: int64 class of each item (items,), on the same device.
+        embeddings: As for `start_training`, like the following ones.
+        labels: Class of each item.
         lanes: The trials.
         settings: Shared by all lanes; at least one hidden layer.
-        steps_per_epoch: Steps of an epoch; None for as many whole batches as the smallest lane's training items give.
+        steps_per_epoch: Steps per epoch, or None.
+        start: Starts the lanes once their layers are known.
 
     Raises:
         TrainingError: There is no lane, or a batch is larger than a lane's training items.
@@ -92,11 +54,12 @@ class ScoutedTraining:
         labels: Tensor,
         lanes: Sequence[Lane],
         settings: Settings,
-        steps_per_epoch: int | None = None,
+        steps_per_epoch: int | None,
+        start: Start,
     ) -> None:
         self._progress, self._steps = ready(lanes, settings, steps_per_epoch)
         self._embeddings, self._labels, self._settings = embeddings, labels, settings
-        self._lanes = list(lanes)
+        self._lanes, self._start = list(lanes), start
         self._training: LaneTraining | None = None
         self._failures: dict[int, LaneFailure] = {}
         self._scouted_s: dict[int, float] = {}
@@ -108,27 +71,19 @@ class ScoutedTraining:
 
     @property
     def stacks(self) -> list[SupervisedStack]:
-        """The classifiers in training; the scouts go first, where they have not yet."""
+        """The classifiers in training; trains the scouts first if they have not been trained."""
         return self._scouted().stacks
 
     def advance(self) -> Evaluation:
-        """Trains every lane to the next evaluation, the scouts before the first; lanes that end there leave."""
+        """Train every lane to the next evaluation, the scouts before the first; lanes that end there leave."""
         return self._scouted().advance()
 
     def stop(self, lanes: Iterable[int]) -> None:
-        """Takes lanes out without a result.
-
-        Args:
-            lanes: Their places in the pack.
-        """
+        """Remove lanes without a result, given their positions in the pack."""
         self._scouted().stop(lanes)
 
     def results(self) -> list[LaneResult | LaneFailure | None]:
-        """What each lane of the pack gave; None for one that was stopped from outside.
-
-        Raises:
-            TrainingError: Lanes are still in training.
-        """
+        """Return each lane's result; None for one that was stopped from outside."""
         found = self._scouted().results()
         for index, scouted_s in self._scouted_s.items():
             result = found[index]
@@ -139,19 +94,19 @@ class ScoutedTraining:
         return [self._failures.get(index, result) for index, result in enumerate(found)]
 
     def _scouted(self) -> LaneTraining:
-        """The training of the lanes themselves, with the layers that their scouts have found."""
+        """Return the training of the lanes themselves, with the layers that their scouts have found."""
         if self._training is None:
             places = [index for index, lane in enumerate(self._lanes) if lane.params.get("layer") == AUTO]
             for objective in (True, False):
                 own = [p for p in places if isinstance(self._lanes[p].method, Contrastive) is objective]
                 if own:
                     self._scout(own, contrastive=objective)
-            self._training = start_training(self._embeddings, self._labels, self._lanes, self._settings, self._steps)
+            self._training = self._start(self._embeddings, self._labels, self._lanes, self._settings, self._steps)
             self._training.stop(self._failures)
         return self._training
 
     def _scout(self, places: Sequence[int], *, contrastive: bool) -> None:
-        """Trains the scouts of some lanes of one objective, and gives those lanes their layers."""
+        """Train the scouts of some lanes of one objective, and give those lanes their layers."""
         settings = self._settings
         control = METHODS["contrastive_control" if contrastive else "control"]
         scouts = []

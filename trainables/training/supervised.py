@@ -117,7 +117,7 @@ class SupervisedStack(Stack):
         if not self.settings.class_balanced:
             return super()._epoch_order(lane, n_used)
         classes = self._local[lane][self.labels[self._train[lane]]].cpu().numpy()
-        return _balanced(self._order[lane], classes, n_used, self.settings.batch_size)
+        return balanced_order(self._order[lane], classes, n_used, self.settings.batch_size)
 
     def _lane_loss(self, items: Tensor) -> Tensor:
         targets = self._local.gather(1, self.labels[items])
@@ -154,7 +154,7 @@ def _mean_loss(logits: Tensor, y: Tensor, is_class: Tensor) -> Tensor:
     return (loss * weight).sum((1, 2)) / y.shape[1]
 
 
-def _balanced(rng: np.random.Generator, classes: Indices, n_used: int, batch_size: int) -> Indices:
+def balanced_order(rng: np.random.Generator, classes: Indices, n_used: int, batch_size: int) -> Indices:
     """Positions drawn so that classes are equally likely; the two items of a pair are different ones."""
     weight = 1 / np.bincount(classes)[classes]
     drawn = rng.choice(len(classes), n_used, p=weight / weight.sum()).reshape(-1, 2, batch_size // 2)

@@ -10,14 +10,14 @@ from torch.nn.functional import normalize
 
 from tests.trainables_tests.training.test_engine import SETTINGS, assert_equal_lanes, finish, items, lanes_of, run
 from trainables.methods.registry import METHODS, Contrastive
-from trainables.packs.single import _finish
+from trainables.packs.single import finish_training
 from trainables.records.types import AUTO
-from trainables.training.auto_layer import start_training
 from trainables.training.contrastive import ContrastiveStack, nt_xent
 from trainables.training.engine import Training
 from trainables.training.pretraining import PROBED, ContrastiveTraining
 from trainables.training.protocol import LaneFailure, LaneResult, TrainingError
 from trainables.training.settings import HoldOut, LearningRate, Pretraining, Settings
+from trainables.training.start import start_training
 
 CONTRASTIVE = [name for name, method in METHODS.items() if isinstance(method, Contrastive)]
 
@@ -186,7 +186,7 @@ def test_an_auto_lane_of_one_evaluation_can_be_exported() -> None:
     (lane,) = lanes_of("deep_dropout", [1])
     settings = replace(SETTINGS, evaluate_every_epochs=SETTINGS.epochs)
     training = start_training(x, labels, [replace(lane, params={**lane.params, "layer": AUTO})], settings)
-    trained = _finish(training, "cpu")
+    trained = finish_training(training, "cpu")
     assert trained.result.metrics["layer_targeted"] in (0, 1, 2)
     assert len(trained.weights) == len(settings.hidden) + 1
 

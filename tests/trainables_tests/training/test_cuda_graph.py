@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.trainables_tests.training.test_engine import SETTINGS, finish, items, lanes_of
 from trainables.methods.registry import METHODS, Contrastive
 from trainables.training import cuda_graph as capture
-from trainables.training.auto_layer import start_training
 from trainables.training.contrastive import ContrastiveStack
 from trainables.training.protocol import LaneResult
 from trainables.training.settings import Settings
 from trainables.training.stack import Stack
+from trainables.training.start import start_training
 from trainables.training.supervised import SupervisedStack
 
 STATIC = [name for name, method in METHODS.items() if getattr(method, "static", False)]

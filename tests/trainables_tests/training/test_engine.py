@@ -8,17 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.methods.noise import Control
-from trainables.methods.protocol import Batch, Draws
+from trainables.methods.protocol import Augmentation, Batch, Draws
 from trainables.methods.registry import METHODS, Contrastive
 from trainables.sampling.splits import make_split
-from trainables.training.auto_layer import start_training
 from trainables.training.engine import Training
 from trainables.training.model import LaneMLP
 from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, TrainingError
 from trainables.training.settings import HoldOut, Lane, Pretraining, Settings
 from trainables.training.stack import triangular
-from trainables.training.supervised import _balanced
+from trainables.training.start import start_training
+from trainables.training.supervised import balanced_order
 
 SETTINGS = Settings(  # 50 steps of 5 an epoch
     epochs=10,
@@ -106,13 +105,12 @@ def test_tf32_ends_with_training() -> None:
     seen = []
     x, labels = items()
 
-    class Watching(Control):
-        def transform(self, batch: Batch, params: Mapping[str, torch.Tensor], draws: Draws) -> Batch:
-            seen.append(torch.backends.cuda.matmul.allow_tf32)
-            return super().transform(batch, params, draws)
+    def watch(batch: Batch, params: Mapping[str, torch.Tensor], draws: Draws) -> Batch:
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+        return batch
 
     for precision in ("tf32", "float32"):
-        lane = replace(lanes_of("control", [3])[0], method=Watching())
+        lane = replace(lanes_of("control", [3])[0], method=Augmentation("control", watch))
         finish(Training(x, labels, [lane], replace(SETTINGS, epochs=1, precision=precision)))
         assert not torch.backends.cuda.matmul.allow_tf32
     assert seen == [True] * 5 + [False] * 5
@@ -179,7 +177,7 @@ def test_early_stopping_keeps_the_best_weights() -> None:
 
 def test_class_balanced_sampling_draws_classes_equally() -> None:
     classes = np.repeat([0, 1, 2], [900, 90, 10])
-    drawn = _balanced(np.random.default_rng(0), classes, 30_000, 100)
+    drawn = balanced_order(np.random.default_rng(0), classes, 30_000, 100)
     np.testing.assert_allclose(np.bincount(classes[drawn]) / 30_000, 1 / 3, atol=0.02)
     pairs = drawn.reshape(-1, 2, 50)
     assert (pairs[:, 0] != pairs[:, 1]).all()
