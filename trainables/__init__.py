@@ -1,1 +1,1 @@
-"""Trials: the methods, the splits, the lockstep engine, the figures and the records they leave."""
+"""Trials: methods, splits, the training of many trials in lockstep, metrics, and records."""

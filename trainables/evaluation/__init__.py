@@ -1,1 +1,1 @@
-"""The figures of a trial."""
+"""The metrics of a trial."""

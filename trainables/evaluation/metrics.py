@@ -1,7 +1,7 @@
-"""The figures of a trial, on its validation items.
+"""The metrics of a trial, on its validation items.
 
 Scores are ranked as logits. A probability is a monotone function of its logit, but in float32 the sigmoid of a logit
-above 17 is exactly 1, and an overconfident classifier would be judged on ties that it did not make.
+above 17 is exactly 1: among probabilities, an overconfident classifier would have ties that its logits do not have.
 """
 
 from __future__ import annotations
@@ -15,23 +15,21 @@ from torch import Tensor
 
 from trainables.records.types import N_BINS
 
+# Confidence thresholds of the accuracy curves.
 THRESHOLDS = np.arange(0.05, 0.951, 0.05).astype(np.float32)
 
-"""Confidence thresholds of the accuracy curves."""
-
+# False-positive rates of the ROC curve: dense near 0, where the curves differ.
 ROC_GRID = np.unique(np.concatenate([[0.0], np.logspace(-4, 0, 81), np.linspace(0, 1, 51)])).astype(np.float32)
-
-"""False-positive rates of the ROC curve: dense near 0, where the curves differ."""
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Accuracy at one or several thresholds; every field is (...,), NaN where there is no such item.
+    """Accuracies at one or several thresholds; every field is (...,), NaN where there is no such item.
 
     Attributes:
-        all: Over all items.
-        known: Over items of known classes.
-        none: Over "none" items.
+        all: Accuracy over all items.
+        known: Accuracy over items of known classes.
+        none: Accuracy over "none" items.
     """
 
     all: Tensor
@@ -40,11 +38,11 @@ class Accuracies:
 
 
 def correct_at(confidence: Tensor, predicted: Tensor, target: Tensor, threshold: float) -> Tensor:
-    """Whether each prediction is right: a class if its probability exceeds the threshold, else "none".
+    """Return whether each prediction is right: a class if its probability exceeds the threshold, else "none".
 
     Args:
         confidence: Highest probability of each item (..., items).
-        predicted: Its class (..., items).
+        predicted: Class of that probability (..., items).
         target: Class of each item, -1 for "none" (..., items).
         threshold: In [0, 1].
 
@@ -58,7 +56,7 @@ def correct_at(confidence: Tensor, predicted: Tensor, target: Tensor, threshold:
 
 
 def accuracies(correct: Tensor, target: Tensor) -> Accuracies:
-    """Accuracy over all, known and "none" items.
+    """Return the accuracies over all, known and "none" items.
 
     Args:
         correct: bool (..., items).
@@ -78,10 +76,9 @@ class WeightedAuc:
     """The weighted one-vs-rest ROC AUC, its parts, and its curve.
 
     Attributes:
-        auc: Mean over known classes and "none", weighted by their shares of the items.
-        influence: float64 (items,): each item's share in it, by DeLong's placement values. Its mean is `auc`.
-        roc_tpr: float64 (len(ROC_GRID),): weighted mean of the true-positive rates reached at each
-            false-positive rate.
+        auc: Mean of the AUC over known classes and "none", weighted by their shares of the items.
+        influence: float64 (items,), each item's influence on `auc` by DeLong's placement values; its mean is `auc`.
+        roc_tpr: float64 (len(ROC_GRID),), weighted mean of the true-positive rates at each false-positive rate.
     """
 
     auc: float
@@ -90,13 +87,13 @@ class WeightedAuc:
 
 
 def weighted_auc(logits: Tensor, target: Tensor) -> WeightedAuc:
-    """Weighted one-vs-rest AUC over known classes and "none", with per-item influences.
+    """Compute the weighted one-vs-rest AUC over known classes and "none", with per-item influences.
 
     Equals scikit-learn's weighted one-vs-rest `roc_auc_score` with a "none" column of 1 - max probability. A class
     without a positive or without a negative item has no AUC; the others' weights are renormalised.
 
-    For each class only its positives are sorted and every item is placed among them: O(items log positives)
-    instead of a sort of all items a class.
+    For each class only the positives are sorted, and every item is placed among them: O(items log positives) per class
+    instead of a sort of all items.
 
     Args:
         logits: (items, classes).
@@ -147,11 +144,11 @@ def weighted_auc(logits: Tensor, target: Tensor) -> WeightedAuc:
 
 
 def accuracy_curves(confidence: Tensor, predicted: Tensor, target: Tensor) -> Accuracies:
-    """Accuracies at each of `THRESHOLDS`; fields (len(THRESHOLDS),).
+    """Return the accuracies at each of `THRESHOLDS`; every field is (len(THRESHOLDS),).
 
     Args:
         confidence: Highest probability of each item (items,).
-        predicted: Its class (items,).
+        predicted: Class of that probability (items,).
         target: Class of each item, -1 for "none" (items,).
     """
     at = torch.stack([correct_at(confidence, predicted, target, float(t)) for t in THRESHOLDS])
@@ -159,11 +156,11 @@ def accuracy_curves(confidence: Tensor, predicted: Tensor, target: Tensor) -> Ac
 
 
 def figures(logits: Tensor, target: Tensor, against_threshold: Accuracies) -> dict[str, float]:
-    """Calibration and out-of-distribution figures of one trial, by name; NaN where undefined.
+    """Compute the calibration and out-of-distribution metrics of one trial, by name; NaN where undefined.
 
-    `*_known` are over items of known classes; `*_open` over all items, a prediction for a "none" item counting as
-    wrong. `brier` sums the squared errors of the class probabilities of an item. For `ood_*`, "none" items are the
-    positives and their score is 1 - max probability.
+    `*_known` are over items of known classes; `*_open` are over all items, and a prediction for a "none" item counts as
+    wrong. `brier` sums the squared errors of an item's class probabilities. For `ood_*`, "none" items are the
+    positives, and their score is 1 - max probability.
 
     Args:
         logits: (items, classes).
@@ -194,7 +191,7 @@ def figures(logits: Tensor, target: Tensor, against_threshold: Accuracies) -> di
 
 
 def calibration_error(confidence: Tensor, right: Tensor) -> float:
-    """Expected calibration error over `N_BINS` equal-width bins; NaN without items.
+    """Compute the expected calibration error over `N_BINS` equal-width bins; NaN without items.
 
     Args:
         confidence: In [0, 1] (items,).
@@ -202,7 +199,7 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
     """
     if len(confidence) == 0:
         return float("nan")
-    # A bin holds its upper edge, as (0, 1/15], (1/15, 2/15], ...
+    # A bin includes its upper edge: (0, 1/15], (1/15, 2/15], ...
     edges = torch.linspace(0, 1, N_BINS + 1, dtype=torch.float64, device=confidence.device)[1:-1]
     bins = torch.bucketize(confidence.double(), edges)
     gaps = torch.zeros(N_BINS, dtype=torch.float64, device=confidence.device)
@@ -211,21 +208,22 @@ def calibration_error(confidence: Tensor, right: Tensor) -> float:
 
 
 def detection(score: Tensor, positive: Tensor) -> dict[str, float]:
-    """How well a score tells positives from the rest: AUROC, average precision, false positives at 95 % true ones.
+    """Compute how well a score separates positives from the rest.
 
     Args:
         score: Higher for positives (items,).
         positive: bool (items,).
 
     Returns:
-        `ood_auroc`, `ood_aupr`, `ood_fpr95`; NaN where either kind is missing.
+        `ood_auroc`; `ood_aupr`, the average precision; `ood_fpr95`, the false-positive rate at 95 % true positives. NaN
+        where either kind is missing.
     """
     n_pos, n = int(positive.sum()), len(positive)
     if n_pos in (0, n):
         return dict.fromkeys(("ood_auroc", "ood_aupr", "ood_fpr95"), float("nan"))
     ordered, order = score.sort(descending=True)
     hits = positive[order].double().cumsum(0)
-    # Ties stand together: a threshold takes all items of a score or none of them.
+    # Ties stay together: a threshold takes all items of one score, or none of them.
     last = torch.ones(n, dtype=torch.bool, device=score.device)
     last[:-1] = ordered[1:] != ordered[:-1]
     taken = torch.arange(1, n + 1, device=score.device)[last].double()
@@ -243,11 +241,11 @@ def detection(score: Tensor, positive: Tensor) -> dict[str, float]:
 
 
 def crossing_threshold(overall: Tensor, none: Tensor) -> float:
-    """The threshold at which overall and "none" accuracy meet, between points of the curves; NaN where they do not.
+    """Return the threshold at which overall and "none" accuracy cross, interpolated; NaN where they do not.
 
     Args:
         overall: Accuracy over all items at each of `THRESHOLDS`.
-        none: Accuracy over "none" items there.
+        none: Accuracy over "none" items at each of `THRESHOLDS`.
     """
     gap = (overall - none).cpu().numpy()
     for index in range(1, len(gap)):

@@ -1,1 +1,1 @@
-"""The augmentation methods and the protocol that each of them follows."""
+"""The augmentation methods, and the contract that each of them follows."""

@@ -60,7 +60,7 @@ def measure_pack(context: PackContext, pack: Pack) -> PackCost:
     adds to it.
 
     Args:
-        context: What the packs of the study share.
+        context: Shared by all packs of the study.
         pack: The pack.
     """
     embeddings, labels, hardware = on_device(context)

@@ -34,19 +34,19 @@ class Pack:
 
 @dataclass(frozen=True)
 class PackContext:
-    """What all packs of a study share; put into the object store once.
+    """Everything that all packs of a study share; put into the object store once.
 
     Attributes:
         embeddings: float32 (items, features).
         labels: int64 (items,), index of each item's label among the sorted label names.
-        train_fraction: Share of the items that a split trains on.
+        train_fraction: Fraction of the items that a split trains on.
         settings: How every lane is trained.
         records: Folder of the study's records, on storage that every node sees.
-        unknown_classes: Label indices that are never trained on.
-        unknown_class_fraction: Share of the other classes that each split withholds from training.
-        objective: The figure that candidates are compared by; a trial where it is not defined has failed.
-        n_threads: CPU threads of a pack.
-        provenance: What is written into every record.
+        unknown_classes: Label indices of classes that are never trained on.
+        unknown_class_fraction: Fraction of the other classes that each split withholds from training.
+        objective: Metric that candidates are compared by; a trial where it is undefined fails.
+        n_threads: CPU threads per pack.
+        provenance: Written into every record.
     """
 
     embeddings: npt.NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""The Ray Tune trainable: one Tune trial trains one pack and leaves its record file."""
+"""The Ray Tune trainable: one Tune trial trains one pack and writes its record file."""
 
 from __future__ import annotations
 
@@ -27,39 +27,34 @@ from trainables.training.start import start_training
 
 
 class PackTrainable(tune.Trainable):  # type: ignore[misc]
-    """Trains a pack: a step is one evaluation, the last one writes the records.
+    """Trains a pack: each step ends with an evaluation, and the last one writes the records.
 
     An actor keeps the embeddings on its device from pack to pack (`reuse_actors=True`).
     """
 
     def setup(self, config: dict[str, Any], context: PackContext) -> None:
-        """Takes the study's context and starts the first pack."""
+        """Prepare the study's context and start the first pack."""
         self._embeddings, self._labels, hardware = on_device(context)
         self._context = context
         self._provenance = {**context.provenance, "torch": torch.__version__, "hardware": hardware}
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Starts the next pack in the same actor."""
+        """Start the next pack in the same actor."""
         self._start(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Trains to the next evaluation; after the last, writes the record file and is done.
+        """Train to the next evaluation; after the last one, write the record file.
 
         Returns:
-            `epoch` and the lanes' mean of each of `EVALUATED`, NaN once a lane has left; at the end `record`, the
-            file's path ("" if every lane failed), and `failures`, the reason of each split that failed; or
-            `unwritable`, why there is no file.
+            `epoch` and the lanes' mean of each of `EVALUATED`, NaN once a lane has left. At the end also `done`,
+            `failures` (the reason of each split that failed), and `record` (the file's path, "" if every lane failed)
+            or `unwritable` (why there is no file).
         """
         if self._training is None:
-            return {
-                "epoch": 0,
-                **dict.fromkeys(EVALUATED, math.nan),
-                "done": True,
-                "record": "",
-                "failures": self._too_short,
-            }
+            nothing = dict.fromkeys(EVALUATED, math.nan)
+            return {"epoch": 0, **nothing, "done": True, "record": "", "failures": self._too_short}
         evaluation = self._training.advance()
         means = {name: float(np.mean(getattr(evaluation, name))) for name in EVALUATED}
         report: dict[str, Any] = {"epoch": evaluation.epoch, **means}
@@ -68,13 +63,13 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
             report |= {"done": True, "failures": failures}
             try:
                 report["record"] = str(write_records(Path(self._context.records), records)) if records else ""
-            except OSError as error:  # to train it again would end likewise
+            except OSError as error:  # another attempt would fail in the same way
                 report["unwritable"] = str(error)
         return report
 
     def _start(self, config: Mapping[str, Any]) -> None:
         pack: Pack = config["pack"]
-        # What one split lacks must not fail the others, which might have been packs of their own.
+        # A split with too few items must not fail the other splits, which could also be in other packs.
         lanes, settings = _lanes(self._context, pack), self._context.settings
         self._too_short = {lane.seed: problem for lane in lanes if (problem := too_short(lane, settings))}
         lanes = [lane for lane in lanes if lane.seed not in self._too_short]
@@ -83,7 +78,7 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         self._training = _training(self._context, pack.phase, lanes, self._embeddings, self._labels) if lanes else None
 
     def _results(self) -> tuple[list[TrialRecord], dict[int, str]]:
-        """The records of the lanes that gave a result, and why the others did not, by split."""
+        """Return the records of the lanes that gave a result, and why the others did not, by split."""
         assert self._training is not None
         records, failures = [], dict(self._too_short)
         for trial, result in zip(self._pack.trials, self._training.results(), strict=True):
@@ -110,18 +105,21 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
 
 
 def on_device(context: PackContext) -> tuple[Tensor, Tensor, str]:
-    """Readies this process for packs: the embeddings and labels where they are trained, and what that is.
+    """Prepare this process for packs.
 
     Args:
-        context: What all packs of the study share.
+        context: Shared by all packs of the study.
+
+    Returns:
+        Embeddings and labels on the device to train on, and the name of the device.
     """
     torch.set_num_threads(context.n_threads)
-    # Gradients and moments of a lane that has learnt its items fall below the smallest normal number, where a CPU
-    # is slow: it made 72 epochs of `control` without dropout half as long again (53.6 s against 37.0 s).
+    # Once a lane has learnt its items, gradients and moments fall below the smallest normal number, where a CPU is
+    # slow: 72 epochs of `control` without dropout took 53.6 s instead of 37.0 s.
     torch.set_flush_denormal(True)
     on_gpu = torch.cuda.is_available()
     with warnings.catch_warnings():
-        # The object store hands out read-only memory. Nothing here writes to it, and torch warns of just that.
+        # The object store's memory is read-only, which torch warns of. Nothing here writes to it.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         arrays = torch.from_numpy(context.embeddings), torch.from_numpy(context.labels)
     embeddings, labels = (array.to("cuda" if on_gpu else "cpu") for array in arrays)
@@ -129,10 +127,10 @@ def on_device(context: PackContext) -> tuple[Tensor, Tensor, str]:
 
 
 def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: Tensor) -> LaneTraining:
-    """A pack of a study, ready to train, each trial of it a lane.
+    """Return a pack of a study in training; each of its trials is a lane.
 
     Args:
-        context: What all packs of the study share.
+        context: Shared by all packs of the study.
         pack: The pack.
         embeddings: The context's embeddings, on the device to train on.
         labels: The context's labels, on the same device.
@@ -143,7 +141,7 @@ def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: 
 def _training(
     context: PackContext, phase: str, lanes: Sequence[Lane], embeddings: Tensor, labels: Tensor
 ) -> LaneTraining:
-    # Of the phase alone: a lane whose unknown classes leave it fewer items takes them more often.
+    # They depend on the phase alone: a lane that unknown classes leave fewer items takes its items more often.
     n_train = n_train_items(len(context.labels), context.train_fraction, phase)
     n_trained_on = int(n_train * (1 - context.settings.held_out_fraction))
     steps = max(1, n_trained_on // context.settings.batch_size)

@@ -1,1 +1,1 @@
-"""What a finished trial leaves behind, and the files that hold it."""
+"""The results of finished trials, and the files that hold them."""

@@ -1,7 +1,7 @@
-"""What a finished trial leaves behind, and the only code that knows how it lies on disk.
+"""Read and write record files: one Parquet file per pack, one row per trial.
 
-A record file is one Parquet file a pack, one row a trial. It is written aside, flushed and renamed: a record
-file that exists is complete. Any Parquet reader can open it; nothing in it is executable.
+A file is written aside, flushed and renamed: a record file that exists is complete. Any Parquet reader can open it, and
+nothing in it is executable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from embedding_jobs.files import whole_file
 from trainables.records.types import Candidate, Curves, ItemResults, RecordError, TrialConfig, TrialRecord
 
 # Version of the record file's schema; a file of another version is refused.
-FORMAT = 2
+_FORMAT = 2
 
 _METADATA_KEY = b"embedding_ablation_study"
 
@@ -60,7 +60,7 @@ _SCHEMA = pa.schema(
 
 
 def record_name(trials: Sequence[TrialConfig]) -> str:
-    """File name of a pack: readable, and unique to exactly these trials.
+    """Return the file name of a pack: readable, and unique to exactly these trials.
 
     Args:
         trials: The trials of the pack, at least one, all of one phase.
@@ -71,7 +71,7 @@ def record_name(trials: Sequence[TrialConfig]) -> str:
 
 
 def write_records(directory: Path, records: Sequence[TrialRecord]) -> Path:
-    """Writes the records of one pack as one file, whole or not at all.
+    """Write the records of one pack as one file, whole or not at all.
 
     Args:
         directory: Folder of the study's records; made if missing.
@@ -82,7 +82,7 @@ def write_records(directory: Path, records: Sequence[TrialRecord]) -> Path:
     """
     directory.mkdir(parents=True, exist_ok=True)
     rows = [_row(record) for record in records]
-    metadata = {"format": FORMAT, "provenance": dict(records[0].provenance)}
+    metadata = {"format": _FORMAT, "provenance": dict(records[0].provenance)}
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
     path = directory / record_name([record.config for record in records])
     with whole_file(path) as aside:
@@ -91,14 +91,14 @@ def write_records(directory: Path, records: Sequence[TrialRecord]) -> Path:
 
 
 def read_records(directory: Path, *, with_items: bool = False) -> list[TrialRecord]:
-    """Reads every record of a study, sorted by coordinates.
+    """Read every record of a study, sorted by coordinates.
 
     Args:
-        directory: Folder of the study's records; a missing one holds none.
-        with_items: Whether to read the per-item results too (most of the bytes).
+        directory: Folder of the study's records; a missing folder has none.
+        with_items: Whether to read the per-item results too, which are most of the bytes.
 
     Raises:
-        RecordError: A file is damaged, of another version, or a trial stands in two files.
+        RecordError: A file is damaged, of another version, or a trial is in two files.
     """
     found: dict[TrialConfig, tuple[TrialRecord, Path]] = {}
     for path in record_files(directory):
@@ -113,10 +113,10 @@ def read_records(directory: Path, *, with_items: bool = False) -> list[TrialReco
 
 
 def read_coordinates(directory: Path) -> dict[TrialConfig, float]:
-    """What is recorded, and the device seconds of each trial, sorted by coordinates; much faster than the records.
+    """Read the coordinates and device seconds of every trial, sorted; much faster than reading the records.
 
     Args:
-        directory: Folder of the study's records; a missing one holds none.
+        directory: Folder of the study's records; a missing folder has none.
 
     Raises:
         RecordError: A file is damaged.
@@ -139,12 +139,12 @@ def read_coordinates(directory: Path) -> dict[TrialConfig, float]:
 
 
 def record_files(directory: Path) -> list[Path]:
-    """The complete record files of a folder, sorted by name."""
+    """Return the complete record files of a folder, sorted by name."""
     return sorted(path for path in directory.glob("*.parquet") if not path.name.startswith("."))
 
 
 def read_record_file(path: Path, *, with_items: bool = False) -> list[TrialRecord]:
-    """Reads the records of one pack.
+    """Read the records of one pack.
 
     Raises:
         RecordError: The file is damaged or of another version.
@@ -153,9 +153,9 @@ def read_record_file(path: Path, *, with_items: bool = False) -> list[TrialRecor
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             metadata = json.loads((schema.metadata or {}).get(_METADATA_KEY, b"{}"))
-            if metadata.get("format") != FORMAT or not schema.equals(_SCHEMA):
+            if metadata.get("format") != _FORMAT or not schema.equals(_SCHEMA):
                 raise RecordError(
-                    f"{path} is not a record file of format {FORMAT} (found {metadata.get('format')}). "
+                    f"{path} is not a record file of format {_FORMAT} (found {metadata.get('format')}). "
                     "Remove it and run the study again, or use the version that wrote it."
                 )
             wanted = [name for name in _SCHEMA.names if with_items or not name.startswith("item_")]

@@ -1,4 +1,4 @@
-"""What a finished trial leaves behind, as typed values."""
+"""The results of a finished trial, as typed values."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from embedding_jobs.errors import StudyError
 # The phases of each protocol, in order. The first one chooses each method's best candidate, the last one is reported.
 PROTOCOLS: Mapping[str, tuple[str, ...]] = {"paper": ("paper",), "nested": ("search", "confirm")}
 
+# The two objectives; the name of a contrastive method begins with its objective.
 SUPERVISED, CONTRASTIVE = "supervised", "contrastive"
 
+# Value of a `layer` that each trial finds for itself; written `auto`.
 AUTO = -1.0
 
 # Bins of confidence, equally wide, of the expected calibration error.
@@ -39,7 +41,7 @@ class Candidate:
 
     @classmethod
     def of(cls, method: str, params: Mapping[str, float]) -> Candidate:
-        """A candidate from a mapping, in canonical order."""
+        """Return a candidate from a mapping of hyperparameters, in canonical order."""
         return cls(method, tuple(sorted((name, float(value)) for name, value in params.items())))
 
     def __str__(self) -> str:
@@ -53,7 +55,7 @@ class Candidate:
 
     @property
     def objective(self) -> str:
-        """`CONTRASTIVE` or `SUPERVISED`, read off the method's name."""
+        """`CONTRASTIVE` or `SUPERVISED`, from the method's name."""
         return CONTRASTIVE if self.method.startswith(f"{CONTRASTIVE}_") else SUPERVISED
 
     @property
@@ -63,7 +65,7 @@ class Candidate:
 
 
 def value_text(name: str, value: float) -> str:
-    """A hyperparameter's value to be read: four digits, or `auto`."""
+    """Return a hyperparameter's value as text: four digits, or `auto`."""
     return "auto" if name == "layer" and value == AUTO else f"{value:.4g}"
 
 
@@ -96,16 +98,16 @@ class Curves:
 
     Attributes:
         epoch: Epochs at which the trial was evaluated.
-        epoch_loss: Mean training loss since the evaluation before.
+        epoch_loss: Mean training loss since the previous evaluation.
         epoch_accuracy: Accuracy over all validation items at the study's threshold.
         epoch_accuracy_known: The same over items of known classes.
         epoch_accuracy_none: The same over "none" items; NaN where there are none.
-        threshold: Confidence thresholds of the next three.
-        threshold_accuracy: Accuracy over all validation items against threshold.
+        threshold: Confidence thresholds of the next three curves.
+        threshold_accuracy: Accuracy over all validation items at each threshold.
         threshold_accuracy_known: The same over items of known classes.
         threshold_accuracy_none: The same over "none" items; NaN where there are none.
         roc_fpr: Grid of false-positive rates.
-        roc_tpr: Weighted mean over classes and "none" of the true-positive rate there.
+        roc_tpr: Weighted mean over classes and "none" of the true-positive rate at each of them.
         epoch_cka: float32 (points of `epoch`, hidden layers + 1), linear CKA of each layer with the next, from the
             input (0) to the output; NaN where the hidden layers no longer train.
     """
@@ -126,7 +128,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class ItemResults:
-    """What was said of each validation item; every field is (items,).
+    """The prediction for each validation item; every field is (items,).
 
     Attributes:
         item: int32, row of the item in the embedding store.
@@ -153,13 +155,13 @@ class TrialRecord:
 
     Attributes:
         config: Its coordinates.
-        metrics: Figures by name, as METHODS defines them (`auc_weighted`, `accuracy`, `accuracy_known`, ...),
-            and counts (`n_train`, `n_validation`, `n_known_classes`, `n_none`).
+        metrics: Metrics by name (`auc_weighted`, `accuracy`, ...; see `trainables.evaluation.metrics`), and counts
+            (`n_train`, `n_validation`, `n_known_classes`, `n_none`).
         curves: Learning, threshold and ROC curves.
-        items: Per-item results; None where they were not asked for when reading.
+        items: Per-item results; None if they were not read.
         started_at_s: Start of its pack, seconds since 1970.
         duration_s: Device seconds: wall time of the pack divided by its lanes.
-        provenance: What made it: digests of settings and embeddings, versions, hardware, commit.
+        provenance: Digests of settings and embeddings, versions, hardware and commit that made it.
     """
 
     config: TrialConfig

@@ -1,1 +1,1 @@
-"""Splits and random streams, each from a seed and a purpose."""
+"""Splits and random streams, each a function of a seed and a purpose."""

@@ -1,8 +1,8 @@
-"""Splits of the items, and the random streams that everything is drawn from.
+"""Splits of the items into training and validation.
 
-Every split and stream is a pure function of its seed and purpose: nothing depends on what was drawn before, on
-the method, or on the process that draws (common random numbers; Wolfe & Lundgaard 2019 compare methods on shared
-splits).
+Every split is a pure function of its seed: it does not depend on earlier draws, on the method or on the process. All
+methods are compared on the same splits (common random numbers), as in Wolfe & Lundgaard (2019),
+https://arxiv.org/abs/1912.00772.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from trainables.sampling.streams import stream
 
 Indices = npt.NDArray[np.int64]
 
+# Fraction of a training fold that a search trial trains on; the rest of the fold scores it.
 SEARCH_TRAIN_FRACTION = 0.8
 
-"""Share of a training fold that a search trial trains on; the rest of the fold scores it."""
-
+# Fraction of the folds, rounded down but at least one fold, that a search may see; no test set contains them.
 SEARCHED_FRACTION = 0.3
-
-"""Share of the folds, rounded down but at least one fold, that a search may see; they are then in no test set."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,11 @@ class Split:
 
 
 def n_train_items(n_items: int, train_fraction: float, phase: str) -> int:
-    """Training items of one split, the same for every split of a phase (up to one for folds).
+    """Return the number of training items of a split, the same for every split of a phase.
 
     Args:
-        n_items: Items in all.
-        train_fraction: Share of the items that a split trains on, in (0, 1).
+        n_items: Number of items.
+        train_fraction: Fraction of the items that a split trains on, in (0, 1).
         phase: `paper`, `search` or `confirm`.
     """
     if phase == "paper":
@@ -53,42 +51,42 @@ def n_train_items(n_items: int, train_fraction: float, phase: str) -> int:
 
 
 def n_held_out(n_train: int, fraction: float) -> int:
-    """Training items of a split that early stopping holds out.
+    """Return the number of a split's training items that early stopping holds out.
 
     Args:
-        n_train: Training items of the split.
-        fraction: Share of them to hold out; 0 without early stopping.
+        n_train: Number of training items of the split.
+        fraction: Fraction of them to hold out; 0 without early stopping.
     """
     return round(n_train * fraction)
 
 
 def n_folds(train_fraction: float) -> int:
-    """Disjoint training folds of a round: k for a train fraction of 1/k."""
+    """Return the number of disjoint training folds of a round: k for a train fraction of 1/k."""
     return max(2, round(1 / train_fraction))
 
 
 def n_searched_folds(train_fraction: float) -> int:
-    """Folds that a search may see, of the first round."""
+    """Return the number of folds of the first round that a search may see."""
     return max(1, int(n_folds(train_fraction) * SEARCHED_FRACTION))
 
 
 def searched_items(n_items: int, train_fraction: float) -> Indices:
-    """Sorted indices of the items that a search may see, whatever its splits."""
+    """Return the sorted indices of the items that a search may see, in any of its splits."""
     size = n_items // n_folds(train_fraction)
     return np.sort(_round(n_items, 0)[: n_searched_folds(train_fraction) * size])
 
 
 def make_split(n_items: int, train_fraction: float, phase: str, seed: int) -> Split:
-    """The split that a seed selects.
+    """Return the split that a seed selects.
 
     `paper` draws a random training set for each seed. `confirm` cuts a permutation into k = 1/train_fraction disjoint
-    training folds (reverse k-fold): seed s is fold s mod k of permutation s div k; it is tested on the rest, without
-    the items that the search may have seen. `search` cuts 80/20 inside one of the first folds, which alone it sees: one
-    choice serves all folds, and an item that had a say in it would else be a test item of the other folds.
+    training folds (reverse k-fold): seed s is fold s mod k of permutation s div k. The rest is the test set, without
+    the items that the search may have seen. `search` cuts 80/20 inside one of the first folds and sees no other items:
+    its choice serves all folds, so an item that it has seen must not be a test item of any fold.
 
     Args:
-        n_items: Items in all.
-        train_fraction: Share of the items that a split trains on, in (0, 1).
+        n_items: Number of items.
+        train_fraction: Fraction of the items that a split trains on, in (0, 1).
         phase: `paper`, `search` or `confirm`.
         seed: Split seed, at least 0.
     """
@@ -109,16 +107,17 @@ def make_split(n_items: int, train_fraction: float, phase: str, seed: int) -> Sp
 def withhold(
     split: Split, labels: Indices, named: Indices, fraction: float, seed: int, untested: Indices | None = None
 ) -> Split:
-    """A split whose training items of unknown classes are moved to validation, where they are "none".
+    """Move the training items of unknown classes to validation, where they are "none".
 
     Args:
         split: The split.
         labels: Label index of every item (items,).
-        named: Label indices that are never trained on.
-        fraction: Share of the other classes to withhold, drawn for this seed evenly over class frequency: classes in
-            order of frequency are cut into as many runs as classes are wanted, and each run gives one.
+        named: Label indices of classes that are never trained on.
+        fraction: Fraction of the other classes to withhold. They are drawn for this seed, evenly over class frequency:
+            the classes in order of frequency are cut into as many runs as classes are wanted, and one class is drawn
+            from each run.
         seed: Split seed.
-        untested: Items that must not be validated; of unknown classes, they are left out.
+        untested: Items that must not be in validation; those of unknown classes are then left out of the split.
     """
     others = np.setdiff1d(np.arange(labels.max() + 1), named)
     n_drawn = round(len(others) * fraction)
@@ -132,7 +131,7 @@ def withhold(
 
 
 def _round(n_items: int, number: int) -> Indices:
-    """The permutation that a round of folds is cut from."""
+    """Return the permutation that a round of folds is cut from."""
     return stream(number, "folds").permutation(n_items)
 
 

@@ -1,4 +1,4 @@
-"""Random streams, one for each seed and purpose."""
+"""Random streams, one per seed and purpose."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
-    """An independent random stream for one purpose.
+    """Return an independent random stream for one purpose.
 
     Args:
         seed: Split seed, at least 0.
-        purpose: What is drawn ("split", "weights", "order", ...): other purposes get other streams.
+        purpose: What the numbers are for ("split", "weights", "order", ...); another purpose has another stream.
     """
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, zlib.crc32(purpose.encode())])))

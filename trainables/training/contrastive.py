@@ -1,15 +1,15 @@
-"""Contrastive training of a stack: two views of each item are to be alike, and unlike those of the batch's others.
+"""Contrastive training of a stack: the two views of an item become similar, and different from other items' views.
 
-The first view is the plain embedding, the second what the method makes of it, at the input or at a hidden layer. Both
-pass through the hidden layers and a projection head, `Linear -> ReLU -> Linear`; NT-Xent compares what comes out.
-Labels have no part in it. With `contrastive_control` the views are the same, and the loss only drives items apart. The
-study's dropout does not act here: it would be a second augmentation.
+The first view is the plain embedding; the second is augmented by the method, at the input or at a hidden layer. Both
+pass through the hidden layers and a projection head, `Linear -> ReLU -> Linear`, and NT-Xent compares the outputs.
+Labels are not used. With `contrastive_control` the two views are equal, and the loss only separates items. The study's
+dropout is off: it would be a second augmentation.
 
 References:
     Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations" (2020),
     https://arxiv.org/abs/2002.05709; Brüel-Gabrielsson et al., "Deep Augmentation: Self-Supervised Learning with
-    Transformations in Activation Space" (2023), https://arxiv.org/abs/2303.14537, of which only the abstract was at
-    hand: that the first view is plain, and everything else here, is our formulation.
+    Transformations in Activation Space" (2023), https://arxiv.org/abs/2303.14537, of which only the abstract
+    was available: the formulation, such as the plain first view, is ours.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ STAGE = "pretraining_"
 
 
 def nt_xent(a: Tensor, b: Tensor, temperature: Tensor) -> Tensor:
-    """The normalised temperature-scaled cross-entropy of two views: (lanes,).
+    """Compute the normalised temperature-scaled cross-entropy of two views: (lanes,).
 
-    Each of the 2 x rows views has one positive, its item's other view, among all but itself; similarity is the cosine.
+    The positive of each of the 2 x rows views is the other view of its item; all other views are negatives. Similarity
+    is the cosine.
 
     Args:
         a: First views (lanes, rows, width), at least two rows.
         b: Second views of the same items, row by row.
-        temperature: What similarities are divided by (lanes, 1, 1).
+        temperature: Divisor of the similarities (lanes, 1, 1).
 
     References:
         Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations" (2020), section 2.1,
@@ -52,15 +53,15 @@ def nt_xent(a: Tensor, b: Tensor, temperature: Tensor) -> Tensor:
 
 
 class ContrastiveStack(Stack):
-    """Hidden layers in contrastive training, each lane with a projection head of its own.
+    """Hidden layers in contrastive training, with a projection head per lane.
 
-    The initial hidden layers are those that supervised training of the same split seed starts from. Every item is taken
-    once an epoch: drawing classes equally would need labels.
+    The initial hidden layers are the same as in supervised training of the same split seed. Every item is used once per
+    epoch: drawing classes equally would need labels.
 
     Args:
         embeddings: float32 (items, features), on the device to train on.
-        lanes: The lanes, of a `trainables.methods.Contrastive`.
-        steps_per_epoch: Steps of an epoch.
+        lanes: The lanes, all of one `Contrastive` method.
+        steps_per_epoch: Steps per epoch.
         settings: Shared by all lanes; at least one hidden layer.
     """
 
@@ -76,7 +77,7 @@ class ContrastiveStack(Stack):
         super().__init__(embeddings, lanes, steps_per_epoch, settings, model, STAGE)
 
     def trunk(self) -> Trunk:
-        """The hidden layers as they are now, frozen, without the projection head."""
+        """Return the hidden layers as they are now, frozen, without the projection head."""
         return Trunk(self.model, len(self.settings.hidden))
 
     def _lane_loss(self, items: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class ContrastiveStack(Stack):
         return nt_xent(plain, augmented, self._params["temperature"])
 
     def _below_head(self, at_layer: AtLayer | None) -> AtLayer | None:
-        """What a method does, kept from the projection head, which is not a layer to be augmented."""
+        """Restrict a method to the hidden layers: the projection head is not augmented."""
         if at_layer is None:
             return None
         inner, n_layers = at_layer, len(self.settings.hidden)

@@ -1,7 +1,7 @@
-"""A training step as a CUDA graph: its kernels start together, in place of one by one from Python.
+"""A training step as a CUDA graph: its kernels start together, instead of one by one from Python.
 
-A step of small models keeps a GPU busy for less time than Python takes to start its kernels. Once captured, a step is
-replayed on the memory that it was captured with: what changes from step to step is first written there.
+The kernels of a step of small models take less time on a GPU than Python needs to start them. A captured step is
+replayed on the memory that it was captured with: the values that change from step to step are first written there.
 
 References:
     "CUDA Graphs", https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
@@ -17,22 +17,20 @@ from torch import Tensor
 
 from trainables.training.draws import LaneDraws
 
+# Steps before one is captured: in the first steps libraries initialise themselves, which a graph does not allow.
 _N_REHEARSALS = 3
 
-"""Steps taken as usual before one is captured: libraries set themselves up in the first ones, which a graph forbids."""
-
+# A training step on the device, given item indices (lanes, rows) and a learning rate for each lane.
 Step = Callable[[Tensor, Sequence[float | Tensor]], None]
-
-"""What a training step does on the device, given item indices (lanes, rows) and a learning rate for each lane."""
 
 
 class CapturedStep:
-    """A step that is taken as usual a few times, then captured, and from there replayed.
+    """A step that runs normally a few times, is then captured, and after that replayed.
 
-    Random numbers are those that the same steps draw as usual; learning rates are rounded to float32.
+    Random numbers are the same as without a graph; learning rates are rounded to float32.
 
     Args:
-        step: The step. It asks the device for no value, and its tensors stay where they are.
+        step: The step. It reads no value from the device, and its tensors stay at their addresses.
         draws: The streams that it draws from.
     """
 
@@ -43,10 +41,10 @@ class CapturedStep:
         self._replay: Callable[[], None] | None = None
 
     def __call__(self, items: Tensor, rates: Sequence[float]) -> None:
-        """Takes one step."""
+        """Take one step."""
         if self._n_rehearsed < _N_REHEARSALS:
             for draws in self._draws:
-                draws.note()
+                draws.record()
             with _beside_others(self._stream):
                 self._step(items, rates)
             self._n_rehearsed += 1
@@ -58,30 +56,30 @@ class CapturedStep:
         self._items.copy_(items)
         self._rates.copy_(torch.tensor(rates, dtype=torch.float32))
         for draws in self._draws:
-            draws.draw_noted()
+            draws.draw_recorded()
         self._replay()
 
     def _capture(self) -> Callable[[], None]:
         rates = self._rates.unbind()
         generators = [generator for draws in self._draws for generator in draws.generators]
         for draws in self._draws:
-            draws.give_noted()
+            draws.give_recorded()
         return graph_of(lambda: self._step(self._items, rates), generators, self._stream)
 
 
 def graph_of(
     work: Callable[[], None], generators: Sequence[torch.Generator], stream: torch.cuda.Stream | None
 ) -> Callable[[], None]:
-    """Captures work without doing it.
+    """Capture work without running it.
 
     Args:
-        work: What is to be captured.
-        generators: What it draws random numbers from; each replay draws further ones.
-        stream: Where it was rehearsed. Libraries keep a workspace for each stream: on one that graphs share, a graph
-            that goes would take another's with it.
+        work: The work to capture.
+        generators: Random generators of the work; each replay draws further numbers.
+        stream: The stream of the rehearsals. Libraries keep a workspace per stream: if graphs shared a stream, freeing
+            one of them would free the workspace of the others.
 
     Returns:
-        What replays it.
+        A function that replays the work.
     """
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
@@ -92,13 +90,13 @@ def graph_of(
 
 
 def _stream() -> torch.cuda.Stream | None:
-    """A stream of one step's own."""
+    """Return a new stream for one step."""
     return torch.cuda.Stream() if torch.cuda.is_available() else None
 
 
 @contextmanager
 def _beside_others(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """On the stream of the capture to come."""
+    """Run on the stream of the later capture."""
     assert stream is not None
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

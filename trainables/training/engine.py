@@ -1,8 +1,8 @@
-"""Trains the lanes of a pack in lockstep, on one device. Plain PyTorch: knows neither Ray nor the study file.
+"""Train the lanes of a pack in lockstep, on one device. Plain PyTorch, without Ray or the study file.
 
-A lane is one trial. Lanes of one method form a stack, trained as one model; each lane has its own items, initial
-weights, batch order and random streams, so that its result is that of its solo run. A lane that ends early leaves its
-stack, and the others speed up.
+A lane is one trial. Lanes of one method form a stack, which is trained as one model. Each lane has its own items,
+initial weights, batch order and random streams, so that its result is the same as when it trains alone. A lane that
+ends early leaves its stack, and the others get faster.
 """
 
 from __future__ import annotations
@@ -43,18 +43,17 @@ from trainables.training.supervised import SupervisedStack
 
 
 class Training:
-    """A pack in supervised training, as `LaneTraining`.
+    """A `LaneTraining` of a pack in supervised training.
 
     Args:
-        embeddings: float32 (items, features), on the device to train on.
-        labels: int64 class of each item (items,), on the same device.
+        embeddings: As for `start_training`, like the following ones.
+        labels: Class of each item.
         lanes: The trials.
         settings: Shared by all lanes.
-        steps_per_epoch: Steps of an epoch; None for as many whole batches as the smallest lane's training items give. A
-            study gives it, so that it depends on no other lane.
-        trunk: What embeddings pass through before they reach the classifiers, with a lane for each of `lanes`, which
-            are then of one method; None for nothing.
-        stage: Begins the purpose of every random stream.
+        steps_per_epoch: Steps per epoch, or None.
+        trunk: Frozen layers between the embeddings and the classifiers, with a lane for each of `lanes`, which are then
+            of one method; None for no such layers.
+        stage: Prefix of the purpose of every random stream.
 
     Raises:
         TrainingError: There is no lane, or a batch is larger than a lane's training items.
@@ -90,15 +89,11 @@ class Training:
 
     @property
     def stacks(self) -> list[SupervisedStack]:
-        """The stacks in training; one that has ended keeps the weights of the lanes that ended last."""
+        """The stacks in training; a stack that has ended keeps the weights of its last lanes."""
         return [stack for _, stack in self._stacks]
 
     def advance(self) -> Evaluation:
-        """Trains every lane to the next evaluation; lanes that end there leave with their results.
-
-        Returns:
-            The figures of the lanes that trained.
-        """
+        """Train every lane to the next evaluation; lanes that end there leave with their results."""
         every = self._settings.evaluate_every_epochs
         epochs = min(every - self.epoch % every, self._settings.epochs - self.epoch)
         self.epoch += epochs
@@ -116,11 +111,7 @@ class Training:
         return Evaluation(epoch=self.epoch, **columns)
 
     def stop(self, lanes: Iterable[int]) -> None:
-        """Takes lanes out without a result.
-
-        Args:
-            lanes: Their places in the pack.
-        """
+        """Remove lanes without a result, given their positions in the pack."""
         gone = set(lanes)
         for members, stack in self._stacks:
             leaving = [place for place, index in enumerate(members) if index in gone]
@@ -130,17 +121,13 @@ class Training:
         self._stacks = [(members, stack) for members, stack in self._stacks if members]
 
     def results(self) -> list[LaneResult | LaneFailure | None]:
-        """What each lane of the pack gave; None for one that was stopped from outside.
-
-        Raises:
-            TrainingError: Lanes are still in training.
-        """
+        """Return each lane's result; None for one that was stopped from outside."""
         if not self.finished:
             raise TrainingError("The pack is still in training; call `advance` until it is finished.")
         return [self._outcome[index] for index in range(len(self._progress))]
 
     def _evaluate(self, members: list[int], stack: SupervisedStack) -> None:
-        """Adds a point to every lane's curves; lanes that fail or end leave the stack."""
+        """Add a point to every lane's curves; lanes that fail or end leave the stack."""
         leaving = []
         for place, (index, loss) in enumerate(zip(members, stack.mean_loss(), strict=True)):
             failure = diverged(stack.lanes[place], loss, self.epoch)
@@ -156,7 +143,7 @@ class Training:
         for place in ends:
             if self._progress[members[place]].best_weights:
                 stack.restore(place, self._progress[members[place]].best_weights)
-        if not stack.is_on_a_trunk:  # what is frozen, its own training has followed
+        if not stack.is_on_a_trunk:  # frozen layers were compared in their own training
             for index, cka in zip(members, stack.cka(), strict=True):
                 self._progress[index].cka.append(cka.cpu().numpy().astype(np.float32))
         logits = stack.predict([lane.split.validation for lane in stack.lanes])
@@ -174,7 +161,7 @@ class Training:
         drop(members, stack, ends)
 
     def _ending(self, members: list[int], stack: SupervisedStack) -> list[int]:
-        """Places of the lanes that end now: all at the last epoch, before it those stopped early."""
+        """Return the positions of the lanes that end now: all at the last epoch, before it those stopped early."""
         last = self.epoch == self._settings.epochs
         rule = self._settings.early_stopping
         if rule is None:
@@ -254,14 +241,14 @@ _LEARNING = ("loss", "accuracy", "accuracy_known", "accuracy_none")
 
 
 def _held_out_loss(logits: Tensor, target: Tensor) -> float:
-    """Mean binary cross-entropy; an item whose class is not trained on should get no class at all."""
+    """Return the mean binary cross-entropy; the target of an item of an unknown class is 0 for every class."""
     y = torch.zeros((len(target), logits.shape[1] + 1), device=logits.device)
     y = y.scatter_(1, (target + 1)[:, None], 1.0)[:, 1:]
     return float(binary_cross_entropy_with_logits(logits, y))
 
 
 def _top(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Highest probability of each item and its class."""
+    """Return the highest probability of each item, and its class."""
     highest, predicted = logits.max(-1)
     return highest.sigmoid(), predicted
 

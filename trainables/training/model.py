@@ -1,4 +1,4 @@
-"""The classifier: a small MLP whose every parameter carries a leading lane axis."""
+"""The classifier: a small MLP whose every parameter has a leading lane axis."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from trainables.sampling.streams import stream
 
+# Transforms a hidden layer's output (lanes, rows, width), given the layer's number from 1.
 AtLayer = Callable[[int, Tensor], Tensor]
-
-"""What is done to a hidden layer's output (lanes, rows, width), given the layer's number from 1."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,17 @@ class Layer:
 class LaneMLP(nn.Module):
     """Independent MLPs side by side: hidden layers of `Linear -> Dropout -> ReLU`, then a linear output.
 
-    One `baddbmm` a layer multiplies every lane, so that small models fill the machine together. Outputs are logits; the
-    sigmoid of each is the probability of its class (Wolfe & Lundgaard 2019, section 3.3).
+    One `baddbmm` per layer computes all lanes, so that small models together use the whole device. Outputs are logits;
+    the sigmoid of each is the probability of its class (Wolfe & Lundgaard 2019, section 3.3).
 
     Args:
         n_features: Length of an embedding.
         hidden: Width of each hidden layer.
-        n_outputs: Outputs of each lane, its known classes; narrower lanes are padded to the widest with zero weights.
-        seeds: Split seed of each lane, of which its initial weights are a function.
-        n_residual: The first so many hidden layers add their input to their output where the two are equally wide
-            (He et al. 2016, https://arxiv.org/abs/1512.03385).
-        purpose: Of the random streams that the initial weights are drawn from.
+        n_outputs: Number of outputs of each lane, its known classes; narrower lanes are padded with zero weights.
+        seeds: Split seed of each lane, which determines its initial weights.
+        n_residual: Number of hidden layers, from the first, that add their input to their output where the two are
+            equally wide (He et al. 2016, https://arxiv.org/abs/1512.03385).
+        purpose: Purpose of the random streams that the initial weights are drawn from.
     """
 
     def __init__(
@@ -78,13 +77,13 @@ class LaneMLP(nn.Module):
             self.biases.append(nn.Parameter(bias))
 
     def forward(self, x: Tensor, keep: Sequence[Tensor] | None = None, at_layer: AtLayer | None = None) -> Tensor:
-        """Outputs (lanes, rows, outputs).
+        """Compute the outputs (lanes, rows, outputs).
 
         Args:
             x: Embeddings (lanes, rows, features).
             keep: For each hidden layer a dropout mask (lanes, rows, width), already scaled by 1 / (1 - rate); None
-                when predicting.
-            at_layer: What is done to each hidden layer's output.
+                without dropout.
+            at_layer: Transforms each hidden layer's output; None for no change.
         """
         h = self.features(x, len(self.hidden), keep, at_layer)
         return torch.baddbmm(self.biases[-1], h, self.weights[-1])
@@ -92,17 +91,17 @@ class LaneMLP(nn.Module):
     def features(
         self, x: Tensor, n_layers: int, keep: Sequence[Tensor] | None = None, at_layer: AtLayer | None = None
     ) -> Tensor:
-        """Output of the last of the first `n_layers` hidden layers (lanes, rows, width); the rest as for `forward`."""
+        """Compute the output of hidden layer `n_layers` (lanes, rows, width); other arguments as in `forward`."""
         for layer in range(n_layers):
             h = torch.baddbmm(self.biases[layer], x, self.weights[layer])
-            # In place: a product's gradient needs its inputs, dropout's its mask, ReLU's its result.
+            # In place: the gradient of a product needs its inputs, that of dropout its mask, that of ReLU its result.
             h = torch.relu_(h if keep is None else h.mul_(keep[layer]))
             x = h + x if self.residual[layer] else h
             x = x if at_layer is None else at_layer(layer + 1, x)
         return x
 
     def layers(self, lane: int) -> list[Layer]:
-        """A copy of a lane's layers, the output's last."""
+        """Return a copy of a lane's layers, the output layer last."""
         residual = [*self.residual, False]
         return [
             Layer(weight.detach()[lane].clone(), bias.detach()[lane, 0].clone(), adds)
@@ -111,17 +110,17 @@ class LaneMLP(nn.Module):
 
     @torch.no_grad()
     def keep(self, lanes: Tensor) -> None:
-        """Goes on with some of the lanes, given their places until now."""
+        """Keep some of the lanes, given their positions."""
         for parameter in self.parameters():
             parameter.data = parameter[lanes]
 
 
 class Trunk:
-    """The first hidden layers of trained models, which train no further.
+    """The first hidden layers of trained models, frozen.
 
     Args:
         model: The models; they are copied.
-        n_layers: How many of their hidden layers, at least one.
+        n_layers: Number of hidden layers, at least one.
     """
 
     def __init__(self, model: LaneMLP, n_layers: int) -> None:
@@ -129,13 +128,13 @@ class Trunk:
         self.width = model.hidden[n_layers - 1]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Activations (lanes, rows, width) of embeddings (lanes, rows, features)."""
+        """Compute activations (lanes, rows, width) of embeddings (lanes, rows, features)."""
         return self._model.features(x, self._n_layers)
 
     def layers(self, lane: int) -> list[Layer]:
-        """A copy of a lane's layers."""
+        """Return a copy of a lane's layers."""
         return self._model.layers(lane)[: self._n_layers]
 
     def keep(self, lanes: Tensor) -> None:
-        """Goes on with some of the lanes, given their places until now."""
+        """Keep some of the lanes, given their positions."""
         self._model.keep(lanes)

@@ -1,4 +1,4 @@
-"""AdamW over stacked parameters, with one learning rate and weight decay a lane."""
+"""AdamW over stacked parameters, with one learning rate and weight decay per lane."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.optim.adamw import adamw
 
 
 class LaneAdamW:
-    """AdamW whose lanes step with their own rates, by the fused kernel.
+    """AdamW with a learning rate per lane, by the fused kernel.
 
-    Neighbouring lanes of equal settings share one call: a stack of equal lanes takes one, whatever its size.
+    Neighbouring lanes with equal settings share one call: a stack of equal lanes needs one call, whatever its size.
 
     Args:
         parameters: Stacked parameters, each (lanes, ...).
         weight_decay: Decoupled weight decay of each lane.
-        groups: A value for each lane; neighbours of equal value share their learning rate at every step.
+        groups: A value for each lane; neighbours with equal values have the same learning rate at every step.
 
     References:
         Loshchilov & Hutter, "Decoupled Weight Decay Regularization" (2019), https://arxiv.org/abs/1711.05101
@@ -32,17 +32,17 @@ class LaneAdamW:
         self._lanes = list(zip(groups, weight_decay, strict=True))
 
     def step(self, rates: Sequence[float | Tensor]) -> None:
-        """One step from the parameters' gradients, which are then forgotten.
+        """Take one step from the parameters' gradients, and clear them.
 
         Args:
-            rates: Learning rate of each lane; in a CUDA graph, where it will lie in the device's memory.
+            rates: Learning rate of each lane; in a CUDA graph, tensors in the device's memory.
         """
         self._step += 1
         gradients = [parameter.grad for parameter in self._parameters]
         start = 0
         for (_, weight_decay), members in groupby(self._lanes):
             stop = start + len(list(members))
-            # The kernel counts steps itself, once a call and parameter: each call gets counts of its own.
+            # The kernel itself counts a step for each call and parameter: each call gets its own counts.
             counts = [self._step - 1 for _ in self._parameters]
             adamw(
                 [parameter.detach()[start:stop] for parameter in self._parameters],
@@ -65,12 +65,7 @@ class LaneAdamW:
             parameter.grad = None
 
     def keep(self, parameters: Sequence[Tensor], lanes: Sequence[int]) -> None:
-        """Goes on with some of the lanes.
-
-        Args:
-            parameters: The parameters of those lanes.
-            lanes: Their places in the stack until now.
-        """
+        """Keep some of the lanes, given their parameters and their positions."""
         self._parameters = list(parameters)
         self._mean = [mean[lanes] for mean in self._mean]
         self._square = [square[lanes] for square in self._square]

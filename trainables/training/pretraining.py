@@ -1,8 +1,8 @@
-"""Contrastive trials: the hidden layers are pretrained without labels, then judged by what is trained on top of them.
+"""Contrastive trials: the hidden layers are pretrained without labels, then evaluated by models trained on top of them.
 
-On the frozen hidden layers two models are trained, supervised as `control` is: the classifier, whose figures are the
-trial's, and a linear probe. Pretraining sees the split's training items alone, and of those not what early
-stopping holds out.
+Two models are trained on the frozen hidden layers, supervised like `control`: the classifier, whose metrics are the
+trial's, and a linear probe. Pretraining uses the split's training items only, without those that early stopping holds
+out.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from trainables.training.protocol import Evaluation, LaneFailure, LaneResult, ck
 from trainables.training.settings import Lane, Settings
 from trainables.training.supervised import SupervisedStack
 
+# Metrics of the linear probe that a trial has too, as `probe_` and their name.
 PROBED = ("auc_weighted", "accuracy", "accuracy_known", "accuracy_none", "ece_known", "ood_auroc")
-
-"""Figures of the linear probe that a trial has too, as `probe_` and their name."""
 
 
 @dataclass
 class _Past:
-    """What is kept of a lane's pretraining."""
+    """The state of a lane's pretraining."""
 
     epochs: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
@@ -38,14 +37,14 @@ class _Past:
 
 
 class ContrastiveTraining:
-    """A pack of contrastive lanes of one method in training, as `engine.LaneTraining`.
+    """A `LaneTraining` of a pack of contrastive lanes of one method.
 
     Args:
-        embeddings: float32 (items, features), on the device to train on.
-        labels: int64 class of each item (items,), on the same device.
+        embeddings: As for `start_training`, like the following ones.
+        labels: Class of each item.
         lanes: The trials.
         settings: Shared by all lanes.
-        steps_per_epoch: Steps of an epoch; None for as many whole batches as the smallest lane's training items give.
+        steps_per_epoch: Steps per epoch, or None.
 
     Raises:
         TrainingError: There is no lane, or a batch is larger than a lane's training items.
@@ -81,11 +80,7 @@ class ContrastiveTraining:
         return self._judges[0].stacks if self._judges else []
 
     def advance(self) -> Evaluation:
-        """Trains every lane to the next evaluation; lanes that end there leave with their results.
-
-        Returns:
-            The figures of the lanes that trained; while hidden layers are pretrained there are no accuracies.
-        """
+        """Train every lane to the next evaluation; during pretraining there are no accuracies."""
         n_pretraining = self._settings.pretraining.epochs
         if self._judges is None:
             if self._members:  # else every scout has failed
@@ -100,7 +95,7 @@ class ContrastiveTraining:
             losses[self._members] = [self._past[index].losses[-1] for index in self._members]
             return Evaluation(self.epoch, losses, nothing, nothing, nothing)
         classifier, probe = self._judges
-        found = classifier.advance()  # an evaluation without lanes once only the probe is left
+        found = classifier.advance()  # without lanes once only the probe trains
         if not probe.finished:
             probe.advance()
         self.epoch = n_pretraining + found.epoch
@@ -113,11 +108,7 @@ class ContrastiveTraining:
         )
 
     def stop(self, lanes: Iterable[int]) -> None:
-        """Takes lanes out without a result.
-
-        Args:
-            lanes: Their places in the pack.
-        """
+        """Remove lanes without a result, given their positions in the pack."""
         gone = set(lanes)
         places = [place for place, index in enumerate(self._members) if index in gone]
         if self._judges is None:
@@ -128,11 +119,7 @@ class ContrastiveTraining:
                 judge.stop(places)
 
     def results(self) -> list[LaneResult | LaneFailure | None]:
-        """What each lane of the pack gave; None for one that was stopped from outside.
-
-        Raises:
-            TrainingError: Lanes are still in training.
-        """
+        """Return each lane's result; None for one that was stopped from outside."""
         found: dict[int, LaneResult | LaneFailure | None] = dict(self._outcome)
         if self._judges is not None:
             pairs = zip(*(judge.results() for judge in self._judges), strict=True)
@@ -141,7 +128,7 @@ class ContrastiveTraining:
         return [found[index] for index in range(len(self._given))]
 
     def _pretrain(self, epochs: int) -> None:
-        """Trains, and adds a point to every lane's curves; lanes that fail leave."""
+        """Pretrain, and add a point to every lane's curves; lanes that fail leave."""
         stack = self._stack
         stack.train(epochs)
         failing = []
@@ -158,7 +145,7 @@ class ContrastiveTraining:
         drop(self._members, self._stack, failing)
 
     def _freeze(self) -> tuple[Training, Training]:
-        """The classifiers and the linear probes on the hidden layers as they are now."""
+        """Return the classifiers and the linear probes, on the hidden layers as they are now."""
         settings = self._settings
         self._stack.release()
         lanes = []
@@ -172,12 +159,12 @@ class ContrastiveTraining:
             return Training(self._embeddings, self._labels, lanes, own, self._steps, self._stack.trunk(), stage)
 
         every = settings.evaluate_every_epochs
-        # Nobody sees the probe's learning curve: without early stopping, its end is all there is to evaluate.
+        # The probe's learning curve is not recorded: without early stopping, only its end is evaluated.
         every_probe = every if settings.early_stopping else settings.epochs
         return judge("classifier_", settings.pretraining.classifier_hidden, every), judge("probe_", (), every_probe)
 
     def _spread(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Values of the lanes that went on, as values of the whole pack."""
+        """Spread the values of the lanes that went on over the whole pack."""
         spread = np.full(len(self._given), np.nan)
         spread[self._members] = values
         return spread
@@ -185,7 +172,7 @@ class ContrastiveTraining:
     def _joined(
         self, past: _Past, classifier: LaneResult | LaneFailure | None, probe: LaneResult | LaneFailure | None
     ) -> LaneResult | LaneFailure | None:
-        """One lane's result: the classifier's, from the beginning of pretraining, and the probe's figures."""
+        """Return one lane's result: the classifier's, with the pretraining before it, and the probe's metrics."""
         for judged in (classifier, probe):
             if isinstance(judged, LaneFailure):
                 return LaneFailure(f"on its frozen hidden layers, {judged.reason}")

@@ -1,4 +1,4 @@
-"""What every training of a pack has in common: what it is asked for, what it reports, and what its lanes give."""
+"""The contract of a training of a pack, its results, and what all trainings share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class TrainingError(StudyError):
-    """A pack that cannot be trained as it was given."""
+    """A pack that cannot be trained as given."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Evaluation:
 
     Attributes:
         epoch: Epochs trained.
-        loss: Mean training loss since the evaluation before.
-        accuracy: Over all validation items, at the settings' threshold.
-        accuracy_known: Over items of known classes.
-        accuracy_none: Over "none" items; NaN where there are none.
+        loss: Mean training loss since the previous evaluation.
+        accuracy: Accuracy over all validation items, at the settings' threshold.
+        accuracy_known: Accuracy over items of known classes.
+        accuracy_none: Accuracy over "none" items; NaN where there are none.
     """
 
     epoch: int
@@ -47,13 +47,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class LaneResult:
-    """What one lane gives.
+    """The result of one lane.
 
     Attributes:
-        metrics: Figures by name, and counts.
+        metrics: Metrics by name, and counts.
         curves: Learning, threshold and ROC curves.
         items: Per-item results on the validation items.
-        device_s: The lane's share of the training and prediction time.
+        device_s: The lane's share of the time of training and prediction.
     """
 
     metrics: dict[str, float]
@@ -64,13 +64,13 @@ class LaneResult:
 
 @dataclass(frozen=True)
 class LaneFailure:
-    """Why a lane gives no result."""
+    """The reason why a lane gives no result."""
 
     reason: str
 
 
 class LaneTraining(Protocol):
-    """A pack in training, whatever its objective; `trainables.scout.start_training` starts one."""
+    """A pack in training; `trainables.training.start.start_training` returns one."""
 
     @property
     def finished(self) -> bool:
@@ -79,34 +79,38 @@ class LaneTraining(Protocol):
 
     @property
     def stacks(self) -> list[SupervisedStack]:
-        """The classifiers in training; a stack that has ended keeps the weights of the lanes that ended last."""
+        """The classifiers in training; a stack that has ended keeps the weights of its last lanes."""
         ...
 
     def advance(self) -> Evaluation:
-        """Trains every lane to the next evaluation; lanes that end there leave with their results."""
+        """Train every lane to the next evaluation; lanes that end there leave with their results."""
         ...
 
     def stop(self, lanes: Iterable[int]) -> None:
-        """Takes lanes out without a result, given their places in the pack."""
+        """Remove lanes without a result, given their positions in the pack."""
         ...
 
     def results(self) -> list[LaneResult | LaneFailure | None]:
-        """What each lane of the pack gave; None for one that was stopped from outside."""
+        """Return each lane's result; None for one that was stopped from outside.
+
+        Raises:
+            TrainingError: Lanes are still in training.
+        """
         ...
 
 
 @dataclass
 class Progress:
-    """What is kept of a lane while it trains.
+    """The state of a lane while it trains.
 
     Attributes:
-        lane: The lane, without what is held out.
-        held_out: Training items that early stopping judges it by (items,).
+        lane: The lane, without the held-out items.
+        held_out: Training items that early stopping uses (items,).
         rows: The points of its curves.
-        cka: Linear CKA of neighbouring layers at each of them.
+        cka: Linear CKA of neighbouring layers at each point.
         best_loss: Lowest loss on the held-out items.
-        best_weights: The weights then.
-        n_worse: Evaluations since then.
+        best_weights: The weights at that point.
+        n_worse: Evaluations since that point.
     """
 
     lane: Lane
@@ -119,7 +123,7 @@ class Progress:
 
 
 def ready(lanes: Sequence[Lane], settings: Settings, steps_per_epoch: int | None) -> tuple[list[Progress], int]:
-    """The lanes without what early stopping holds out, and the steps of an epoch.
+    """Return the lanes without the items that early stopping holds out, and the steps per epoch.
 
     Args:
         lanes: The lanes of a pack.
@@ -140,7 +144,7 @@ def ready(lanes: Sequence[Lane], settings: Settings, steps_per_epoch: int | None
 
 
 def too_short(lane: Lane, settings: Settings) -> str | None:
-    """Why a lane cannot be trained: it has fewer items than a batch; None where it can."""
+    """Return why a lane has too few items for a batch; None if it has enough."""
     n_train = len(lane.split.train)
     n_train -= n_held_out(n_train, settings.held_out_fraction)
     if settings.batch_size <= n_train:
@@ -151,13 +155,7 @@ def too_short(lane: Lane, settings: Settings) -> str | None:
 
 
 def diverged(lane: Lane, loss: float, epoch: int) -> LaneFailure | None:
-    """The failure of a lane whose training loss is no number; None where it is one.
-
-    Args:
-        lane: The lane.
-        loss: Its mean loss since the evaluation before.
-        epoch: Epochs trained.
-    """
+    """Return the failure of a lane whose mean training loss is not finite after some epochs; None if it is finite."""
     if math.isfinite(loss):
         return None
     return LaneFailure(
@@ -167,12 +165,12 @@ def diverged(lane: Lane, loss: float, epoch: int) -> LaneFailure | None:
 
 
 def drop(members: list[int], stack: Stack, places: Sequence[int]) -> None:
-    """Takes lanes out of a stack, and out of the list of its members.
+    """Remove lanes from a stack, and from the list of its members.
 
     Args:
-        members: Place in the pack of each of the stack's lanes; changed.
-        stack: Where no lane remains, it keeps the weights of the last ones.
-        places: Places in the stack of the lanes that leave.
+        members: Position in the pack of each of the stack's lanes; changed.
+        stack: The stack; if no lane remains, it keeps the weights of the last ones.
+        places: Positions in the stack of the lanes that leave.
     """
     if not places:
         return
@@ -185,12 +183,12 @@ def drop(members: list[int], stack: Stack, places: Sequence[int]) -> None:
 
 
 def cka_metrics(cka: npt.NDArray[np.float32]) -> dict[str, float]:
-    """Figures by name of the linear CKA of each layer with the next (hidden layers + 1,)."""
+    """Return metrics by name from the linear CKA of each layer with the next (hidden layers + 1,)."""
     return {f"cka_{layer}": float(value) for layer, value in enumerate(cka)}
 
 
 def _hold_out(lane: Lane, fraction: float) -> Progress:
-    """A lane without the training items that early stopping holds out, and those items."""
+    """Split a lane's training items into those that it trains on and those that early stopping holds out."""
     train = lane.split.train
     n = n_held_out(len(train), fraction)
     if n == 0:

@@ -1,6 +1,6 @@
 """A stack: lanes of one method, trained as one model whose every tensor has a leading lane axis.
 
-What is minimised, a stack's kind says: `trainables.supervised` or `trainables.contrastive`.
+`trainables.training.supervised` and `trainables.training.contrastive` define the loss.
 """
 
 from __future__ import annotations
@@ -24,15 +24,12 @@ from trainables.training.model import AtLayer, LaneMLP
 from trainables.training.optimizer import LaneAdamW
 from trainables.training.settings import Lane, Settings
 
-"""What matrix products compute in while a classifier trains; weights, losses, optimizer and figures are float32."""
-
+# Largest number of training items that layers are compared on.
 CKA_ITEMS = 512
-
-"""Training items, at most, that layers are compared on."""
 
 
 def triangular(step: int, low: float, high: float, half_cycle: int) -> float:
-    """The triangular learning rate of a step: `low` at 0, `high` after `half_cycle` steps, `low` after two.
+    """Return the triangular learning rate of a step: `low` at 0, `high` after `half_cycle` steps, then `low` again.
 
     References:
         Smith, "Cyclical Learning Rates for Training Neural Networks" (2017), https://arxiv.org/abs/1506.01186
@@ -47,16 +44,16 @@ class Stack(ABC):
     Args:
         embeddings: float32 (items, features), on the device to train on.
         lanes: The lanes; their training items may differ in number.
-        steps_per_epoch: Steps of an epoch, the same for every lane. A lane with fewer items than that takes them again.
+        steps_per_epoch: Steps per epoch, the same for every lane; a lane with too few items for them repeats its items.
         settings: Shared by all lanes.
-        model: What is trained, the lanes' own weights in it; moved to the device.
-        stage: Begins the purpose of every random stream, so that the stages of a trial draw independently.
+        model: The model to train, with the weights of all lanes; it is moved to the device.
+        stage: Prefix of the purpose of every random stream, so that the stages of a trial draw independently.
 
     Attributes:
         lanes: The lanes still in training.
-        model: As above.
+        model: The model in training.
         device_s: Each lane's share of the time spent so far.
-        n_steps: Steps taken.
+        n_steps: Number of steps taken.
     """
 
     def __init__(
@@ -94,7 +91,7 @@ class Stack(ABC):
         self._optimizer = LaneAdamW(list(self.model.parameters()), decay, self._rates)
         self._loss = torch.zeros(len(lanes), dtype=torch.float64, device=self._device)
         self._loss_steps = 0
-        # A method that asks the device for a value stops the host, which no graph may.
+        # A method that reads a value from the device makes the host wait, which a graph does not allow.
         self._is_captured = (
             settings.cuda_graph and self._device.type == "cuda" and getattr(self.method, "static", False)
         )
@@ -102,10 +99,10 @@ class Stack(ABC):
 
     @abstractmethod
     def _lane_loss(self, items: Tensor) -> Tensor:
-        """The loss of each lane (lanes,) on a batch of item indices (lanes, rows)."""
+        """Compute the loss of each lane (lanes,) on a batch of item indices (lanes, rows)."""
 
     def train(self, epochs: int) -> None:
-        """Trains some epochs."""
+        """Train a number of epochs."""
         started_s = time.perf_counter()
         with _tf32(self.settings.precision == "tf32"):
             for _ in range(epochs):
@@ -114,7 +111,7 @@ class Stack(ABC):
         self._add_time(started_s)
 
     def mean_loss(self) -> list[float]:
-        """Mean training loss of each lane since this was last asked."""
+        """Return the mean training loss of each lane since the last call."""
         losses: list[float] = (self._loss / self._loss_steps).tolist()
         self._loss.zero_()
         self._loss_steps = 0
@@ -122,10 +119,10 @@ class Stack(ABC):
 
     @torch.inference_mode()
     def cka(self) -> list[Tensor]:
-        """Each lane's linear CKA of neighbouring layers, input, hidden layers and output: (hidden layers + 1,) each.
+        """Compute each lane's linear CKA of neighbouring layers, from input to output: (hidden layers + 1,) each.
 
-        It is of the lane's first training items, unaugmented and without dropout. What a contrastive model puts
-        between its last hidden layer and its output is passed over.
+        It is computed on the lane's first training items, without augmentation and dropout. The hidden layer of a
+        contrastive model's projection head is not included.
         """
         started_s = time.perf_counter()
         n_rows = [min(CKA_ITEMS, len(items)) for items in self._train]
@@ -141,27 +138,27 @@ class Stack(ABC):
 
         output = self.model(x, at_layer=remember)
         states = [*states[: len(self.settings.hidden) + 1], output]
-        # One lane at a time: the rows that pad it are no items of its own.
+        # One lane at a time, without the rows that pad it.
         found = [neighbour_cka([h[lane, :own] for h in states]) for lane, own in enumerate(n_rows)]
         self._add_time(started_s)
         return found
 
     def weights(self, lane: int) -> list[Tensor]:
-        """A copy of a lane's parameters."""
+        """Return a copy of a lane's parameters."""
         return [parameter.detach()[lane].clone() for parameter in self.model.parameters()]
 
     def standardization(self, lane: int) -> tuple[Tensor, Tensor]:
-        """What a lane's inputs are shifted and then divided by: (features,) each."""
+        """Return what a lane's inputs are shifted and then divided by: (features,) each."""
         return self._shift[lane, 0], self._scale[lane, 0]
 
     @torch.no_grad()
     def restore(self, lane: int, weights: Sequence[Tensor]) -> None:
-        """Puts parameters back that `weights` gave."""
+        """Restore a lane's parameters from a result of `weights`."""
         for parameter, saved in zip(self.model.parameters(), weights, strict=True):
             parameter[lane] = saved
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """Goes on with some of the lanes, given their places until now; the others' tensors are let go."""
+        """Keep some of the lanes, given their positions, and free the tensors of the others."""
         for name in ("lanes", "device_s", "_train", "_order", "_rates"):
             setattr(self, name, [getattr(self, name)[lane] for lane in lanes])
         index = torch.tensor(lanes, dtype=torch.int64, device=self._device)
@@ -170,36 +167,36 @@ class Stack(ABC):
         self._params = {name: values[index] for name, values in self._params.items()}
         self._augment.keep(lanes)
         self.model.keep(index)
-        self._captured = None  # it was of the tensors until now
+        self._captured = None  # it refers to the old tensors
         self._optimizer.keep(list(self.model.parameters()), lanes)
 
     def release(self) -> None:
-        """Lets go of what only training needs: a captured step holds its stack, and the memory of a graph."""
+        """Free what only training needs: a captured step keeps its stack and the memory of a graph."""
         self._captured = None
 
     def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Shift and scale of the inputs, and each feature's deviation after them: (lanes, 1, features) each."""
+        """Return shift and scale of the inputs, and each feature's deviation after them: (lanes, 1, features) each."""
         moments = [torch.std_mean(self.embeddings[items].double(), dim=0, correction=0) for items in self._train]
         deviation = torch.stack([moment[0] for moment in moments]).float()[:, None]
         mean = torch.stack([moment[1] for moment in moments]).float()[:, None]
         if not self.settings.standardize:
             return torch.zeros_like(mean), torch.ones_like(mean), deviation
-        scale = deviation.where(deviation > 0, 1.0)  # a constant feature stays one
+        scale = deviation.where(deviation > 0, 1.0)  # a constant feature stays constant
         return mean, scale, deviation / scale
 
     def _inputs(self, items: Tensor) -> Tensor:
-        """What the model is given (lanes, rows, features) of item indices (lanes, rows)."""
+        """Return the model's inputs (lanes, rows, features) for item indices (lanes, rows)."""
         x = self.embeddings.index_select(0, items.flatten()).view(*items.shape, -1)
         return (x - self._shift) / self._scale if self.settings.standardize else x
 
     def _outputs(self, x: Tensor, keep: Sequence[Tensor] | None = None, at_layer: AtLayer | None = None) -> Tensor:
-        """The model's outputs in training: products in the settings' precision, what comes out in float32."""
+        """Return the model's outputs in training: products in the settings' precision, the outputs in float32."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             outputs: Tensor = self.model(x, keep, at_layer)
         return outputs.float()
 
     def _epoch_items(self) -> Tensor:
-        """The items of an epoch in training order: (lanes, steps x batch size)."""
+        """Draw the items of an epoch in training order: (lanes, steps x batch size)."""
         n_used = self.steps_per_epoch * self.settings.batch_size
         rows = [
             items[torch.from_numpy(self._epoch_order(lane, n_used)).to(self._device)]
@@ -208,7 +205,7 @@ class Stack(ABC):
         return torch.stack(rows)
 
     def _epoch_order(self, lane: int, n_used: int) -> Indices:
-        """Positions of an epoch's items among the lane's training items: (n_used,)."""
+        """Draw the positions of an epoch's items among the lane's training items: (n_used,)."""
         n_items = len(self._train[lane])
         rounds = -(-n_used // n_items)
         return np.concatenate([self._order[lane].permutation(n_items) for _ in range(rounds)])[:n_used]
@@ -225,14 +222,14 @@ class Stack(ABC):
         self._loss_steps += 1
 
     def _on_device(self, items: Tensor, rates: Sequence[float | Tensor]) -> None:
-        """What a step does on the device, given item indices (lanes, rows) and each lane's learning rate."""
+        """Take a step on the device, given item indices (lanes, rows) and each lane's learning rate."""
         lane_loss = self._lane_loss(items)
         lane_loss.sum().backward()  # lanes share no parameter: each gets its own gradient
         self._optimizer.step(rates)
         self._loss += lane_loss.detach()
 
     def _draws(self) -> list[LaneDraws]:
-        """What a step draws from."""
+        """Return the random streams that a step draws from."""
         return [self._augment]
 
     def _add_time(self, started_s: float) -> None:
@@ -244,7 +241,7 @@ class Stack(ABC):
 
 @contextmanager
 def _tf32(enabled: bool) -> Iterator[None]:
-    """Has CUDA's float32 products compute in TF32, forward and backward, or not."""
+    """Compute CUDA's float32 products in TF32, forward and backward, if enabled."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = enabled
     try:

@@ -1,4 +1,4 @@
-"""Supervised training of a stack: a sigmoid a class, binary cross-entropy; and what its lanes then predict."""
+"""Supervised training of a stack, with one sigmoid per class and binary cross-entropy, and its predictions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from trainables.training.model import LaneMLP, Layer, Trunk
 from trainables.training.settings import Lane, Settings
 from trainables.training.stack import Stack
 
+# Memory of the gathered embeddings and hidden activations of one chunk of predictions.
 _PREDICTION_BYTES = 64 * 2**20
-
-"""Memory of the gathered embeddings and hidden activations of one chunk of predictions."""
 
 
 class SupervisedStack(Stack):
@@ -29,10 +28,10 @@ class SupervisedStack(Stack):
         embeddings: float32 (items, features), on the device to train on.
         labels: int64 class of each item (items,), on the same device.
         lanes: The lanes.
-        steps_per_epoch: Steps of an epoch.
+        steps_per_epoch: Steps per epoch.
         settings: Shared by all lanes.
-        trunk: What embeddings pass through before they reach the classifiers, as many lanes; None for nothing.
-        stage: Begins the purpose of every random stream.
+        trunk: Frozen layers between the embeddings and the classifiers, with the same lanes; None for no such layers.
+        stage: Prefix of the purpose of every random stream.
 
     Attributes:
         known: Label indices of each lane's known classes, sorted.
@@ -68,7 +67,7 @@ class SupervisedStack(Stack):
 
     @torch.inference_mode()
     def predict(self, items: Sequence[Indices]) -> list[Tensor]:
-        """Logits of each lane on items of its own: (items, known classes of the lane).
+        """Compute the logits of each lane on its items: (items, known classes of the lane).
 
         Args:
             items: Item indices of each lane.
@@ -85,20 +84,20 @@ class SupervisedStack(Stack):
         return logits
 
     def target(self, lane: int, items: Indices) -> Tensor:
-        """Class of each item for a lane, -1 for "none": (items,)."""
+        """Return the class of each item for a lane, -1 for "none": (items,)."""
         return self._local[lane, self.labels[torch.from_numpy(items).to(self._device)]]
 
     def layers(self, lane: int) -> list[Layer]:
-        """A copy of the layers between a lane's standardised embeddings and its logits, the trunk's first."""
+        """Return a copy of the layers between a lane's standardised embeddings and its logits, the trunk's first."""
         return [*(self._trunk.layers(lane) if self._trunk else ()), *self.model.layers(lane)]
 
     @property
     def is_on_a_trunk(self) -> bool:
-        """Whether the classifiers are given a trunk's activations, and not embeddings."""
+        """Whether the inputs of the classifiers are a trunk's activations instead of embeddings."""
         return self._trunk is not None
 
     def keep(self, lanes: Sequence[int]) -> None:
-        """Goes on with some of the lanes, given their places until now; the others' tensors are let go."""
+        """Keep some of the lanes, given their positions, and free the tensors of the others."""
         super().keep(lanes)
         self.known = [self.known[lane] for lane in lanes]
         self._widths = [self._widths[lane] for lane in lanes]
@@ -137,7 +136,7 @@ class SupervisedStack(Stack):
         return list((kept / self._keep_rate).split(self.settings.hidden, dim=2))
 
     def _chunks(self, items: Sequence[Indices]) -> Iterator[tuple[int, Tensor]]:
-        """Chunks (first row, logits (lanes, rows, classes)); a lane with fewer items repeats its last one."""
+        """Yield chunks (first row, logits (lanes, rows, classes)); a lane with fewer items repeats its last one."""
         longest = max(len(own) for own in items)
         row_bytes = 4 * len(self.lanes) * (self.embeddings.shape[1] + sum(self.settings.hidden))
         n_rows = max(1, _PREDICTION_BYTES // row_bytes)
@@ -148,14 +147,21 @@ class SupervisedStack(Stack):
 
 
 def _mean_loss(logits: Tensor, y: Tensor, is_class: Tensor) -> Tensor:
-    """Binary cross-entropy of each lane, mean over rows and its own classes: (lanes,)."""
+    """Compute the binary cross-entropy of each lane, mean over rows and the lane's classes: (lanes,)."""
     loss = binary_cross_entropy_with_logits(logits, y, reduction="none")
     weight = is_class / is_class.sum(-1, keepdim=True)
     return (loss * weight).sum((1, 2)) / y.shape[1]
 
 
 def balanced_order(rng: np.random.Generator, classes: Indices, n_used: int, batch_size: int) -> Indices:
-    """Positions drawn so that classes are equally likely; the two items of a pair are different ones."""
+    """Draw positions so that classes are equally likely and the two items of a pair differ: (n_used,).
+
+    Args:
+        rng: Source of the draws.
+        classes: Class of each training item (items,).
+        n_used: Number of positions to draw, a multiple of the batch size.
+        batch_size: Items per batch; its first half is paired with its second.
+    """
     weight = 1 / np.bincount(classes)[classes]
     drawn = rng.choice(len(classes), n_used, p=weight / weight.sum()).reshape(-1, 2, batch_size // 2)
     same = drawn[:, 0] == drawn[:, 1]

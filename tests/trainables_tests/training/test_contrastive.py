@@ -245,7 +245,7 @@ def test_early_stopping_stops_the_classifier_and_the_probe() -> None:
 def test_a_pack_is_of_one_contrastive_method() -> None:
     x, labels = items()
     lanes = [*lanes_of("contrastive_control", [0]), *lanes_of("control", [1])]
-    with pytest.raises(TrainingError, match="without those of others, got contrastive_control, control"):
+    with pytest.raises(TrainingError, match="without lanes of other methods, got contrastive_control, control"):
         start_training(x, labels, lanes, SETTINGS)
     with pytest.raises(TrainingError, match=r"The batch \(256\)"):
         start_training(x, labels, lanes[:1], Settings(epochs=1, batch_size=256))

@@ -122,10 +122,10 @@ def test_static_is_what_waits_for_nothing(name: str) -> None:
 
     batch = torch.stack([own[: SETTINGS.batch_size] for own in stack._train])
     for draws in stack._draws():
-        draws.note()
+        draws.record()
     stack._on_device(batch, [1e-3] * 3)  # notes what it draws on the host, which a capture is then given
     for draws in stack._draws():
-        draws.give_noted()
+        draws.give_recorded()
     with Watch():
         stack._on_device(batch, [1e-3] * 3)
     assert "baddbmm" in asked
