@@ -1,18 +1,17 @@
-"""Runs a study: what is missing -> Ray Tune -> records.
+"""Train the phases of a study: what is missing -> Ray Tune -> records.
 
-A study's directory is its state. Whatever a run finds recorded there it does not do again; whatever interrupts it, the
-next run goes on from the records.
+The study's directory is the state: whatever is recorded there is not done again, and after an interruption the next run
+continues from the records.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,197 +30,235 @@ from study.state.lock import Activity, write_activity
 from study.tracking.background import BackgroundTracker
 from trainables.packs.pack import Pack
 from trainables.records.description import StudyDescription, write_description
-from trainables.records.failures import (
-    Failure,
-    Stop,
-    read_failures,
-    read_stops,
-    write_failure,
-    write_stop,
-)
+from trainables.records.failures import Failure, Stop, read_stops, write_failure, write_stop
 from trainables.records.parquet import read_record_file, record_name
-from trainables.records.types import CONTRASTIVE, SUPERVISED, Candidate, TrialRecord
-
-# Read by the processes that Ray starts; set before the import, this one would announce it.
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+from trainables.records.types import CONTRASTIVE, PROTOCOLS, SUPERVISED, Candidate, TrialConfig, TrialRecord
 
 
-class _Run:
-    """The phases of one run: what is missing goes to Tune, and note is taken of what becomes of it."""
+@dataclass
+class RunState:
+    """What the phases of one run share and update.
 
-    def __init__(
-        self,
-        spec: StudySpec,
-        progress: Progress,
-        tracker: BackgroundTracker,
-        recorded: list[TrialRecord],
-        description: StudyDescription,
-    ) -> None:
-        self.spec, self.progress, self.tracker = spec, progress, tracker
-        self.scores = {record.config: record.metrics[spec.objective.metric] for record in recorded}
-        self._recorded, self._description = recorded, description
-        self._before = description.proposed
-        self.n_trained = 0
-        self.failures = read_failures(spec.records)
-        self.stops: list[Stop] = []
-        self._stopping: Stopping | None = None
-        self._journal: Journal | None = None
-        self._best: dict[str, Candidate] = {}
-        self._unwritable: str | None = None
+    Attributes:
+        spec: The study.
+        progress: Shows the progress.
+        tracker: Writes trained trials to MLflow.
+        description: The study's description, as it is in its directory.
+        recorded: Records from before this run; emptied when the first phase ends, to free their memory.
+        scores: The objective of every recorded trial.
+        failures: The packs that failed for good.
+        stops: The candidates that early stopping ended.
+        n_trained: Trials trained by this run.
+    """
 
-    def phase(self, phase: str, context: Callable[[], ray.ObjectRef]) -> None:
-        """Trains what a phase lacks; later phases know the best candidate of each method that has ended it."""
-        spec, metric = self.spec, self.spec.objective.metric
-        if phase == "confirm":
-            methods: dict[str, Proposals] = {name: FixedProposals([best]) for name, best in self._best.items()}
-        else:
-            methods = {
-                method: proposals(spec.search, method, self._before.get(method, ())) for method in spec.search.methods
-            }
-        splits = spec.split_seeds(phase)
-        self._stopping = None
-        if phase == "search":
-            rules, stops = spec.search.pruning, read_stops(spec.records)
-            n_epochs = {objective: spec.training.n_epochs(objective) for objective in (SUPERVISED, CONTRASTIVE)}
-            self._stopping = Stopping(rules, metric, n_epochs, splits, stops)
-            self._stopping.learn(record for record in self._recorded if record.config.phase == phase)
-            self.stops = list(self._stopping.stops.values())
-        n_stopped = sum(len(stop.splits) for stop in self._stopping.stops.values()) if self._stopping else 0
-        queue = PackQueue(
-            phase,
-            methods,
-            splits,
-            self.scores,
-            spec.resources.lanes_per_pack,
-            failed={trial for failure in self.failures for trial in failure.trials},
-            stopping=self._stopping,
-        )
-        self._queue, self._phase, self._since_s, self._n_before = queue, phase, time.time(), self.n_trained
-        self._n_attempts: Counter[Pack] = Counter()
-        self._note_candidates()
-        n_planned = sum(plan.planned for plan in methods.values()) * len(splits)
-        self.progress.start_phase(phase, queue, n_planned, n_stopped, metric)
-        planned = set(queue.trials())
-        self.progress.recorded({trial: score for trial, score in self.scores.items() if trial in planned})
-        self.progress.failed([failure for failure in self.failures if failure.phase == phase])
-        self._note_stops()
-        if phase != "confirm":
-            outcomes = {c: outcome for method in methods for c, outcome in queue.outcomes(method).items()}
-            self._journal = Journal(spec.root / JOURNAL, spec.search, outcomes)
-        if not queue.exhausted:
-            resources = spec.resources
-            train_packs(
-                queue, context(), spec.root / "tune", self, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack
-            )
-        if self._unwritable is not None:
-            raise RunError(
-                f"{spec.root} cannot be written to ({self._unwritable}). What is recorded stays; once there is room, "
-                "the same command goes on from there."
-            )
-        self._journal = None
-        self._recorded = []  # a thousand records and their curves are not needed again
-        self.progress.end_phase()
-        self._best = {
-            method: best for method in methods if queue.has_ended(method) and (best := queue.best(method)) is not None
-        }
+    spec: StudySpec
+    progress: Progress
+    tracker: BackgroundTracker
+    description: StudyDescription
+    recorded: list[TrialRecord]
+    scores: dict[TrialConfig, float]
+    failures: list[Failure]
+    stops: list[Stop] = field(default_factory=list)
+    n_trained: int = 0
 
-    def started(self) -> None:
-        """Says what is in training."""
-        with self._ending_where_unwritable():
-            self._note_candidates()  # of a pack in training, the candidate is written down
-        with suppress(OSError):  # it is for whoever looks on
-            self._write_activity()
+    def note_candidates(self, queue: PackQueue) -> None:
+        """Write down what was proposed: it stays, whatever a sampler would propose another time."""
+        before = self.description.proposed
+        known = dict(before)
+        for method, now in queue.candidates.items():
+            if known.get(method, [])[: len(now)] != now:
+                known[method] = now
+        if known != before:
+            self.description = replace(self.description, candidates=proposed(self.spec, known))
+            write_description(self.spec.root, self.description)
 
-    def _write_activity(self) -> None:
-        packs = tuple(f"{pack.candidate} on {len(pack.splits)} splits" for pack in self._queue.in_flight)
-        activity = Activity(self._phase, self._since_s, self.n_trained - self._n_before, packs)
-        write_activity(self.spec.root, activity)
+    def note_stops(self, queue: PackQueue) -> list[Stop]:
+        """Write down, show and return the candidates that were stopped since the last call."""
+        stops, queue.new_stops = queue.new_stops, []
+        for stop in stops:
+            write_stop(self.spec.records, stop)
+        self.stops += stops
+        self.progress.stopped(stops)
+        return stops
 
-    def evaluated(self, pack: Pack, result: dict[str, Any], evaluations: dict[int, float]) -> bool:
-        """Asks the queue whether the pack's candidate is worth going on with."""
-        if self._stopping is None or math.isnan(result[self._stopping.metric]):
-            return False  # nothing to judge by: a lane has left, or hidden layers are still being pretrained
-        evaluations[result["epoch"]] = result[self._stopping.metric]
-        stopped = self._queue.judge(pack, evaluations)
-        with self._ending_where_unwritable():
-            self._note_stops()
-        return stopped
-
-    def trained(self, pack: Pack, record: Path | None, failures: dict[int, str]) -> None:
-        """Reads, scores, tracks and shows what a pack left."""
-        with self._ending_where_unwritable():
-            self._take(pack, record, failures)
-        self.started()
-
-    def unwritable(self, reason: str) -> None:
-        """Ends the phase: what packs train could not be kept."""
-        self._unwritable = reason
-        self._queue.abandon()
-
-    @contextmanager
-    def _ending_where_unwritable(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.unwritable(str(error))
-
-    def _take(self, pack: Pack, record: Path | None, failures: dict[int, str]) -> None:
-        records = read_record_file(record) if record is not None else []
-        scores = {record.config: record.metrics[self.spec.objective.metric] for record in records}
-        self.scores |= scores
-        self.n_trained += len(records)
-        if self._stopping is not None:
-            self._stopping.learn(records)
-        self._queue.finish(pack, scores)
-        score = self._queue.score(pack.candidate)
-        if self._journal is not None and score is not None:
-            self._journal.add(pack.candidate, score)
-        self.tracker.write(records)
-        if records:
-            self.progress.trained(records)
-        for split, reason in failures.items():
-            self._give_up(Pack(pack.phase, pack.candidate, (split,)), reason, 1)
-        self._note_stops()
-
-    def lost(self, pack: Pack, traceback: str) -> None:
-        """Has the pack tried again, `max_failures` times, then gives it up."""
-        record = self.spec.records / record_name(pack.trials)
-        if record.exists():  # all was done, and only the message of it was lost
-            self.trained(pack, record, {})
-            return
-        self._n_attempts[pack] += 1
-        if self._n_attempts[pack] <= self.spec.resources.max_failures:
-            self._queue.retry(pack)
-            return
-        self._queue.finish(pack, {})
-        with self._ending_where_unwritable():
-            self._give_up(pack, traceback, self._n_attempts[pack])
-
-    def _give_up(self, pack: Pack, traceback: str, n_attempts: int) -> None:
+    def note_failure(self, pack: Pack, traceback: str, n_attempts: int) -> None:
+        """Write down and show that a pack has failed for good."""
         cause = traceback.splitlines()[-1]
         failure = Failure(pack.phase, pack.candidate, pack.splits, cause, traceback, n_attempts, time.time())
         write_failure(self.spec.records, failure)
         self.failures.append(failure)
         self.progress.failed([failure])
 
-    def _note_candidates(self) -> None:
-        """Writes down what was proposed: that stands, whatever a sampler would say another time."""
-        if self._phase == "confirm":
+
+def train_phases(run: RunState, context: Callable[[], ray.ObjectRef]) -> None:
+    """Train what is missing of every phase of a study's protocol.
+
+    Args:
+        run: The run.
+        context: Puts the `PackContext` into the object store; called when there is something to train.
+
+    Raises:
+        RunError: The study's directory cannot be written to.
+    """
+    search, best = run.spec.search, dict[str, Candidate]()
+    for phase in PROTOCOLS[run.spec.splits.protocol]:
+        if phase == "confirm":
+            methods: dict[str, Proposals] = {method: FixedProposals([one]) for method, one in best.items()}
+        else:
+            known = run.description.proposed
+            methods = {method: proposals(search, method, known.get(method, ())) for method in search.methods}
+        queue = _train_phase(run, phase, methods, context)
+        best = {method: one for method in methods if queue.has_ended(method) and (one := queue.best(method))}
+
+
+def _train_phase(
+    run: RunState, phase: str, methods: Mapping[str, Proposals], context: Callable[[], ray.ObjectRef]
+) -> PackQueue:
+    spec, splits = run.spec, run.spec.split_seeds(phase)
+    stopping = _stopping(run, splits) if phase == "search" else None
+    queue = PackQueue(
+        phase,
+        methods,
+        splits,
+        run.scores,
+        spec.resources.lanes_per_pack,
+        failed={trial for failure in run.failures for trial in failure.trials},
+        stopping=stopping,
+    )
+    if phase != "confirm":
+        run.note_candidates(queue)
+    n_planned = sum(plan.planned for plan in methods.values()) * len(splits)
+    n_stopped = sum(len(stop.splits) for stop in run.stops) if stopping else 0
+    run.progress.start_phase(phase, queue, n_planned, n_stopped, spec.objective.metric)
+    planned = set(queue.trials())
+    run.progress.recorded({trial: score for trial, score in run.scores.items() if trial in planned})
+    run.progress.failed([failure for failure in run.failures if failure.phase == phase])
+    run.note_stops(queue)
+    journal = None
+    if phase != "confirm":
+        outcomes = {c: outcome for method in methods for c, outcome in queue.outcomes(method).items()}
+        journal = Journal(spec.root / JOURNAL, spec.search, outcomes)
+    phase_run = PhaseRun(run, phase, queue, stopping, journal)
+    if not queue.exhausted:
+        resources = spec.resources
+        train_packs(
+            queue, context(), spec.root / "tune", phase_run, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack
+        )
+    if phase_run.write_error is not None:
+        raise RunError(
+            f"{spec.root} cannot be written to ({phase_run.write_error}). Recorded trials are kept: make room, then the "
+            "same command continues."
+        )
+    run.recorded.clear()
+    run.progress.end_phase()
+    return queue
+
+
+def _stopping(run: RunState, splits: tuple[int, ...]) -> Stopping:
+    """Return the rules of early stopping, with what is recorded of the search."""
+    spec = run.spec
+    n_epochs = {objective: spec.training.n_epochs(objective) for objective in (SUPERVISED, CONTRASTIVE)}
+    stops = read_stops(spec.records)
+    stopping = Stopping(spec.search.pruning, spec.objective.metric, n_epochs, splits, stops)
+    stopping.learn(record for record in run.recorded if record.config.phase == "search")
+    run.stops += stopping.stops.values()
+    return stopping
+
+
+class PhaseRun:
+    """Record what happens to the packs of one phase while Tune trains them: a `PackWatcher`.
+
+    Args:
+        run: The run.
+        phase: The phase.
+        queue: The packs.
+        stopping: The rules of early stopping; None outside the search.
+        journal: The search as Optuna studies; None where nothing is searched.
+
+    Attributes:
+        write_error: Why the study's directory could not be written to; None while it can be.
+    """
+
+    def __init__(
+        self, run: RunState, phase: str, queue: PackQueue, stopping: Stopping | None, journal: Journal | None
+    ) -> None:
+        self._run, self._phase, self._queue, self._stopping, self._journal = run, phase, queue, stopping, journal
+        self._started_s, self._n_trained_before = time.time(), run.n_trained
+        self._n_attempts: Counter[Pack] = Counter()
+        self.write_error: str | None = None
+
+    def started(self) -> None:
+        """Write down what is in training."""
+        if self._phase != "confirm":
+            with self._ending_on_write_error():
+                self._run.note_candidates(self._queue)  # before a candidate trains, it is written down
+        packs = tuple(f"{pack.candidate} on {len(pack.splits)} splits" for pack in self._queue.in_flight)
+        activity = Activity(self._phase, self._started_s, self._run.n_trained - self._n_trained_before, packs)
+        with suppress(OSError):  # only `study status` reads it
+            write_activity(self._run.spec.root, activity)
+
+    def evaluated(self, pack: Pack, result: dict[str, Any], evaluations: dict[int, float]) -> bool:
+        """Return whether to stop the pack's candidate."""
+        if self._stopping is None or math.isnan(result[self._stopping.metric]):
+            return False  # there is no score yet: a lane has left, or hidden layers are still being pretrained
+        evaluations[result["epoch"]] = result[self._stopping.metric]
+        stopped = self._queue.judge(pack, evaluations)
+        with self._ending_on_write_error():
+            self._note_stops()
+        return stopped
+
+    def trained(self, pack: Pack, record: Path | None, failures: dict[int, str]) -> None:
+        """Read, score, track and show the records of a pack."""
+        with self._ending_on_write_error():
+            self._take(pack, record, failures)
+        self.started()
+
+    def unwritable(self, reason: str) -> None:
+        """End the phase: records cannot be written."""
+        self.write_error = reason
+        self._queue.abandon()
+
+    def lost(self, pack: Pack, traceback: str) -> None:
+        """Return the pack to the queue, `max_failures` times; then it has failed for good."""
+        record = self._run.spec.records / record_name(pack.trials)
+        if record.exists():  # the pack was trained, and only the message about it was lost
+            self.trained(pack, record, {})
             return
-        known = dict(self._before)
-        for method, now in self._queue.candidates.items():
-            if known.get(method, [])[: len(now)] != now:
-                known[method] = now
-        if known != self._before:
-            self._before = known
-            self._description = replace(self._description, candidates=proposed(self.spec, known))
-            write_description(self.spec.root, self._description)
+        self._n_attempts[pack] += 1
+        if self._n_attempts[pack] <= self._run.spec.resources.max_failures:
+            self._queue.retry(pack)
+            return
+        self._queue.finish(pack, {})
+        with self._ending_on_write_error():
+            self._run.note_failure(pack, traceback, self._n_attempts[pack])
+
+    def _take(self, pack: Pack, record: Path | None, failures: dict[int, str]) -> None:
+        run = self._run
+        records = read_record_file(record) if record is not None else []
+        scores = {one.config: one.metrics[run.spec.objective.metric] for one in records}
+        run.scores |= scores
+        run.n_trained += len(records)
+        if self._stopping is not None:
+            self._stopping.learn(records)
+        self._queue.finish(pack, scores)
+        score = self._queue.score(pack.candidate)
+        if self._journal is not None and score is not None:
+            self._journal.add(pack.candidate, score)
+        run.tracker.write(records)
+        if records:
+            run.progress.trained(records)
+        for split, reason in failures.items():
+            run.note_failure(Pack(pack.phase, pack.candidate, (split,)), reason, 1)
+        self._note_stops()
 
     def _note_stops(self) -> None:
-        stops, self._queue.new_stops = self._queue.new_stops, []
-        for stop in stops:
-            write_stop(self.spec.records, stop)
-            self.stops.append(stop)
+        for stop in self._run.note_stops(self._queue):
             if self._journal is not None:
                 self._journal.add(stop.candidate, stop)
-        self.progress.stopped(stops)
+
+    @contextmanager
+    def _ending_on_write_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.unwritable(str(error))
