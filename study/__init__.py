@@ -3,19 +3,36 @@
 In a program or a notebook: `run_study(load_spec("study.yaml"))`.
 """
 
-from typing import Any
+from __future__ import annotations
 
-__all__ = ["load_spec", "run_study"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+__all__ = ["StudyError", "StudyResult", "StudySpec", "check_spec", "load_spec", "open_study", "run_study"]
 
-def __getattr__(name: str) -> Any:
-    # Not imported above: `study --help` answers without loading torch and Ray.
-    if name == "load_spec":
-        from study.config.load import load_spec
+if TYPE_CHECKING:
+    from study.config.load import check_spec, load_spec
+    from study.config.schema import StudySpec
+    from study.errors import StudyError
+    from study.execution.run import run_study
+    from study.model.retrain import open_study
+    from study.state.results import StudyResult
+else:
+    # Imported at first use: `study --help` loads none of torch, Ray, Optuna and MLflow.
+    _MODULES = {
+        "StudyError": "study.errors",
+        "StudyResult": "study.state.results",
+        "StudySpec": "study.config.schema",
+        "check_spec": "study.config.load",
+        "load_spec": "study.config.load",
+        "open_study": "study.model.retrain",
+        "run_study": "study.execution.run",
+    }
 
-        return load_spec
-    if name == "run_study":
-        from study.execution.run import run_study
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_MODULES[name]), name)
 
-        return run_study
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __dir__() -> list[str]:
+        return __all__

@@ -18,6 +18,7 @@ from study.cli.local import LOCAL_COMMANDS
 from study.cli.options import EXIT_INTERRUPTED, EXIT_USER
 from study.cli.tracker import tracker
 from study.errors import StudyError
+from study.execution.prepare import prepare
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,6 +33,7 @@ for _other in (*LOCAL_COMMANDS, *COMMANDS, *CLUSTER_COMMANDS, tracker):
 
 def main() -> None:
     """Runs the command; a user's mistake ends it with one message and exit code 2."""
+    prepare()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt_once)
     signal.signal(signal.SIGTERM, _interrupt_once)  # how a cluster ends a job, and a batch system its own

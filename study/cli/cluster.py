@@ -191,11 +191,11 @@ def _preflight_here(config: Path, *, no_pilot: bool, price_per_hour: float | Non
     from study.cluster import estimate
     from study.cluster.nodes import alive_nodes, slots_of
     from study.execution.progress import chatter_to
-    from study.execution.ray_connection import connect, loss_as_error
+    from study.execution.ray_connection import connect_ray, loss_as_error
 
     with chatter_to(Path("/dev/null")) as console, loss_as_error():
         console.print("Asking every node ...")
-        connect(spec)
+        connect_ray(spec)
         found = alive_nodes()
         checks, work = estimate.inspect(spec, found)
         console.print(check_table(checks))

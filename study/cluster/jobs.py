@@ -28,7 +28,7 @@ from study.cluster.report_transfer import unpack_report
 from study.config.addresses import is_loopback
 from study.config.schema import StudySpec, digest
 from study.errors import ClusterError, TransferError
-from study.execution.ray_connection import refused
+from study.execution.ray_connection import rejected_token
 
 EXIT_STOPPED = 130
 
@@ -93,7 +93,7 @@ class Cluster:
             with _without_address(), self._connection():
                 self._client = JobSubmissionClient(self.address)
         except ray.exceptions.AuthenticationError:
-            raise ClusterError(refused(self.address)) from None
+            raise ClusterError(rejected_token(self.address)) from None
         except RuntimeError as error:
             raise ClusterError(f"{self.address} must be the dashboard of a Ray cluster: {error}") from None
 

@@ -9,6 +9,7 @@ from analysis.results.aggregate import StudyResults
 from analysis.results.load import ReportError, load_study
 from study.config.schema import StudySpec
 from study.errors import TrackingError
+from study.execution.prepare import prepare
 from study.search.importance import write_importances
 from study.state.lock import read_activity
 from study.tracking.background import BackgroundTracker
@@ -47,6 +48,7 @@ def finish_study(spec: StudySpec, tracker: BackgroundTracker | None = None) -> S
         RecordError: A record file is damaged.
         RunError: A run has just begun in the directory, and `tracker` is None.
     """
+    prepare()
     results = load_study(spec.root)
     results = replace(results, importances=write_importances(spec, results))
     report, report_problem, tracking_problem = None, None, None

@@ -146,7 +146,7 @@ def _train_phase(
         )
     if phase_run.write_error is not None:
         raise RunError(
-            f"{spec.root} cannot be written to ({phase_run.write_error}). Recorded trials are kept: make room, then the "
+            f"{spec.root} cannot be written to ({phase_run.write_error}). Make room; recorded trials are kept, and the "
             "same command continues."
         )
     run.recorded.clear()

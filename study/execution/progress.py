@@ -1,4 +1,4 @@
-"""What the user sees while a study works: a live table in a terminal, plain lines elsewhere."""
+"""Show the progress of a study: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -24,17 +24,15 @@ if TYPE_CHECKING:
     from embedding_jobs.pipeline.summary import ExtractionProgress
     from study.search.queue import PackQueue
 
-_PLAIN_LINE_EVERY_S = 10
-
-"""Pause between the lines that take the place of a live display where there is no terminal."""
+_PLAIN_LINE_EVERY_S = 10  # where no terminal can show a live table
 
 
 @contextmanager
 def chatter_to(log: Path) -> Iterator[Console]:
-    """Sends what libraries print, native ones too, to a file; the console given still reaches the user.
+    """Append everything that libraries print, also in native code, to a file, and yield a console for the user.
 
     Args:
-        log: File to append to; its folder is made.
+        log: The file; its folder is made.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -57,8 +55,8 @@ class Progress:
     """The progress of one command, as a context manager.
 
     Args:
-        console: Where to show it; a live table needs a terminal.
-        quiet: Shows nothing but errors.
+        console: Where to show the progress; a live table needs a terminal.
+        quiet: Whether to show nothing.
     """
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
@@ -82,12 +80,12 @@ class Progress:
         self._stop_live()
 
     def say(self, text: str) -> None:
-        """A line of its own, above the live table if there is one."""
+        """Print a line, above the live table if there is one."""
         if not self._quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def embedding(self, state: ExtractionProgress) -> None:
-        """Shows how far the extraction is; the callback of `embedding_jobs.extract.extract`."""
+        """Show the progress of the extraction."""
         self._show(
             Text(
                 f"{state.column}: {state.n_shards_done}/{state.n_shards} shards, {state.n_inputs_done:,}/"
@@ -96,14 +94,14 @@ class Progress:
         )
 
     def start_phase(self, phase: str, queue: PackQueue, n_planned: int, n_stopped: int, objective: str) -> None:
-        """Begins a phase.
+        """Show the table of a phase from now on.
 
         Args:
-            phase: Its name.
-            queue: Its packs.
-            n_planned: Trials that it will have in the end, without early stopping.
-            n_stopped: Trials that early stopping has spared already.
-            objective: The figure that candidates are compared by.
+            phase: The name of the phase.
+            queue: The packs.
+            n_planned: All trials of the phase, without early stopping.
+            n_stopped: Trials that early stopping has already saved.
+            objective: The metric that candidates are compared by.
         """
         self._stop_live()
         self._phase, self._queue, self._n_planned, self._objective = phase, queue, n_planned, objective
@@ -113,13 +111,13 @@ class Progress:
         self._started_s = time.monotonic()
 
     def recorded(self, scores: Mapping[TrialConfig, float]) -> None:
-        """Takes note of trials found recorded at the start."""
+        """Count the trials that were recorded before this run, by their scores."""
         for trial, score in scores.items():
             self._n_recorded += 1
             self._scores[trial.candidate].append(score)
 
     def trained(self, records: list[TrialRecord]) -> None:
-        """Shows a trained pack."""
+        """Show a trained pack."""
         self._n_trained += len(records)
         scores = [record.metrics[self._objective] for record in records]
         self._scores[records[0].config.candidate] += scores
@@ -129,29 +127,29 @@ class Progress:
         self.say(
             f"{self._n_recorded + self._n_trained}/{self._n_planned} trials  {records[0].config.candidate}  "
             f"{self._objective} {sum(scores) / len(scores):.4f} over {len(scores)} splits  "
-            f"{records[0].duration_s:.1f} s a trial  {self._left()}"
+            f"{records[0].duration_s:.1f} s per trial  {self._left()}"
         )
 
     def failed(self, failures: Iterable[Failure]) -> None:
-        """Shows trials that failed for good."""
+        """Show packs that failed for good."""
         for failure in failures:
             self._n_failed += len(failure.splits)
             self.say(f"failed: {failure}")
 
     def stopped(self, stops: Iterable[Stop]) -> None:
-        """Shows candidates that were given up."""
+        """Show candidates that early stopping ended."""
         for stop in stops:
             self._n_stopped += len(stop.splits)
             self.say(f"stopped by {stop.rule}: {stop.candidate} at {stop.share:.0%} of its training")
 
     def end_phase(self) -> None:
-        """Leaves the last table standing."""
+        """Keep the last table on the screen."""
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
         self._stop_live()
 
     def end_embedding(self) -> None:
-        """Leaves the extraction's last line standing."""
+        """Keep the last line of the extraction on the screen."""
         self._stop_live()
 
     def _left(self) -> str:
@@ -185,7 +183,7 @@ class Progress:
             )
         done = self._n_recorded + self._n_trained
         failed = f", {self._n_failed} failed" if self._n_failed else ""
-        failed += f", {self._n_stopped} spared" if self._n_stopped else ""
+        failed += f", {self._n_stopped} saved by early stopping" if self._n_stopped else ""
         return Group(Text(f"{self._phase}: {done}/{self._n_planned} trials{failed}, {self._left()}"), table)
 
     def _show(self, content: Group | Text) -> None:
@@ -205,3 +203,8 @@ class Progress:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def notebook_progress() -> Progress:
+    """Return a progress that prints plain lines in a notebook, and nothing elsewhere."""
+    return Progress(Console(force_jupyter=False), quiet=not Console().is_jupyter)

@@ -1,4 +1,4 @@
-"""Joining the Ray that a study runs on: one of its own on this machine, or a cluster's."""
+"""Connect to the Ray that a study runs on: one on this machine, started for the study, or a cluster."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ import ray.exceptions
 from embedding_jobs.ray_session import start_ray, token_path, use_token
 from study.config.schema import StudySpec
 from study.errors import ClusterError
+from study.execution.prepare import first_stderr
 
-_ANSWERS_WITHIN_S, _GONE_AFTER_S, _COMES_OUT_WITHIN_S = 5, 35, 10
-
-_STDERR = os.dup(2)  # before a command sends what libraries print to a file
+_ANSWERS_WITHIN_S, _LOST_AFTER_S, _INTERRUPTED_WITHIN_S = 5, 35, 10
 
 
 def address_of(spec: StudySpec) -> str:
-    """Where a study's Ray is: HOST:PORT or auto for a cluster, local for one of its own on this machine.
+    """Return the address of a study's Ray: HOST:PORT or auto for a cluster, local for this machine.
 
-    Without "local", Ray would join whatever cluster it finds noted on this machine, or wait for one that is gone.
+    Without "local", Ray would join any cluster that it finds noted on this machine, or wait for one that has ended.
     """
     return spec.resources.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
-def connect(spec: StudySpec) -> None:
-    """Joins the cluster that the study file or RAY_ADDRESS names, or starts Ray on this machine; once a process.
+def connect_ray(spec: StudySpec) -> None:
+    """Join the cluster that the study file or RAY_ADDRESS names, or start Ray on this machine; once per process.
 
     Raises:
-        ClusterError: The cluster is not there, or refuses the token.
+        ClusterError: The cluster does not answer, or rejects the token.
     """
     if ray.is_initialized():
         return
@@ -49,59 +48,59 @@ def connect(spec: StudySpec) -> None:
             f"`resources.address`, or RAY_ADDRESS, must be HOST:PORT of the cluster that this machine is a node of, or "
             f"auto, got {address}. From another machine: study submit --address http://HOST:8265"
         )
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # not earlier: Ray announces it when it is imported
     use_token()
     if address != "auto":
         _refuse_silent(address)
     try:
         joined = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ray.exceptions.AuthenticationError:
-        raise ClusterError(refused(address)) from None
-    except ConnectionError as error:
-        # A wrong token looks like this, too, and the cause is given in a log only.
-        raise ClusterError(f"The Ray cluster at {address} could not be joined ({error}). {TOKEN_REMEDY}") from None
+        raise ClusterError(rejected_token(address)) from None
+    except ConnectionError as error:  # also with a wrong token, which only a log of Ray's tells
+        raise ClusterError(f"The Ray cluster at {address} could not be joined ({error}). {_token_remedy()}") from None
     _Watch.current = _Watch(joined.address_info["gcs_address"])
     _Watch.current.start()
 
 
 @contextmanager
 def loss_as_error() -> Iterator[None]:
-    """Has a cluster that goes away end the work inside with an error.
+    """Raise an error in the block if the cluster stops responding.
 
     Raises:
-        ClusterError: The cluster is gone.
+        ClusterError: The cluster has stopped responding.
     """
     try:
         yield
     except (KeyboardInterrupt, ConnectionError, ray.exceptions.RayError) as error:
         watch = _Watch.current
         interrupted = isinstance(error, KeyboardInterrupt)  # by the watch, unless by the user
-        if watch is None or not (watch.lost if interrupted else watch.is_gone()):
+        if watch is None or not (watch.lost if interrupted else watch.is_silent()):
             raise
-        watch.heard.set()
-        raise ClusterError(watch.last_words) from None
+        watch.interrupted.set()
+        raise ClusterError(watch.message) from None
 
 
 class _Watch(threading.Thread):
-    """Knocks at the cluster's door, and ends the work when nobody answers any more.
+    """Interrupt the run when the cluster stops responding.
 
-    Ray by itself waits for a minute, and then ends the process without a word. Until then the main thread often sits
-    in a call of Ray's that nothing interrupts; where it does not come out of it, the process is ended from here.
+    Ray itself waits for a minute and then ends the process without a message. Until then the main thread is often in a
+    call of Ray's that cannot be interrupted; if it does not return from it, this thread ends the process.
     """
 
     current: _Watch | None = None
 
     def __init__(self, address: str) -> None:
         super().__init__(name="cluster-watch", daemon=True)
-        self.address, self.lost, self.heard = address, False, threading.Event()
-        self.last_words = (
-            f"The Ray cluster at {address} is gone, it does not answer any more. What is finished stays; once the "
-            "cluster is back, the same command goes on from there."
+        self.address, self.lost, self.interrupted = address, False, threading.Event()
+        self.message = (
+            f"The Ray cluster at {address} has stopped responding. Recorded trials are kept: once the cluster is back, "
+            "the same command continues."
         )
 
-    def is_gone(self) -> bool:
-        """Whether nobody answers now."""
+    def is_silent(self) -> bool:
+        """Return whether the cluster does not answer now."""
         try:
-            _knock(self.address)
+            _open_connection(self.address)
         except OSError:
             return True
         return False
@@ -109,46 +108,47 @@ class _Watch(threading.Thread):
     def run(self) -> None:
         answered_s = time.monotonic()
         while ray.is_initialized():
-            if not self.is_gone():
+            if not self.is_silent():
                 answered_s = time.monotonic()
-            elif time.monotonic() - answered_s > _GONE_AFTER_S:
+            elif time.monotonic() - answered_s > _LOST_AFTER_S:
                 self.lost = True
                 _thread.interrupt_main()
-                if not self.heard.wait(_COMES_OUT_WITHIN_S):
-                    os.write(_STDERR, f"Error: {self.last_words}\n".encode())
+                if not self.interrupted.wait(_INTERRUPTED_WITHIN_S):
+                    os.write(first_stderr(), f"Error: {self.message}\n".encode())
                     os._exit(2)
                 return
             time.sleep(2)
 
 
-def _knock(address: str) -> None:
-    """Raises OSError where nobody listens."""
+def _open_connection(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN_S).close()
 
 
-TOKEN_REMEDY = (
-    f"This machine's token must be the cluster's: put it into {token_path()}, mode 0600, or into a file that "
-    "RAY_AUTH_TOKEN_PATH names."
-)
+def rejected_token(address: str) -> str:
+    """Return the message for a cluster that rejects this machine's token, or its absence."""
+    return f"The Ray cluster at {address} rejected the authentication token. {_token_remedy()}"
 
 
-def refused(address: str) -> str:
-    """What to say where a cluster does not take our token, or we have none."""
-    return f"The Ray cluster at {address} refuses whoever has not its token. {TOKEN_REMEDY}"
+def _token_remedy() -> str:
+    return (
+        f"This machine needs the cluster's token: put it into {token_path()}, mode 0600, or into a file that "
+        "RAY_AUTH_TOKEN_PATH names."
+    )
 
 
 def _refuse_silent(address: str) -> None:
-    """Ray itself waits minutes for a head that is gone.
+    """Refuse an address where nothing answers, for which Ray itself would wait for minutes.
 
     Raises:
-        ClusterError: Nobody answers at the address, or it is none.
+        ClusterError: Nothing answers, or the address is not valid.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ClusterError(f"`resources.address`, or RAY_ADDRESS, must be HOST:PORT or auto, got {address!r}")
     try:
-        _knock(address)
+        _open_connection(address)
     except OSError as error:
         raise ClusterError(
             f"No Ray cluster answers at {address} ({error.strerror or error}). Start it, or correct the address "

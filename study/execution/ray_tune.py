@@ -1,8 +1,7 @@
-"""Packs through Ray Tune: the searcher that hands them out, the scheduler that stops them, the call that runs them."""
+"""Train packs with Ray Tune: a searcher hands them out, a scheduler stops them, a callback reports on them."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -19,73 +18,56 @@ from study.search.queue import PackQueue
 from trainables.packs.pack import Pack
 from trainables.packs.trainable import PackTrainable
 
-# Tune's own loggers and tables cost a fifth of a second a trial and say what progress says better.
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-
-
-# Tune would put the driver's AWS keys into its actors' runtime environment, which Ray writes to logs and shows in its
-# dashboard. Packs need none: a node has its own rights.
-class_cache.ENV_VARS_TO_PROPAGATE -= {
-    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN",
-}  # fmt: skip
+_AWS_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 
 
 class PackWatcher(Protocol):
-    """Who is told of every pack, in the driver."""
+    """What `train_packs` calls in the driver at every event of a pack."""
 
     def started(self) -> None:
-        """A pack was started."""
-        ...
+        """Note that a pack was started."""
 
     def evaluated(self, pack: Pack, result: dict[str, Any], evaluations: dict[int, float]) -> bool:
-        """A pack in training was evaluated.
+        """Return whether to stop a pack that was evaluated during its training.
 
         Args:
             pack: The pack.
-            result: What its trainable reports.
-            evaluations: Of the pack so far, by epoch; to be added to.
-
-        Returns:
-            Whether to stop it.
+            result: The report of its trainable.
+            evaluations: Earlier evaluations of the pack, by epoch; this one is to be added.
         """
-        ...
 
     def trained(self, pack: Pack, record: Path | None, failures: dict[int, str]) -> None:
-        """A pack has ended.
+        """Note that a pack has ended.
 
         Args:
             pack: The pack.
-            record: Its record file; None where no trial gave a result.
-            failures: Why trials gave none, by split.
+            record: Its record file; None if no trial has a result.
+            failures: Why trials have no result, by split.
         """
-        ...
 
     def unwritable(self, reason: str) -> None:
-        """What a pack trained could not be written."""
-        ...
+        """Note that the record of a pack could not be written."""
 
     def lost(self, pack: Pack, traceback: str) -> None:
-        """A pack raised, or its process or node died."""
-        ...
+        """Note that a pack raised an error, or that its process or node died."""
 
 
 def train_packs(
     queue: PackQueue, context: ray.ObjectRef, storage: Path, watcher: PackWatcher, *, cpus: float, gpus: float
 ) -> None:
-    """Trains the packs of a queue until it is exhausted.
+    """Train the packs of a queue until it is exhausted.
 
     Args:
         queue: The packs.
         context: `PackContext` in the object store.
         storage: Folder for Tune's own state, which is never read again.
-        watcher: Who is told; it notes in the queue what became of each pack, a lost one to be retried or failed.
-        cpus: CPUs of a pack.
-        gpus: GPUs of a pack.
+        watcher: Updates the queue: each pack is finished, or lost and then to be retried or failed.
+        cpus: CPUs per pack.
+        gpus: GPUs per pack.
     """
+    # Tune would put the driver's AWS keys into its actors' runtime environment, which Ray writes to logs and shows in
+    # its dashboard. Packs need none: a node has its own rights.
+    class_cache.ENV_VARS_TO_PROPAGATE -= _AWS_KEYS
     shutil.rmtree(storage, ignore_errors=True)
     tune.Tuner(
         tune.with_resources(tune.with_parameters(PackTrainable, context=context), {"cpu": cpus, "gpu": gpus}),
@@ -102,7 +84,7 @@ def train_packs(
             storage_path=str(storage),
             callbacks=[_Callback(watcher)],
             verbose=0,
-            # The queue hands a lost pack out again: Tune's own retries pass over one whose actor never came up.
+            # The queue hands out lost packs again: Tune itself does not retry a pack whose actor never started.
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
@@ -111,38 +93,38 @@ def train_packs(
 
 
 class _Stateless:
-    """Tune pickles its parts into an experiment state; it is never restored: the records are the state."""
+    """A part of Tune without state: Tune pickles its parts, but the records are the state and nothing is restored."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class _PackSearcher(_Stateless, Searcher):  # type: ignore[misc]
-    """Hands out the queue's packs."""
+    """Hand out the packs of the queue."""
 
     def __init__(self, queue: PackQueue) -> None:
         super().__init__()
         self._queue = queue
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next pack; None while the queue waits for scores; `FINISHED` at the end."""
+        """Return the next pack; None while the queue waits for scores; `FINISHED` at the end."""
         pack = self._queue.take()
         if pack is not None:
             return {"pack": pack}
         return Searcher.FINISHED if self._queue.exhausted else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the watcher reads the record and notes its scores."""
+        """Do nothing: the watcher updates the queue."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class _PackScheduler(_Stateless, FIFOScheduler):  # type: ignore[misc]
-    """First come, first served; at each evaluation the watcher may stop a pack."""
+    """Run packs in the order of the queue; the watcher may stop a pack at each evaluation."""
 
     def __init__(self, watcher: PackWatcher) -> None:
         super().__init__()
@@ -150,21 +132,21 @@ class _PackScheduler(_Stateless, FIFOScheduler):  # type: ignore[misc]
         self._evaluations: defaultdict[str, dict[int, float]] = defaultdict(dict)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Asks the watcher."""
+        """Ask the watcher whether to stop the pack."""
         stop = self._watcher.evaluated(trial.config["pack"], result, self._evaluations[trial.trial_id])
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Forgets the pack."""
+        """Forget the evaluations of the pack."""
         self._evaluations.pop(trial.trial_id, None)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Forgets the pack."""
+        """Forget the evaluations of the pack."""
         self._evaluations.pop(trial.trial_id, None)
 
 
 class _Callback(_Stateless, tune.Callback):  # type: ignore[misc]
-    """Tells the watcher what became of packs."""
+    """Report every event of a pack to the watcher."""
 
     def __init__(self, watcher: PackWatcher) -> None:
         self._watcher = watcher
@@ -176,10 +158,10 @@ class _Callback(_Stateless, tune.Callback):  # type: ignore[misc]
         result = trial.last_result or {}
         if result.get("unwritable"):
             self._watcher.unwritable(result["unwritable"])
-        elif "record" in result:  # a pack that the scheduler stopped has none
+        elif "record" in result:  # missing if the scheduler stopped the pack
             record = Path(result["record"]) if result["record"] else None
             self._watcher.trained(trial.config["pack"], record, result["failures"])
-        # Tune keeps running means of every field of every trial to its end: most of what a pack costs in memory.
+        # Tune keeps running means of every field of every trial until it ends: most of a pack's memory.
         trial.metric_analysis.clear()
         trial.metric_n_steps.clear()
 

@@ -1,4 +1,4 @@
-"""Run a study: encode, train what is missing, record, track."""
+"""Run a study: encode, train what is missing, record, track, report."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from functools import cache
 
 import numpy as np
 import ray
-from rich.console import Console
 
 from embedding_jobs.pipeline.extract import extract
 from embedding_jobs.pipeline.summary import ExtractionSummary
 from study.config.schema import StudySpec
 from study.execution.finish import finish_study
 from study.execution.pack_context import load_embeddings, pack_context
-from study.execution.phases import _Run
-from study.execution.progress import Progress
-from study.execution.ray_connection import address_of, connect, loss_as_error
+from study.execution.phases import RunState, train_phases
+from study.execution.prepare import prepare
+from study.execution.progress import Progress, notebook_progress
+from study.execution.ray_connection import address_of, connect_ray, loss_as_error
 from study.state.description import describe, refuse_changes
 from study.state.lock import Activity, only_run, write_activity
 from study.state.results import StudyResult
 from study.tracking.background import BackgroundTracker
-from study.tracking.sync import make_tracker
 from trainables.records.description import write_description
+from trainables.records.failures import read_failures
 from trainables.records.parquet import read_records
-from trainables.records.types import PROTOCOLS
 
 
 def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
-    """Encodes the shards that the store lacks; Ray is started once the input is found sound, where any are missing."""
+    """Encode the shards that are missing in the store. Ray is started after the table was checked, if it is needed."""
     with loss_as_error():
         summary = extract(
             spec.data.source,
@@ -55,24 +54,28 @@ def _connect(spec: StudySpec, progress: Progress) -> None:
     if not ray.is_initialized():
         address = address_of(spec)
         progress.say("Starting Ray ..." if address == "local" else f"Joining the Ray cluster at {address} ...")
-    connect(spec)
+    connect_ray(spec)
 
 
 def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
-    """Encodes every shard and trains every planned trial that is not yet there.
+    """Encode every missing shard, train every missing trial, write the report and end the study's MLflow run.
 
     Args:
-        spec: The study, as `study.check.load_spec` or `study.check.check_spec` give it.
-        progress: What shows how far it is; None for nothing.
+        spec: The study, from `load_spec` or `check_spec`.
+        progress: Shows the progress. None shows it in a notebook, and not elsewhere.
 
     Raises:
-        study.status.RunError: Another run works in the directory; or it cannot be written to.
-        DescriptionError: Its records were made with other settings or data.
-        embedding_jobs.sources.SourceError: The table is unsound.
-        embedding_jobs.encoders.EncoderError: An encoder cannot be had.
-        embedding_jobs.store.StoreError: The store is of another table or encoder.
+        RunError: Another run works in the directory, or the directory cannot be written to.
+        DescriptionError: The records there were made with other settings or data.
+        SourceError: The table is not valid.
+        EncoderError: An encoder is not available.
+        StoreError: The store was made from another table or encoder.
+        ClusterError: The Ray cluster does not answer.
     """
-    progress = progress or Progress(Console(), quiet=True)
+    prepare()
+    from study.tracking.sync import make_tracker  # imports MLflow
+
+    progress = progress or notebook_progress()
     refuse_changes(spec)
     spec.root.mkdir(parents=True, exist_ok=True)
     with only_run(spec.root), loss_as_error():
@@ -89,12 +92,13 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
 
         @cache
         def context() -> ray.ObjectRef:
-            _connect(spec, progress)  # nothing was encoded, perhaps, and nothing is to be trained
+            _connect(spec, progress)  # Ray is not started yet if nothing was encoded
             return ray.put(pack_context(spec, embeddings, labels, description))
 
-        run = _Run(spec, progress, tracker, read_records(spec.records), description)
-        for phase in PROTOCOLS[spec.splits.protocol]:
-            run.phase(phase, context)
+        recorded = read_records(spec.records)
+        scores = {record.config: record.metrics[spec.objective.metric] for record in recorded}
+        run = RunState(spec, progress, tracker, description, recorded, scores, read_failures(spec.records))
+        train_phases(run, context)
         progress.say("Writing the report ...")
         write_activity(spec.root, Activity("writing the report", time.time()))
         finished = finish_study(spec, tracker)

@@ -17,7 +17,7 @@ from embedding_jobs.store.store import Embeddings, Store
 from study.config.schema import StudySpec
 from study.errors import ModelError
 from study.execution.progress import Progress
-from study.execution.ray_connection import connect
+from study.execution.ray_connection import connect_ray
 from study.labelling.ranking import rank
 from study.model.classifier import NONE, Classifier
 
@@ -74,7 +74,7 @@ def embed_table(spec: StudySpec, source: Source, store: Path, progress: Progress
         EncoderError: An encoder is not available.
         StoreError: The store belongs to another table or encoder.
     """
-    connect(spec)
+    connect_ray(spec)
     configs = spec.column_encoders
     extract(source, configs, store, rows_per_shard=spec.resources.rows_per_shard, on_progress=progress.embedding)
     progress.end_embedding()

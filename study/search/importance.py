@@ -19,8 +19,6 @@ from study.config.schema import Search, StudySpec
 from study.search.space import distributions
 from trainables.records.types import Candidate
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
 # With fewer candidates, an importance says nothing.
 _FEWEST_CANDIDATES = 10
 

@@ -19,8 +19,6 @@ Outcome = float | Stop
 
 _N_ASKED = 20  # attempts for one new candidate; a sampler that has converged proposes the same ones again
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
 
 class Proposals(Protocol):
     """The candidates of one method, proposed in batches."""

@@ -209,7 +209,7 @@ def test_what_cannot_be_written_ends_the_run_and_what_raises_is_tried_again(
 ) -> None:
     path = make_encoded_study(resources={"max_failures": 1}, search={"methods": {"control": {}}})
     (tmp_path / "out" / "records").write_text("in the way, as a full disk would be")
-    with pytest.raises(RunError, match=r"cannot be written to \(.*records.*the same command goes on"):
+    with pytest.raises(RunError, match=r"cannot be written to \(.*records.*the same command continues"):
         run(path)
     (tmp_path / "out" / "records").unlink()
 
