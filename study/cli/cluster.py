@@ -1,4 +1,4 @@
-"""Commands that work on a cluster: they send the study there, and say what becomes of it."""
+"""Commands that work on a cluster: preflight, submit, stop, and the status of a submitted study."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from study.cli.options import EXIT_USER, config_option, python_option
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -18,29 +20,25 @@ if TYPE_CHECKING:
     from study.config.schema import StudySpec
 
 
-_config = click.option(
-    "-c", "--config", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="The study file."
+_address_option = click.option(
+    "--address", required=True, metavar="URL", help="The cluster's dashboard: http://HOST:8265."
 )
 
-_address = click.option("--address", required=True, metavar="URL", help="The cluster's dashboard: http://HOST:8265.")
 
-
-_python = click.option(
-    "--python", default="python", show_default=True, help="The cluster's interpreter that has this project."
-)
-
-_name = click.option("--name", help="The study's name, in place of its file.")
-
-
-@click.command()
-@_config
-@_address
-@_python
-@click.option("--no-preflight", is_flag=True, help="Send it without asking the nodes first.")
-@click.option("--detach", is_flag=True, help="Come back as soon as the study is sent.")
+@click.command("submit")
+@config_option
+@_address_option
+@python_option
+@click.option("--no-preflight", is_flag=True, help="Submit without checking the nodes first.")
+@click.option("--detach", is_flag=True, help="Return as soon as the study is submitted.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the report.  [default: NAME-report]")
-def submit(config: Path, address: str, python: str, no_preflight: bool, detach: bool, output: Path | None) -> None:
-    """Run the study on a cluster: embed, train, report. A second submit follows the run that is there."""
+def submit_command(
+    config: Path, address: str, python: str, no_preflight: bool, detach: bool, output: Path | None
+) -> None:
+    """Run the study on a cluster, follow it, and fetch the report.
+
+    A second submit follows the run that is already there. Ctrl-C leaves it running.
+    """
     from study.cluster.jobs import EXIT_STOPPED, Cluster, file_digest
     from study.config.load import load_spec
 
@@ -55,52 +53,57 @@ def submit(config: Path, address: str, python: str, no_preflight: bool, detach: 
             sys.exit(checked.exit_code)
     if job is None:
         job = cluster.start(spec, config)
-        click.echo(f"{job.id} is sent.")
+        click.echo(f"{job.id} is submitted.")
     else:
-        click.echo(f"{job.id} runs already; following it.")
+        click.echo(f"{job.id} is already running; following it.")
         if job.file_digest != file_digest(config):
-            click.echo(f"It was sent with another {config}: wait for it or stop it, then submit again.", err=True)
+            click.echo(f"It runs another version of {config}: wait for it or stop it, then submit again.", err=True)
     later = f"--address {shlex.quote(address)} -c {shlex.quote(str(config))}"
-    ways = {"follow it": "submit", "see where it stands": "status", "stop it": "stop"}
-    told = "\n".join(f"To {what}: study {command} {later}" for what, command in ways.items())
+    ways = {"follow it": "submit", "see its status": "status", "stop it": "stop"}
+    hints = "\n".join(f"To {what}: study {command} {later}" for what, command in ways.items())
     if detach:
-        click.echo(told)
+        click.echo(hints)
         return
     try:
         job = cluster.follow(job.id, click.echo)
     except KeyboardInterrupt:
-        click.echo(f"\n{job.id} goes on without you.\n{told}", err=True)
+        click.echo(f"\n{job.id} continues on the cluster.\n{hints}", err=True)
         sys.exit(EXIT_STOPPED)
     if job.state == "STOPPED":
-        click.echo(f"{job.id} was stopped. What is recorded stays; submit it again to go on.", err=True)
+        click.echo(f"{job.id} was stopped. Recorded trials are kept; submit it again to continue.", err=True)
         sys.exit(EXIT_STOPPED)
     _exit_unless_ran(job, address, 0, 1, 2)
     if job.exit_code == 2:
-        sys.exit(2)  # the log has said why
+        sys.exit(EXIT_USER)  # the log has the error
     here = _report_here(cluster, spec, job, output or Path(f"{spec.name}-report"))
-    if here != _report_there(spec):  # which the log has named
+    if here != _report_there(spec):  # else the log has its path
         click.echo(f"Copied to this machine: {here}")
     sys.exit(job.exit_code)
 
 
-@click.command()
-@_config
-@_address
-@_name
-def stop(config: Path, address: str, name: str | None) -> None:
-    """End a study's run on a cluster; what is finished stays, and the next submit goes on from there."""
+@click.command("stop")
+@config_option
+@_address_option
+@click.option("--name", help="The study's name, instead of its file.")
+def stop_command(config: Path, address: str, name: str | None) -> None:
+    """Stop a study's run on a cluster.
+
+    Recorded trials are kept, and the next submit continues.
+    """
     from study.cluster.jobs import Cluster
 
     cluster = Cluster(address)
     running = [job for job in _runs(cluster, config, name) if not job.ended]
     for job in running:
-        click.echo(f"{job.id}: {cluster.stop(job).state.lower()}. What is recorded stays; submit it again to go on.")
+        click.echo(
+            f"{job.id}: {cluster.stop(job).state.lower()}. Recorded trials are kept; submit it again to continue."
+        )
     if not running:
-        click.echo("No run of it is on the cluster; nothing to stop.")
+        click.echo("Nothing to stop: no run of the study is on the cluster.")
 
 
-def status_there(config: Path, address: str, name: str | None, python: str) -> NoReturn:
-    """Prints where a study on a cluster stands: its job, and what `study status` says there."""
+def show_remote_status(config: Path, address: str, name: str | None, python: str) -> NoReturn:
+    """Print the status of a study on a cluster: its job, and the output of `study status` there."""
     from study.cluster.jobs import Cluster
     from study.errors import ClusterError
     from trainables.records.description import NO_STUDY
@@ -108,25 +111,24 @@ def status_there(config: Path, address: str, name: str | None, python: str) -> N
     cluster = Cluster(address, python, click.echo)
     runs = _runs(cluster, config, name)
     if not runs:
-        raise ClusterError(f"{address} knows no run of {name or config}; send it with `study submit`.")
+        raise ClusterError(f"{address} has no run of {name or config}; submit it with `study submit`.")
     job = runs[-1]
-    click.echo(
-        f"{job.id}: {job.state.lower()}, sent {time.strftime('%Y-%m-%d %H:%M %Z', time.localtime(job.started_s))}"
-    )
+    submitted = time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(job.started_s))
+    click.echo(f"{job.id}: {job.state.lower()}, submitted {submitted}")
     if job.state == "FAILED":
         click.echo(cluster.last_error(job) or job.message)
 
     def echo(line: str) -> None:
-        if job.state != "FAILED" or NO_STUDY not in line:  # it has just been said why
+        if job.state != "FAILED" or NO_STUDY not in line:  # the reason is printed above
             click.echo(line)
 
-    told = cluster.call(["status"], None, job.folder, echo=echo)
-    _exit_unless_ran(told, address, 0, 2)
-    sys.exit(told.exit_code)
+    asked = cluster.call(["status"], None, job.folder, echo=echo)
+    _exit_unless_ran(asked, address, 0, 2)
+    sys.exit(asked.exit_code)
 
 
 def _runs(cluster: Cluster, config: Path, name: str | None) -> list[ClusterJob]:
-    """The runs of a study, by its name or its file, oldest first."""
+    """Return the runs of a study, by its name or its file, oldest first."""
     if name is not None:
         return cluster.runs_of(name)
     from study.config.load import load_spec
@@ -135,15 +137,15 @@ def _runs(cluster: Cluster, config: Path, name: str | None) -> list[ClusterJob]:
 
 
 def _exit_unless_ran(job: ClusterJob, address: str, *expected: int) -> None:
-    """Ends with a sentence where a job's command did not come to an end of its own."""
+    """Exit with a message if a job's command has not ended with one of the expected exit codes."""
     if job.exit_code in expected:
         return
     if job.exit_code is None:
         click.echo(f"{job.id} {job.state.lower()}: {job.message or 'its node was lost'} ({address})", err=True)
     else:
-        remedy = "Install this project for the head's `python`, or name the interpreter that has it with --python."
-        click.echo(f"{job.id} did not run there, exit code {job.exit_code}. {remedy}", err=True)
-    sys.exit(2)
+        remedy = "Install this project for the head's `python`, or name the Python that has it with --python."
+        click.echo(f"{job.id} did not run on the cluster: exit code {job.exit_code}. {remedy}", err=True)
+    sys.exit(EXIT_USER)
 
 
 def _report_there(spec: StudySpec) -> Path:
@@ -151,23 +153,26 @@ def _report_there(spec: StudySpec) -> Path:
 
 
 def _report_here(cluster: Cluster, spec: StudySpec, job: ClusterJob, folder: Path) -> Path:
-    """The report where this machine sees the study's storage, else a copy of it."""
+    """Return the report if this machine sees the study's storage, else a copy of it."""
     there = _report_there(spec)
     if there.exists() and there.stat().st_mtime >= job.started_s:
         return there
     return cluster.fetch_report(spec, folder)
 
 
-@click.command()
-@_config
-@click.option("--address", metavar="URL", help="A cluster's dashboard; else the Ray that `study run` would use.")
-@_python
-@click.option("--no-pilot", is_flag=True, help="Count only; measure nothing.")
-@click.option("--price-per-hour", type=click.FloatRange(min=0), help="Of one node.")
-def preflight(config: Path, address: str | None, python: str, no_pilot: bool, price_per_hour: float | None) -> None:
-    """Check every node for what the study needs, then say what it will take; exit code 2 if a check failed.
+@click.command("preflight")
+@config_option
+@click.option("--address", metavar="URL", help="A cluster's dashboard.  [default: the Ray that `study run` would use]")
+@python_option
+@click.option("--no-pilot", is_flag=True, help="Count the work without measuring its cost.")
+@click.option("--price-per-hour", type=click.FloatRange(min=0), help="Price of one node, to estimate the cost.")
+def preflight_command(
+    config: Path, address: str | None, python: str, no_pilot: bool, price_per_hour: float | None
+) -> None:
+    """Check every node, then estimate time and cost.
 
-    A tracker that does not answer is told, and stops nothing: `study sync` writes to it later.
+    The exit code is 2 if a check fails. A tracker that does not answer is only reported: `study sync` writes to it
+    later.
     """
     if address is None:
         sys.exit(_preflight_here(config, no_pilot=no_pilot, price_per_hour=price_per_hour))
@@ -199,10 +204,10 @@ def _preflight_here(config: Path, *, no_pilot: bool, price_per_hour: float | Non
         found = alive_nodes()
         checks, work = estimate.inspect(spec, found)
         console.print(check_table(checks))
-        wanting = [check for check in checks if not check.ok]
-        for check in wanting:
+        unmet = [check for check in checks if not check.ok]
+        for check in unmet:
             console.print(Text(f"{check.node}, {check.what}: {check.found}. Remedy: {check.remedy}."), soft_wrap=True)
-        failed = [check for check in wanting if check.what != "tracker"]  # it may be written to later
+        failed = [check for check in unmet if check.what != "tracker"]  # `study sync` can write to it later
         if work is not None and not failed:
             costs = None
             if not no_pilot and any(slots_of(spec, node) for node in found):
@@ -210,11 +215,11 @@ def _preflight_here(config: Path, *, no_pilot: bool, price_per_hour: float | Non
                 costs = estimate.measure_costs(spec, work)
             for line in estimate.plan_lines(spec, work, costs, found, price_per_hour):
                 console.print(Text(line), soft_wrap=True)
-    return 2 if failed else 0
+    return EXIT_USER if failed else 0
 
 
 def check_table(checks: list[Check]) -> Table:
-    """One row a node: what is as it must be, and what is not."""
+    """Return one row per node: the checks that are met, and those that failed."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -224,6 +229,3 @@ def check_table(checks: list[Check]) -> Table:
         words = {ok: ", ".join(c.what for c in checks if c.node == node and c.ok == ok) for ok in (True, False)}
         table.add_row(node, words[True], words[False])
     return table
-
-
-CLUSTER_COMMANDS = (preflight, stop, submit)

@@ -1,41 +1,67 @@
-"""Tables in the terminal."""
+"""Show tables in the terminal."""
 
 from __future__ import annotations
 
-from analysis.report.tables import TerminalTable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from analysis.report.tables import TerminalTable
+
+# Columns that are shown in every terminal, wrapped if necessary.
+_N_LEAST = 4
 
 
-def show(shown: TerminalTable, *, n_left: int = 2) -> None:
-    """Prints a table: in a terminal as many columns as fit, else all.
+def show_table(shown: TerminalTable, *, n_left: int = 2) -> None:
+    """Print a table: in a terminal as many columns as fit, elsewhere all.
 
     Args:
         shown: The table.
-        n_left: Columns from the left that hold words.
+        n_left: Number of columns, from the left, that hold words.
+    """
+    from rich.console import Console
+
+    console = Console()
+    width = console.width if console.is_terminal else 160
+    n_shown = _n_fitting(shown, width)
+    rows = [row[:n_shown] for row in shown.rows]
+    show_rows(shown.headings[:n_shown], rows, width, n_left=n_left, no_wrap=n_shown > _N_LEAST)
+    if n_shown < len(shown.headings):
+        console.print(f"A wider terminal, and the report, also show: {', '.join(shown.headings[n_shown:])}.")
+
+
+def show_rows(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    width: int | None = None,
+    *,
+    n_left: int = 2,
+    no_wrap: bool = False,
+) -> None:
+    """Print rows below their headings.
+
+    Args:
+        headings: One per column.
+        rows: One text per column.
+        width: Width in characters; by default that of the terminal, elsewhere 160.
+        n_left: Number of columns, from the left, that hold words; numbers are aligned right.
+        no_wrap: Whether to keep each text on one line.
     """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    width = console.width if console.is_terminal else 160
-    n_shown = _n_fitting(shown, width)
     table = Table(box=None, pad_edge=False)
-    for index, heading in enumerate(shown.headings[:n_shown]):
-        table.add_column(Text(heading), justify="left" if index < n_left else "right", no_wrap=n_shown > _N_LEAST)
-    for row in shown.rows:
-        table.add_row(*map(Text, row[:n_shown]))
-    Console(width=width).print(table)
-    if n_shown < len(shown.headings):
-        console.print(f"A wider terminal, and the report, also show: {', '.join(shown.headings[n_shown:])}.")
-
-
-_N_LEAST = 4
-
-"""Columns that are shown however narrow the terminal is, wrapped if need be."""
+    for index, heading in enumerate(headings):
+        table.add_column(Text(heading), justify="left" if index < n_left else "right", no_wrap=no_wrap)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console()
+    Console(width=width or (console.width if console.is_terminal else 160)).print(table)
 
 
 def _n_fitting(shown: TerminalTable, width: int) -> int:
-    """How many columns, from the left, fit into a terminal without wrapping."""
+    """Return how many columns, from the left, fit into a terminal without wrapping."""
     used = 0
     for index, heading in enumerate(shown.headings):
         used += max(len(text) for text in (heading, *(row[index] for row in shown.rows))) + 2

@@ -1,4 +1,4 @@
-"""`study embeddings`: what a store holds, whether it is sound, and taking a column out."""
+"""`study embeddings`: list, verify and remove the columns of an embedding store."""
 
 from __future__ import annotations
 
@@ -7,75 +7,72 @@ from pathlib import Path
 
 import click
 
-_config = click.option(
-    "-c", "--config", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="The study file."
-)
+from study.cli.options import config_option
 
-_store = click.option("--store", type=click.Path(path_type=Path), help="A store, in place of a study file's.")
+_store_option = click.option("--store", type=click.Path(path_type=Path), help="A store, instead of the study file's.")
 
 
-@click.group()
-def embeddings() -> None:
-    """See, verify and remove columns of an embedding store."""
+@click.group("embeddings")
+def embeddings_command() -> None:
+    """List, verify or remove the columns of the embedding store."""
 
 
-@embeddings.command("ls")
-@_config
-@_store
+@embeddings_command.command("ls")
+@config_option
+@_store_option
 def list_columns(config: Path, store: Path | None) -> None:
-    """What is there, made by what, how large, how fast."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """List the columns: their encoder, size and encoding speed."""
     from embedding_jobs.store.store import Store
+    from study.cli.console import show_rows
 
-    opened = Store(_directory(config, store))
-    table = Table(box=None, pad_edge=False)
-    for heading in ("column", "model", "items", "distinct", "numbers", "MB", "inputs/s", ""):
-        table.add_column(heading, justify="left" if heading in ("column", "model", "") else "right")
-    for facts in opened.describe():
-        manifest = facts.manifest
+    rows = []
+    for facts in Store(_directory(config, store)).describe():
+        manifest, megabytes = facts.manifest, f"{facts.n_bytes / 1e6:,.1f}"
         if manifest is None:
-            table.add_row(facts.name, "", "", "", "", f"{facts.n_bytes / 1e6:,.1f}", "", facts.problem)
+            rows.append((facts.name, "", facts.problem or "", "", "", "", megabytes, ""))
             continue
         rate = facts.measured.get("inputs_per_s")
-        table.add_row(
-            facts.name,
-            str(manifest.settings.get("model", manifest.encoder)),
-            f"{manifest.n_items:,}",
-            f"{manifest.n_distinct:,}",
-            f"{manifest.dimension:,} {manifest.dtype}",
-            f"{facts.n_bytes / 1e6:,.1f}",
-            f"{rate:,.0f}" if rate else "",
-            f"{manifest.n_skipped:,} skipped" if manifest.n_skipped else "",
+        rows.append(
+            (
+                facts.name,
+                str(manifest.settings.get("model", manifest.encoder)),
+                f"{manifest.n_skipped:,} skipped" if manifest.n_skipped else "",
+                f"{manifest.n_items:,}",
+                f"{manifest.n_distinct:,}",
+                f"{manifest.dimension:,} {manifest.dtype}",
+                megabytes,
+                f"{rate:,.0f}" if rate else "",
+            )
         )
-    console = Console()
-    Console(width=console.width if console.is_terminal else 160).print(table)
+    show_rows(("column", "model", "", "items", "distinct", "dimensions", "MB", "inputs/s"), rows, n_left=3)
 
 
-@embeddings.command()
-@_config
-@_store
+@embeddings_command.command("verify")
+@config_option
+@_store_option
 @click.argument("columns", nargs=-1)
-def verify(config: Path, store: Path | None, columns: tuple[str, ...]) -> None:
-    """Recompute checksums and row alignment of COLUMNS, or of all; exit code 1 where something is damaged."""
+def verify_columns(config: Path, store: Path | None, columns: tuple[str, ...]) -> None:
+    """Check the files of COLUMNS, or of all; exit code 1 if damaged.
+
+    Recomputes the checksums and compares the rows of every column with the items.
+    """
     from embedding_jobs.store.store import Store
 
     opened = Store(_directory(config, store))
     damages = opened.verify(columns or None)
     for damage in damages:
         click.echo(f"{damage.column}/{damage.file}: {damage.reason}")
-    click.echo("`study embed` makes what is damaged anew." if damages else f"{opened.directory}: sound.")
+    click.echo("`study embed` encodes damaged shards again." if damages else f"{opened.directory}: valid.")
     sys.exit(1 if damages else 0)
 
 
-@embeddings.command("rm")
-@_config
-@_store
+@embeddings_command.command("rm")
+@config_option
+@_store_option
 @click.argument("column")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def remove(config: Path, store: Path | None, column: str, yes: bool) -> None:
-    """Remove COLUMN; the others stay."""
+def remove_column(config: Path, store: Path | None, column: str, yes: bool) -> None:
+    """Remove COLUMN and keep the others."""
     from embedding_jobs.store.store import Store
 
     opened = Store(_directory(config, store))
@@ -83,7 +80,7 @@ def remove(config: Path, store: Path | None, column: str, yes: bool) -> None:
     if not yes:
         click.confirm(f"Remove {name} from {opened.directory}?", abort=True)
     opened.remove(name)
-    click.echo(f"{name} removed. `study embed` makes it anew.")
+    click.echo(f"{name} removed. `study embed` encodes it again.")
 
 
 def _directory(config: Path, store: Path | None) -> Path:

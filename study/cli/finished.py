@@ -1,4 +1,4 @@
-"""Commands on finished studies: what they say beside each other, and what is done with them."""
+"""Commands on finished studies: compare, verify, export, label."""
 
 from __future__ import annotations
 
@@ -7,74 +7,76 @@ from pathlib import Path
 
 import click
 
-from study.cli.embeddings import embeddings
+from study.cli.options import config_option, output_option
 
-_config = click.option(
-    "-c", "--config", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="The study file."
-)
-
-_split = click.option("--split", type=int, help="Split seed; the first recorded one if not given.")
-
-_output = click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write into.")
+_split_option = click.option("--split", type=int, help="Split seed.  [default: the first recorded one]")
 
 
-@click.command()
+@click.command("compare")
 @click.argument("studies", nargs=-1, required=True, metavar="STUDY STUDY...")
-@_output
-def compare(studies: tuple[str, ...], output: Path | None) -> None:
-    """Compare studies with the first one: directories, or `URI#NAME` for one on an MLflow server."""
-    from analysis.report.comparison_page import comparison_table, write_comparison
-    from analysis.statistics.across_studies import compare as compare_studies
-    from study.cli.console import show
+@output_option
+def compare_command(studies: tuple[str, ...], output: Path | None) -> None:
+    """Compare studies with the first one.
 
-    comparison = compare_studies(studies)
+    A STUDY is a directory, or URI#NAME for a study on an MLflow server.
+    """
+    from analysis.report.comparison_page import comparison_table, write_comparison
+    from analysis.statistics.across_studies import compare
+    from study.cli.console import show_table
+
+    comparison = compare(studies)
     written = write_comparison(comparison, output or Path("comparison"))
-    show(comparison_table(comparison))
+    show_table(comparison_table(comparison))
     click.echo(f"Comparison: {written.html}")
 
 
-@click.command()
+@click.command("verify")
 @click.argument("cell")
-@_config
-@_split
-@click.option("--tolerance", type=float, default=0.001, show_default=True, help="Largest difference that agrees.")
-def verify(cell: str, config: Path, split: int | None, tolerance: float) -> None:
-    """Retrain a CELL of the table (a method, or `e_mixup(alpha=0.3)`) and say whether it agrees; exit code 1 if not."""
-    from study.cli.console import show
+@config_option
+@_split_option
+@click.option("--tolerance", default=0.001, show_default=True, help="Largest difference between metrics that agree.")
+def verify_command(cell: str, config: Path, split: int | None, tolerance: float) -> None:
+    """Retrain a CELL of the table; exit code 1 if the results differ.
+
+    A CELL is a method, or a candidate such as 'e_mixup(alpha=0.3)'.
+    """
+    from study.cli.console import show_table
     from study.config.load import load_spec
     from study.model.verify import verification_table, verify_cell
 
     found = verify_cell(load_spec(config).root, cell, split, tolerance)
-    show(verification_table(found), n_left=1)
+    show_table(verification_table(found), n_left=1)
     if found.recorded_on != found.retrained_on:
         click.echo(f"Recorded on other hardware: {found.recorded_on}; now {found.retrained_on}.")
     word = "agrees" if found.agrees else "does not agree"
-    items = f"{found.n_changed} of {found.n_items} items are judged otherwise"
     click.echo(
-        f"{found.trial} {word}, within {tolerance:g}: {items}, confidences differ by {found.confidence_difference:.1g} "
-        "at most."
+        f"{found.trial} {word}, within {tolerance:g}: {found.n_changed} of {found.n_items} items are predicted "
+        f"differently, confidences differ by at most {found.confidence_difference:.1g}."
     )
     sys.exit(0 if found.agrees else 1)
 
 
-@click.command()
+@click.command("export")
 @click.argument("cell", required=False)
-@_config
-@_split
+@config_option
+@_split_option
 @click.option("--all-items", is_flag=True, help="Train on every labelled item, not on the split's training items.")
-@click.option("--track", is_flag=True, help="Attach the model to the study's MLflow run too.")
-@_output
-def export(
+@click.option("--track", is_flag=True, help="Also attach the model to the study's MLflow run.")
+@output_option
+def export_command(
     cell: str | None, config: Path, split: int | None, all_items: bool, track: bool, output: Path | None
 ) -> None:
-    """Write the best candidate, or that of a CELL, as an MLflow model: safetensors weights and JSON, no pickle."""
+    """Write the best candidate, or a CELL, as an MLflow model.
+
+    The model is safetensors weights and JSON, without pickle. A CELL is a method, or a candidate such as
+    'e_mixup(alpha=0.3)'.
+    """
     from study.config.load import load_spec
     from study.model.export import train_best, write_model
 
     spec = load_spec(config)
-    root = spec.root
-    trained = train_best(root, cell, split, all_items=all_items)
-    written = write_model(trained, output or root / "model")
+    trained = train_best(spec.root, cell, split, all_items=all_items)
+    written = write_model(trained, output or spec.root / "model")
     click.echo(f"{trained.summary}: {written}")
     place = str(written)
     if track:
@@ -84,14 +86,14 @@ def export(
     click.echo(f'mlflow.pyfunc.load_model({place!r}).predict(embeddings) gives class or "none", and confidence.')
 
 
-@click.command()
+@click.command("label")
 @click.argument("table", type=click.Path(path_type=Path))
-@_config
-@click.option("-m", "--model", type=click.Path(path_type=Path), help="An exported model; else the best is trained.")
+@config_option
+@click.option("-m", "--model", type=click.Path(path_type=Path), help="An exported model.  [default: the best, trained]")
 @click.option("-n", "--top", default=100, show_default=True, type=click.IntRange(1), help="Items on the page.")
-@_output
-def label(table: Path, config: Path, model: Path | None, top: int, output: Path | None) -> None:
-    """Rank the items of an unlabelled TABLE: what to label next, as CSV and as a page."""
+@output_option
+def label_command(table: Path, config: Path, model: Path | None, top: int, output: Path | None) -> None:
+    """Rank the unlabelled items of a TABLE by what to label next."""
     from embedding_jobs.files import write_whole
     from study.config.load import load_spec
     from study.execution.progress import Progress, chatter_to
@@ -116,27 +118,3 @@ def label(table: Path, config: Path, model: Path | None, top: int, output: Path 
     n_none = sum(item.predicted == "none" for item in items)
     click.echo(f'{len(items)} items ranked by {says}; {n_none} predicted "none".')
     click.echo(f"List: {listed}\nPage: {write_whole(folder / 'label.html', page.encode())}")
-
-
-def report_from_server(uri: str, name: str, output: Path) -> None:
-    """Writes and prints the report of a study from an MLflow server alone."""
-    from analysis.report.tables import terminal_table
-    from analysis.report.write import write_server_report
-    from analysis.results.mlflow import load_runs
-    from study.cli.console import show
-
-    study = load_runs(uri, name)
-    written = write_server_report(study, output)
-    show(terminal_table(study.results))
-    for sentence in study.results.missing:
-        click.echo(f"Missing: {sentence}")
-    click.echo(f"Report, without what rests on single items: {written.html}")
-
-
-COMMANDS = (
-    compare,
-    embeddings,
-    export,
-    label,
-    verify,
-)

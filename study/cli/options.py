@@ -6,15 +6,18 @@ from pathlib import Path
 
 import click
 
-EXIT_INCOMPLETE = 1
+EXIT_INCOMPLETE, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 
-EXIT_USER = 2
-
-EXIT_INTERRUPTED = 130
-
-
-_config = click.option(
+config_option = click.option(
     "-c", "--config", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="The study file."
 )
 
-_quiet = click.option("--quiet", is_flag=True, help="Show results and errors only.")
+quiet_option = click.option("--quiet", is_flag=True, help="Show results and errors only.")
+
+output_option = click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to.")
+
+name_option = click.option("--name", help="With --address: the study's name, instead of its file.")
+
+python_option = click.option(
+    "--python", default="python", show_default=True, help="The Python on the cluster that has this project installed."
+)

