@@ -1,4 +1,4 @@
-"""What the packs of a study share: its embeddings, labels, settings and provenance."""
+"""Build the context that the packs of a study share: embeddings, labels, settings and provenance."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from trainables.training.settings import Settings
 
 
 def load_embeddings(spec: StudySpec) -> Embeddings:
-    """The embeddings that a study's trials read.
+    """Load the embeddings that a study's trials read.
 
     Raises:
-        embedding_jobs.store.StoreError: A column is missing, or not the one asked for.
+        StoreError: A column is missing, or was made by another encoder.
     """
     return Store(spec.store).load([column_name(column, config) for column, config in spec.column_encoders.items()])
 
@@ -30,28 +30,28 @@ def load_embeddings(spec: StudySpec) -> Embeddings:
 def pack_context(
     spec: StudySpec, embeddings: Embeddings, labels: np.ndarray, description: StudyDescription
 ) -> PackContext:
-    """The context of a study's packs.
+    """Return the context of a study's packs.
 
     Args:
         spec: The study.
-        embeddings: What its trials read.
+        embeddings: The embeddings that its trials read.
         labels: Index of each item's label among the sorted label names (items,).
-        description: Its description.
+        description: The study's description.
 
     Raises:
-        RunError: The study names an unknown class that no item has.
+        RunError: `splits.unknown_classes` names a class that no item has.
     """
     matrix, names = embeddings.matrix, description.data.class_names
     return _context(spec, matrix, labels, names, provenance(spec, description))
 
 
 def pilot_context(spec: StudySpec, labels: Sequence[str], n_features: int) -> PackContext:
-    """The context of packs that are trained to see what they cost; its embeddings are still to be made up.
+    """Return the context of packs that measure the cost of training. It has no embeddings yet: they are random.
 
     Args:
         spec: The study.
         labels: Each item's label (items,).
-        n_features: Length of the embeddings.
+        n_features: Dimensions of the embeddings.
     """
     names, indices = np.unique(np.array(labels), return_inverse=True)
     return _context(spec, np.empty((0, n_features), np.float32), indices, [str(name) for name in names], {})
@@ -81,10 +81,10 @@ def _context(
 
 
 def _label_indices(wanted: Sequence[str], class_names: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Indices of labels among the sorted label names.
+    """Return the indices of labels among the sorted label names.
 
     Raises:
-        RunError: The data lack one.
+        RunError: No item has one of the labels.
     """
     absent = [name for name in wanted if name not in class_names]
     if absent:

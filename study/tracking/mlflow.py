@@ -1,7 +1,7 @@
-"""Records -> MLflow: study, candidate and trial runs, written by the driver alone.
+"""Write records to MLflow as study, candidate and trial runs; only the driver writes.
 
-Every run carries a deterministic key as a tag and is looked for before it is created; times come from the record. So
-writing the same records again, after any interruption and into any server, changes nothing.
+Every run has a deterministic key as a tag and is looked for before it is created, and times come from the record. So
+writing the same records again, after any interruption, changes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from trainables.records.types import TrialRecord
 
 @dataclass
 class _Known:
-    """A run on the server; MLflow's own value would hold all its figures."""
+    """A run on the server, without its metrics."""
 
     run_id: str
     finished: bool = False
@@ -37,17 +37,17 @@ class _Known:
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What the tracker says of a study.
+    """What the run of a study shows.
 
     Attributes:
-        name: Its name.
-        key: What identifies it: the same name with other deciding settings is another study.
-        params: Its settings, flat.
+        name: The study's name.
+        key: Identifies the study: the same name with other deciding settings is another study.
+        params: The settings, flat.
         made_by: Versions, hardware, commit and digests.
-        table: The table it reads.
-        n_items: Items in that.
-        data_digest: Digest of its content.
-        description: `study.json`, of which a report from the server alone needs a copy.
+        table: The table.
+        n_items: Number of items in the table.
+        data_digest: Digest of the table's content.
+        description: `study.json`; a report from the server alone needs a copy.
     """
 
     name: str
@@ -66,8 +66,8 @@ class Tracker:
     Args:
         uri: MLflow tracking address.
         experiment: Experiment name; made if missing.
-        about: What is said of the study.
-        artifacts: Folder of artifacts for a database address, which would else put them where the process stands.
+        about: What the run of the study shows.
+        artifacts: Folder for artifacts if the address is a database; MLflow's default is the working directory.
 
     Attributes:
         study_run: The id of the study's run.
@@ -91,10 +91,7 @@ class Tracker:
             self._client.log_artifact(self.study_run, str(about.description))
 
     def write(self, records: Iterable[TrialRecord]) -> int:
-        """Writes the trials that the server lacks, and finishes those that were left half-written.
-
-        Returns:
-            How many trials were written.
+        """Write the trials that are missing on the server, complete half-written ones, and return their number.
 
         Raises:
             TrackingError: The server cannot be reached.
@@ -103,17 +100,17 @@ class Tracker:
             return sum(self._write(record) for record in records)
 
     def finish(self, outcome: Outcome, attached: Mapping[str, Path]) -> None:
-        """Ends the study's run: figures of the study and of each candidate over its splits, and artifacts.
+        """End the study's run: write the metrics of the study and of each candidate over its splits, and artifacts.
 
         Args:
-            outcome: What the study has come to.
-            attached: Folders to attach, by the name they get; those that do not exist are passed over.
+            outcome: The results of the study.
+            attached: Folders to attach, by the name they get; missing folders are ignored.
 
         Raises:
             TrackingError: The server cannot be reached.
         """
         with self._as_tracking_errors():
-            self._client.log_artifact(self.study_run, str(self._about.description))  # it knows every candidate now
+            self._client.log_artifact(self.study_run, str(self._about.description))  # now with every candidate
             for name, folder in attached.items():
                 if folder.is_dir():
                     self._client.log_artifacts(self.study_run, str(folder), name)
@@ -125,9 +122,9 @@ class Tracker:
 
     def _summarise(self, candidate: CandidateSummary) -> None:
         run = self._known.get(schema.candidate_key(self._study_key, candidate.phase, candidate.candidate))
-        if run is None:  # the server was away when its trials came: `study sync` tells it of both
+        if run is None:  # the server was absent when the trials were written: `study sync` writes both
             return
-        # The step is the number of splits, the time none: the same splits, told again, change nothing.
+        # The step is the number of splits and the time is 0, so writing the same splits again changes nothing.
         step = len(candidate.splits)
         metrics = [Metric(schema.N_SPLITS, step, 0, step)]
         for name in schema.SUMMARISED:
@@ -152,13 +149,13 @@ class Tracker:
         metrics = [
             Metric(name, value, end_ms, 0)
             for name, value in record.metrics.items()
-            if value == value and name not in learning  # the end of a curve of that name says it
+            if value == value and name not in learning  # the last point of the curve has it
         ]
         metrics.append(Metric(schema.DURATION, record.duration_s, end_ms, 0))
         steps = [int(epoch) for epoch in record.curves.epoch]
         for name, values in learning.items():
             points = [Metric(name, v, end_ms, step) for step, v in zip(steps, values, strict=True) if v == v]
-            metrics += reversed(points)  # MLflow notes the latest of each: with that first, it is written once
+            metrics += reversed(points)  # MLflow updates the latest value: with the last point first, once
         self._log(run.run_id, metrics, schema.trial_params(config))
         self._finish(run, end_ms)
         return 1
@@ -191,7 +188,7 @@ class Tracker:
     def _log(self, run_id: str, metrics: list[Metric], params: Mapping[str, Any]) -> None:
         listed = [Param(name, str(value)[:6000]) for name, value in params.items()]
         self._client.log_batch(run_id, metrics[:900], listed[:90])
-        for start in range(900, len(metrics), 900):  # the server takes 1000 values a call
+        for start in range(900, len(metrics), 900):  # the server accepts 1000 values per call
             self._client.log_batch(run_id, metrics[start : start + 900])
         for start in range(90, len(listed), 90):
             self._client.log_batch(run_id, params=listed[start : start + 90])
@@ -211,12 +208,12 @@ class Tracker:
         elif run.finished:
             self._client.update_run(run.run_id, status="RUNNING")
         found = self._client.get_run(run.run_id)
-        if not found.data.params:  # it is new, or who made it came no further
+        if not found.data.params:  # the run is new, or was interrupted here
             self._log(run.run_id, [], about.params)
         if not found.inputs.dataset_inputs:
             source = Dataset(
                 name=Path(about.table).name,
-                digest=about.data_digest[:36],  # as long as MLflow takes
+                digest=about.data_digest[:36],  # the longest that MLflow accepts
                 source_type="table",
                 source=json.dumps({"uri": about.table}),
                 profile=json.dumps({"num_rows": about.n_items}),
@@ -227,7 +224,7 @@ class Tracker:
 
     @contextmanager
     def _as_tracking_errors(self) -> Iterator[None]:
-        """Turns whatever goes wrong into a `TrackingError`: an artifact store has errors of its own, of any kind."""
+        """Raise every error as a `TrackingError`: artifact stores raise errors of many kinds."""
         try:
             yield
         except Exception as error:
@@ -236,26 +233,26 @@ class Tracker:
     def _explained(self, error: Exception) -> TrackingError:
         if isinstance(error, MlflowException) and error.get_http_status_code() in (401, 403):
             return TrackingError(
-                f"MLflow at {self._uri} refuses us: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those "
-                "of a user who may write. Nothing is lost: `study sync` then writes what it lacks."
+                f"MLflow at {self._uri} rejected the user: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
+                "to those of a user who may write. Nothing is lost: `study sync` then writes what is missing."
             )
         if isinstance(error, UNREACHABLE):
             return TrackingError(
                 f"MLflow at {self._uri} does not answer ({cause(error)}). "
-                "Nothing is lost: once it is back, `study sync` writes what it lacks."
+                "Nothing is lost: once it is back, `study sync` writes what is missing."
             )
         return TrackingError(
-            f"MLflow at {self._uri} answers, but what it is told cannot be stored ({type(error).__name__}: {error}). "
-            "Most often its artifact store is a place that this machine cannot write to. Nothing is lost: once that is "
-            "mended, `study sync` writes what it lacks."
+            f"MLflow at {self._uri} answers but could not store the data ({type(error).__name__}: {error}). Most often "
+            "this machine cannot write to its artifact store. Nothing is lost: fix that, then `study sync` writes what "
+            "is missing."
         )
 
 
 def _learning_curves(record: TrialRecord) -> dict[str, list[float]]:
-    """What is tracked at each of the epochs of a trial's curves, by MLflow's name.
+    """Return the curves of a trial that are tracked, by MLflow's name.
 
-    How alike layers are over the epochs is tracked of what has no augmentation, where it says which layer to augment;
-    of every trial it would be most of what a trial takes to write. The records have it of all.
+    The similarity of layers over the epochs is tracked only for trials without augmentation, where it helps to choose
+    the layer to augment: written for every trial, it would take most of the time. The records have it for all.
     """
     found = {name: getattr(record.curves, curve).tolist() for curve, name in schema.LEARNING_CURVES.items()}
     if not is_reference(record.config.candidate.method):
@@ -264,10 +261,10 @@ def _learning_curves(record: TrialRecord) -> dict[str, list[float]]:
 
 
 def check_server(uri: str) -> None:
-    """Asks a tracking server for anything; of a database there is nothing to ask before a study is written.
+    """Send a request to a tracking server. A database needs no check before a study is written.
 
     Raises:
-        TrackingError: It cannot be reached, or refuses us.
+        TrackingError: The server cannot be reached, or rejected the user.
     """
     if not uri.startswith(("http://", "https://")):
         return
@@ -278,7 +275,7 @@ def check_server(uri: str) -> None:
 
 
 def _make_database(uri: str) -> None:
-    """Makes a SQLite database whole or not at all: one whose making was interrupted could not be opened again."""
+    """Make a SQLite database whole or not at all: MLflow cannot open a half-made one."""
     path = Path(uri.removeprefix(SQLITE))
     if not uri.startswith(SQLITE) or path.exists():
         return

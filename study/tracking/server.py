@@ -1,7 +1,7 @@
-"""An MLflow server with passwords: started, shown to refuse strangers, and stopped again.
+"""Run an MLflow server with passwords, and check that it rejects requests without one.
 
-MLflow alone decides who may read; this file gives it what it needs to start closed: an administrator's password, no
-permission for anybody else, and secrets in its environment, where `ps` does not show them.
+MLflow itself checks the permissions. This module gives it an administrator's password and no permission for anybody
+else, with secrets in its environment, where `ps` does not show them.
 """
 
 from __future__ import annotations
@@ -24,22 +24,20 @@ from pathlib import Path
 
 from study.errors import TrackerError
 
-ADMIN = "admin"
-
-"""User that a study writes as."""
+ADMIN = "admin"  # the user that a study writes as
 
 PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"
 
 BACKEND = "MLFLOW_BACKEND_STORE_URI"
 
-_N_PASSWORD = 12  # characters, the least that MLflow takes
+_N_PASSWORD = 12  # characters, the least that MLflow accepts
 
 _STARTS_WITHIN_S, _STOPS_WITHIN_S = 120, 10
 
 
 @dataclass(frozen=True)
 class Secret:
-    """The administrator's password and where it is from; neither is ever shown together with the value."""
+    """The administrator's password and its file; the password is never shown."""
 
     value: str
     file: Path | None
@@ -49,10 +47,10 @@ class Secret:
 
 
 def admin_password(directory: Path) -> Secret:
-    """The password of MLFLOW_AUTH_ADMIN_PASSWORD, else of the directory's file, which is made if there is none.
+    """Return the password of MLFLOW_AUTH_ADMIN_PASSWORD, else of the directory's file, which is made if missing.
 
     Raises:
-        TrackerError: It is too short, or the file can be read by others.
+        TrackerError: The password is too short, or others can read the file.
     """
     file: Path | None = None
     if PASSWORD in os.environ:
@@ -63,8 +61,8 @@ def admin_password(directory: Path) -> Secret:
             _write_private(file, secrets.token_urlsafe(32))
         if file.stat().st_mode & 0o077:
             raise TrackerError(
-                f"{file} must be its owner's alone, it has the mode {file.stat().st_mode & 0o777:o}. Others may have "
-                f"read it: change the password in it, then chmod 600 {file}"
+                f"{file} must be readable by its owner only, got mode {file.stat().st_mode & 0o777:o}: others may have "
+                f"read it. Change the password in it, then chmod 600 {file}"
             )
         value, place = file.read_text().strip(), str(file)
     if len(value) < _N_PASSWORD:
@@ -75,17 +73,17 @@ def admin_password(directory: Path) -> Secret:
 def run_server(
     directory: Path, host: str, port: int, backend_store_uri: str | None, started: Callable[[str, Secret], None]
 ) -> None:
-    """Runs an MLflow server until it is interrupted.
+    """Run an MLflow server until it is interrupted.
 
     Args:
-        directory: For its database (unless `backend_store_uri` names another), artifacts, users, password and log.
-        host: The interface to listen on.
+        directory: Folder for database (unless `backend_store_uri` names another), artifacts, users, password and log.
+        host: The address to listen on.
         port: The port to listen on.
         backend_store_uri: MLflow's database; None for SQLite in the directory.
-        started: Called with the address and the password once strangers are refused.
+        started: Called with the URL and the password when the server rejects requests without the password.
 
     Raises:
-        TrackerError: It does not start, or the password is not the one that its user was made with.
+        TrackerError: The server does not start, or its user was made with another password.
     """
     _refuse_used_port(host, port)
     directory = directory.resolve()
@@ -100,12 +98,12 @@ def run_server(
         BACKEND: backend_store_uri or f"sqlite:///{directory / 'tracker.db'}",
         "MLFLOW_AUTH_CONFIG_PATH": str(_auth_config(directory)),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # MLflow's own evaluations; nobody here asks for them
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for MLflow's own evaluations
         "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
     }
     descriptor = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
     with os.fdopen(descriptor, "ab") as output:
-        # A group of its own: Ctrl-C reaches this process alone, which then ends the whole group in order.
+        # In another process group: Ctrl-C reaches this process only, which then ends the whole group in order.
         process = subprocess.Popen(
             command, env=environment, cwd=directory, stdout=output, stderr=output, start_new_session=True
         )
@@ -114,12 +112,12 @@ def run_server(
         _wait_until_it_refuses(uri, process, log)
         if _status(uri, secret) != 200:
             raise TrackerError(
-                f"The users in {directory / 'users.db'} were made with another password of `{ADMIN}`. Give that one, "
-                "or remove the file: users are then made anew, and the tracked runs stay."
+                f"The users in {directory / 'users.db'} were made with another password of `{ADMIN}`. Use that one, "
+                "or remove the file: users are then made again, and the tracked runs are kept."
             )
         started(uri, secret)
         process.wait()
-        raise TrackerError(f"The server ended by itself with {process.returncode}; see {log}")
+        raise TrackerError(f"The server ended with exit code {process.returncode}; see {log}")
     finally:
         _end(process)
 
@@ -130,7 +128,7 @@ def _auth_config(directory: Path) -> Path:
         "default_permission": "NO_PERMISSIONS",
         "database_uri": f"sqlite:///{directory / 'users.db'}",
         "admin_username": ADMIN,
-        # Hashing the password takes longer than most requests. The one worker forgets it at once when it is changed.
+        # Hashing a password takes longer than most requests. A changed password takes effect at once.
         "auth_cache_ttl_seconds": "300",
     }
     path = directory / "auth.ini"
@@ -146,7 +144,7 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _reached_as(host: str) -> str:
-    """The address at which this machine reaches a server that listens on `host`."""
+    """Return the address at which this machine reaches a server that listens on `host`."""
     if host in ("0.0.0.0", "::"):
         return "127.0.0.1" if host == "0.0.0.0" else "[::1]"
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
@@ -171,13 +169,13 @@ def _refuse_used_port(host: str, port: int) -> None:
             trial.bind((host.strip("[]"), port))
         except OSError as error:
             raise TrackerError(
-                f"The server cannot listen at {host}:{port} ({error.strerror or error}); stop what does, or give "
-                "another --port or --host"
+                f"The server cannot listen at {host}:{port} ({error.strerror or error}): stop the process that uses "
+                "the port, or choose another --port or --host"
             ) from None
 
 
 def _status(uri: str, secret: Secret | None) -> int | None:
-    """What the server answers to whoever asks for its experiments; None while it does not answer."""
+    """Return the HTTP status of a request for the experiments; None while the server does not answer."""
     request = urllib.request.Request(f"{uri}/api/2.0/mlflow/experiments/search?max_results=1")
     if secret is not None:
         request.add_header("Authorization", f"Basic {b64encode(f'{ADMIN}:{secret.value}'.encode()).decode()}")
@@ -191,7 +189,7 @@ def _status(uri: str, secret: Secret | None) -> int | None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends the server and what it started: asked first, then made to."""
+    """End the server and its processes: terminate, then kill."""
     if process.poll() is None:
         process.terminate()
         try:

@@ -1,4 +1,4 @@
-"""Write to MLflow what it does not have yet, from the records."""
+"""Write to MLflow, from the records, what is missing there."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ from study.state.provenance import provenance
 from study.state.results import outcome
 from study.tracking.mlflow import StudyFacts, Tracker
 from trainables.records.description import DESCRIPTION, StudyDescription, read_description
-from trainables.records.failures import (
-    FAILED,
-    STOPPED,
-)
+from trainables.records.failures import FAILED, STOPPED
 from trainables.records.parquet import read_records
 
 
 def make_tracker(spec: StudySpec, description: StudyDescription) -> Tracker:
-    """The tracker of a study.
+    """Return the tracker of a study.
 
     Raises:
         TrackingError: The server cannot be reached.
@@ -54,7 +51,7 @@ def attach(spec: StudySpec, folders: Mapping[str, Path], results: StudyResults |
         The id of the run.
 
     Raises:
-        study.status.RunError: A run works in the directory; it attaches its own report.
+        RunError: A run works in the directory; it attaches its own report.
         TrackingError: The server cannot be reached.
         DescriptionError: No study was run in the directory.
     """
@@ -66,16 +63,13 @@ def attach(spec: StudySpec, folders: Mapping[str, Path], results: StudyResults |
 
 
 def sync(spec: StudySpec) -> int:
-    """Writes to MLflow what it lacks, the report included; into an empty server, everything.
-
-    Returns:
-        How many trials were written.
+    """Write the trials and the report that are missing on the server, and return the number of trials written.
 
     Raises:
-        study.status.RunError: A run works in the directory; it catches up by itself.
+        RunError: A run works in the directory; it writes to MLflow itself.
         TrackingError: The server cannot be reached.
         DescriptionError: No study was run in the directory.
-        analysis.load.ReportError: It has no finished trial.
+        ReportError: The study has no finished trial.
     """
     description = read_description(spec.root)
     with only_run(spec.root):

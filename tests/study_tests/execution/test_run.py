@@ -130,7 +130,7 @@ def test_more_splits_keep_what_a_sampler_has_proposed_and_an_absent_tracker_lose
     before, _ = run(make_encoded_study(search=search, tracking={"uri": "http://127.0.0.1:9"}))
     assert before.n_trained == 7 * 2
     assert before.tracking_problem is not None
-    assert "`study sync` writes what it lacks" in before.tracking_problem
+    assert "`study sync` writes what is missing" in before.tracking_problem
     proposed = read_description(tmp_path / "out").proposed["e_mixup"]
     assert len(proposed) == 6
     path = make_encoded_study(search=search, splits={"n_splits": 3})

@@ -151,9 +151,7 @@ def test_what_cannot_be_stored_is_told(connect: Callable[[str], Tracker], tmp_pa
     said: list[str] = []
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     tracker = BackgroundTracker(lambda: connect(uri), lambda: RECORDS, said.append, retry_s=60)
-    with pytest.raises(
-        TrackingError, match=r"answers, but what it is told cannot be stored .*artifact store.*study sync"
-    ):
+    with pytest.raises(TrackingError, match=r"answers but could not store the data .*artifact store.*study sync"):
         tracker.close()
     assert len(said) == 1
 
@@ -255,7 +253,7 @@ def test_a_server_that_never_comes_delays_nothing(connect: Callable[[str], Track
     # An hour until the server is asked again, which nobody waits for at the end.
     tracker = BackgroundTracker(ask, lambda: RECORDS, lambda _: None, retry_s=3600)
     tracker.write(RECORDS)
-    with pytest.raises(TrackingError, match="`study sync` writes what it lacks"):
+    with pytest.raises(TrackingError, match="`study sync` writes what is missing"):
         tracker.close()
     assert n_asked <= 2, "when the study begins, and when it ends"
 
