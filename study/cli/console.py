@@ -38,15 +38,7 @@ def show_rows(
     n_left: int = 2,
     no_wrap: bool = False,
 ) -> None:
-    """Print rows below their headings.
-
-    Args:
-        headings: One per column.
-        rows: One text per column.
-        width: Width in characters; by default that of the terminal, elsewhere 160.
-        n_left: Number of columns, from the left, that hold words; numbers are aligned right.
-        no_wrap: Whether to keep each text on one line.
-    """
+    """Print rows below their headings; by default as wide as the terminal, elsewhere 160 characters."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from analysis.report.write import ReportFiles, write_report
+from analysis.report.write import write_report
 from analysis.results.aggregate import StudyResults
 from analysis.results.load import ReportError, load_study
 from study.config.schema import StudySpec
@@ -12,25 +12,8 @@ from study.errors import TrackingError
 from study.execution.prepare import prepare
 from study.search.importance import write_importances
 from study.state.lock import read_activity
+from study.state.results import StudyReport
 from study.tracking.background import BackgroundTracker
-
-
-@dataclass(frozen=True)
-class StudyReport:
-    """The results of a study and where they were written.
-
-    Attributes:
-        results: The finished trials, and why planned trials are missing.
-        report: The files of the report; None where it could not be written.
-        report_problem: Why it could not be written; None where it was.
-        tracking_problem: Why the study's MLflow run is not up to date; None where it is, or where a run works and will
-            update it.
-    """
-
-    results: StudyResults
-    report: ReportFiles | None
-    report_problem: str | None
-    tracking_problem: str | None
 
 
 def finish_study(spec: StudySpec, tracker: BackgroundTracker | None = None) -> StudyReport:

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -74,10 +73,8 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stop_live()
+    def __exit__(self, *_: object) -> None:
+        self.end_embedding()
 
     def say(self, text: str) -> None:
         """Print a line, above the live table if there is one."""
@@ -103,7 +100,7 @@ class Progress:
             n_stopped: Trials that early stopping has already saved.
             objective: The metric that candidates are compared by.
         """
-        self._stop_live()
+        self.end_embedding()
         self._phase, self._queue, self._n_planned, self._objective = phase, queue, n_planned, objective
         self._n_recorded = self._n_trained = self._n_failed = 0
         self._n_stopped = n_stopped
@@ -146,11 +143,13 @@ class Progress:
         """Keep the last table on the screen."""
         if self._live is not None:
             self._live.update(self._table(), refresh=True)
-        self._stop_live()
+        self.end_embedding()
 
     def end_embedding(self) -> None:
         """Keep the last line of the extraction on the screen."""
-        self._stop_live()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def _left(self) -> str:
         elapsed_s = time.monotonic() - self._started_s
@@ -198,11 +197,6 @@ class Progress:
             self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()
         self._live.update(content, refresh=True)
-
-    def _stop_live(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
 
 def notebook_progress() -> Progress:

@@ -108,8 +108,5 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
             n_recorded=len(run.scores),
             failures=tuple(run.failures),
             stops=tuple(run.stops),
-            results=finished.results,
-            report=finished.report,
-            report_problem=finished.report_problem,
-            tracking_problem=finished.tracking_problem,
+            **vars(finished),
         )

@@ -21,7 +21,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StudyResult:
+class StudyReport:
+    """The results of a study and where they were written.
+
+    Attributes:
+        results: The finished trials, and why planned trials are missing.
+        report: The files of the report; None if it could not be written.
+        report_problem: Why the report could not be written; None if it was.
+        tracking_problem: Why the study's MLflow run is not up to date; None if it is, or if a run works and will
+            update it.
+    """
+
+    results: StudyResults = field(repr=False)
+    report: ReportFiles | None = field(repr=False)
+    report_problem: str | None
+    tracking_problem: str | None
+
+
+@dataclass(frozen=True)
+class StudyResult(StudyReport):
     """The result of a run. A notebook shows it as the report's table.
 
     Attributes:
@@ -30,10 +48,6 @@ class StudyResult:
         n_recorded: Trials recorded in all.
         failures: The packs that failed for good, in this run or before it.
         stops: The candidates that early stopping ended.
-        results: The finished trials, and why planned trials are missing.
-        report: The files of the report; None where it could not be written.
-        report_problem: Why it could not be written; None where it was.
-        tracking_problem: Why MLflow is not up to date; None where it is.
     """
 
     directory: Path
@@ -41,10 +55,6 @@ class StudyResult:
     n_recorded: int
     failures: tuple[Failure, ...]
     stops: tuple[Stop, ...]
-    results: StudyResults = field(repr=False)
-    report: ReportFiles | None = field(repr=False)
-    report_problem: str | None
-    tracking_problem: str | None
 
     def table(self) -> pd.DataFrame:
         """Return the report's table, unrounded: one row per method."""
