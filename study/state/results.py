@@ -79,7 +79,7 @@ class StudyResult(StudyReport):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """The results that a study's MLflow run shows.
 
     Attributes:
@@ -93,9 +93,9 @@ class Outcome:
     complete: bool
 
 
-def outcome(results: StudyResults) -> Outcome:
+def outcome(results: StudyResults) -> StudyOutcome:
     """Return what a study's MLflow run shows of its results."""
     metric = results.description.objective
     means = {f"{metric}.{row.method}": row.objective.mean for row in results.methods if row.candidate}
     candidates = (one for phase in results.description.splits for one in results.candidates[phase])
-    return Outcome(means, tuple(candidates), not results.missing)
+    return StudyOutcome(means, tuple(candidates), not results.missing)

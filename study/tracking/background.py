@@ -99,5 +99,5 @@ def _unexpected(error: Exception) -> TrackingError:
     """Return an error to report in place of one that would end the thread unnoticed."""
     return TrackingError(
         f"Records could not be written to MLflow ({type(error).__name__}: {error}). Nothing is lost: fix the error, "
-        "then `study sync` writes what MLflow lacks."
+        "then `study sync` writes what is missing there."
     )

@@ -23,7 +23,7 @@ from analysis.results.controls import is_reference
 from analysis.results.mlflow import SQLITE, UNREACHABLE, connect, search_runs
 from embedding_jobs.files import whole_file
 from study.errors import TrackingError
-from study.state.results import Outcome
+from study.state.results import StudyOutcome
 from trainables.records.types import TrialRecord
 
 
@@ -99,7 +99,7 @@ class Tracker:
         with self._as_tracking_errors():
             return sum(self._write(record) for record in records)
 
-    def finish(self, outcome: Outcome, attached: Mapping[str, Path]) -> None:
+    def finish(self, outcome: StudyOutcome, attached: Mapping[str, Path]) -> None:
         """End the study's run: write the metrics of the study and of each candidate over its splits, and artifacts.
 
         Args:

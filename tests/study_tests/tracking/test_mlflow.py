@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 from analysis.results.aggregate import CandidateSummary, spread
 from analysis.results.mlflow_schema import KEY_TAG
 from study.errors import TrackingError
-from study.state.results import Outcome
+from study.state.results import StudyOutcome
 from study.tracking.background import BackgroundTracker
 from study.tracking.mlflow import StudyFacts, Tracker
 from tests.study_tests.conftest import free_port
@@ -224,7 +224,7 @@ def test_a_server_that_is_killed_in_the_middle(
     (report / "report.html").write_text("<p>")
     best = Candidate.of("e_mixup", {"alpha": 0.2})
     summary = CandidateSummary(best, "paper", (0, 1, 2), (), {"auc_weighted": spread([0.90, 0.91, 0.92])}, 2.0)
-    outcome = Outcome({"auc_weighted.e_mixup": 0.91}, (summary,), True)
+    outcome = StudyOutcome({"auc_weighted.e_mixup": 0.91}, (summary,), True)
     for _ in range(2):  # told twice, it is there once
         rebuilt.finish(outcome, {"report": report, "unfinished/failed": tmp_path / "none"})
     client = MlflowClient(empty)
