@@ -87,7 +87,7 @@ class FoundColumn:
 
 
 def find_column(store: Store, items: ItemsManifest, job: Job, fingerprint: dict[str, Any]) -> FoundColumn:
-    """Look at a column: is it complete, and which of its shards are damaged?"""
+    """Find out whether a column is complete, and which of its shards are damaged."""
     began_s = time.time()
     name = column_name(job.column, job.config)
     manifest = existing_column(store, name, fingerprint, "skip" if job.skip else "fail")
@@ -296,7 +296,7 @@ class ColumnRun:
         ]
 
     def _must_go(self, notes: list[str | None]) -> bool:
-        """Whether an earlier run skipped rows of a file, and this run must not skip any."""
+        """Return whether an earlier run skipped rows in a file, and this run must not skip any."""
         return not self._job.skip and any(note is not None and note.startswith(SKIP_NOTE) for note in notes)
 
     def _remove_stale_units(self) -> None:

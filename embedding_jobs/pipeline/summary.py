@@ -85,7 +85,7 @@ class ExtractionSummary:
 
 
 def summarise(manifest: ColumnManifest) -> ColumnSummary:
-    """Return a summary of a column to which this run added nothing."""
+    """Summarise a column as its manifest describes it, without anything that a run measured."""
     return ColumnSummary(
         name=f"{manifest.column}--{manifest.encoder}",
         n_items=manifest.n_items,

@@ -52,7 +52,7 @@ def read_part(path: Path, columns: Sequence[str]) -> pa.Table:
             for name in columns:
                 # An extension type may be a pickled object, and reading one would run code from the file.
                 if name not in schema.names or isinstance(schema.field(name).type, pa.BaseExtensionType):
-                    raise StoreError(f"the column `{name}` of {path} must be there and of a plain type; {AGAIN}")
+                    raise StoreError(f"the column `{name}` of {path} must exist and have a plain type; {AGAIN}")
             return file.read(columns=list(columns), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error)

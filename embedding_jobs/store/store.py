@@ -117,7 +117,7 @@ class Store:
         return read_manifest(self.path(name) / MANIFEST, ColumnManifest)
 
     def find(self, column: str) -> str:
-        """Return the name (`<column>--<encoder>`) of the only column of a data column; the name itself is found too.
+        """Return the name (`<column>--<encoder>`) that a data column, or the name itself, stands for.
 
         Raises:
             StoreError: There is no such column, or several.
