@@ -19,8 +19,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from analysis.layers.gains import AUTO, INPUT, OBJECTIVES, Gains, Target, Values, interval_over
-from analysis.statistics.intervals import Decision, Interval, decide, holm
+from analysis.layers.gains import AUTO, INPUT, OBJECTIVES, Gains, Target, interval_over
+from analysis.statistics.intervals import Decision, Interval, Values, decide, holm
 from trainables.records.types import CONTRASTIVE, SUPERVISED
 
 

@@ -14,16 +14,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from analysis.results.aggregate import StudyResults
 from analysis.results.controls import CONTROL
 from analysis.statistics.decisions import PER_ITEM, check_paired, item_matrix
-from analysis.statistics.intervals import Interval, naive_interval, two_way_interval
+from analysis.statistics.intervals import Interval, Values, naive_interval, two_way_interval
 from trainables.records.types import AUTO as RECORDED_AUTO
 from trainables.records.types import CONTRASTIVE, SUPERVISED, Candidate, TrialRecord
 
-Values = npt.NDArray[np.floating]
 Family = tuple[str, bool]
 
 # The input as a layer, and the layer that each trial chooses by CKA.

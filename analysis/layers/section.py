@@ -110,13 +110,13 @@ def drawings(layers: Layers) -> list[Drawing]:
     return [*of_gains, *similarity_figures(layers.controls)]
 
 
-def to_csv(layers: Layers) -> str:
+def gains_csv(layers: Layers) -> str:
     """Write every gain as CSV, one row per figure and target."""
     table = pd.DataFrame(_gain_rows(layers)).astype({"stop_gradient": int})
     return table.to_csv(index=False, lineterminator="\n")
 
 
-def to_json(layers: Layers) -> dict[str, Any]:
+def layers_json(layers: Layers) -> dict[str, Any]:
     """Return the numbers for `results.json`, which documents the keys."""
     found: dict[str, list[dict[str, Any]]] = {"gains": _gain_rows(layers), "claims": [], "exploratory": [], "auto": []}
     for own in layers.figures:

@@ -37,12 +37,12 @@ class CompareFiles:
 def write_comparison(comparison: Comparison, output: Path) -> CompareFiles:
     """Write the page and the numbers of a comparison into a folder."""
     return CompareFiles(
-        html=write_whole(output / "compare.html", render(comparison).encode()),
-        csv=write_whole(output / "compare.csv", to_csv(comparison).encode()),
+        html=write_whole(output / "compare.html", render_comparison(comparison).encode()),
+        csv=write_whole(output / "compare.csv", comparison_csv(comparison).encode()),
     )
 
 
-def render(comparison: Comparison) -> str:
+def render_comparison(comparison: Comparison) -> str:
     """Return the page."""
     styles = method_styles(comparison.methods)
     return (
@@ -61,7 +61,7 @@ def render(comparison: Comparison) -> str:
     )
 
 
-def to_csv(comparison: Comparison) -> str:
+def comparison_csv(comparison: Comparison) -> str:
     """Return one row per difference."""
     columns = ["method", "study", "against", "figure", "estimate", "low", "high", "standard_error", "p_value"]
     columns += ["adjusted_p", "decision", "basis"]

@@ -38,8 +38,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.layers.section import Layers
-from analysis.layers.section import to_json as layers_json
+from analysis.layers.section import Layers, layers_json
 from analysis.report.tables import Evidence, headings, table_rows
 from analysis.results.aggregate import MethodSummary, Spread, StudyResults
 from analysis.statistics.intervals import optimism
@@ -53,7 +52,7 @@ _LATEX_CHARACTERS = str.maketrans(
 )
 
 
-def to_latex(results: StudyResults, evidence: Evidence) -> str:
+def table_latex(results: StudyResults, evidence: Evidence) -> str:
     r"""Return the table for a paper, to be set with `booktabs`: `\input{table.tex}`."""
     columns = headings(results, evidence)
     rows = [[getattr(row, name) for name in columns] for row in table_rows(results, evidence)]
@@ -63,7 +62,7 @@ def to_latex(results: StudyResults, evidence: Evidence) -> str:
     return "% Needs \\usepackage{booktabs}.\n" + latex.translate(_LATEX_CHARACTERS)
 
 
-def to_csv(results: StudyResults) -> str:
+def table_csv(results: StudyResults) -> str:
     """Return the table's numbers unrounded, one row per method; an empty cell where a figure is not defined."""
     summaries = results.methods
     names = dict.fromkeys(name for summary in summaries for name in summary.figures)
@@ -89,7 +88,7 @@ def _spread(figure: Spread) -> dict[str, float]:
     return {"": figure.mean, "_maximum_deviation": figure.maximum_deviation, "_n_splits": figure.n}
 
 
-def to_json(results: StudyResults, evidence: Evidence, layers: Layers | None = None) -> str:
+def results_json(results: StudyResults, evidence: Evidence, layers: Layers | None = None) -> str:
     """Return the results as JSON; the head of this module documents its keys."""
     description = results.description
     found = {

@@ -72,7 +72,7 @@ class PageFigure:
         return [row.method for row in rows]
 
 
-def draw(figure: LineFigure | ForestFigure, results: StudyResults) -> PageFigure:
+def draw_of_study(figure: LineFigure | ForestFigure, results: StudyResults) -> PageFigure:
     """Draw a figure of a study for the page and for the files."""
     return draw_figure(figure, method_styles(results.description.methods), threshold=results.description.threshold)
 
@@ -186,7 +186,7 @@ def render(
             colors=[*styles.values(), *(style for item in of_layers for _, style in item.legend)],
             embeddings=[texts.embedding(column, options) for column, options in description.data.embeddings.items()],
             settings=list(flatten(description.settings)),
-            provenance=texts.provenance(results),
+            provenance=texts.provenance_rows(results),
         )
     )
 

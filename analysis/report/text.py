@@ -123,7 +123,7 @@ def embedding(column: str, options: Mapping[str, Any]) -> tuple[str, str, list[t
     return str(options.get("column", column)), ", ".join(facts) or "–", list(flatten(options))
 
 
-def provenance(results: StudyResults) -> list[tuple[str, list[str]]]:
+def provenance_rows(results: StudyResults) -> list[tuple[str, list[str]]]:
     """Return the provenance of the trials: each field with every value found, so that mixed machines show."""
     found = {f"digest_{name}": {digest: None} for name, digest in results.description.digests.items()}
     for record in results.records:

@@ -11,11 +11,10 @@ from analysis.figures.curves import line_figures
 from analysis.figures.items import forest_figures, item_figures
 from analysis.figures.search import search_figures
 from analysis.figures.types import ForestFigure, LineFigure
-from analysis.layers.section import Layers, study_layers
-from analysis.layers.section import to_csv as layers_csv
+from analysis.layers.section import Layers, gains_csv, study_layers
 from analysis.report import page
 from analysis.report import text as texts
-from analysis.report.export import to_csv, to_json, to_latex
+from analysis.report.export import results_json, table_csv, table_latex
 from analysis.report.tables import Evidence
 from analysis.results.aggregate import StudyResults
 from analysis.results.load import ReportError, load_study, read_items
@@ -110,7 +109,7 @@ def _write_all(
     layers: Layers | None,
     output: Path,
 ) -> ReportFiles:
-    drawn = [page.draw(figure, results) for figure in (*figures, *search_figures(results))]
+    drawn = [page.draw_of_study(figure, results) for figure in (*figures, *search_figures(results))]
     of_layers = page.draw_layers(layers) if layers is not None else []
     figure_paths = [
         write_whole(output / "figures" / f"{item.figure.name}.{kind}", content)
@@ -120,10 +119,10 @@ def _write_all(
     whole = page.render(results, reported, evidence, drawn, layers, of_layers)
     return ReportFiles(
         html=write_whole(output / "report.html", whole.encode()),
-        latex=write_whole(output / "table.tex", to_latex(results, evidence).encode()),
-        csv=write_whole(output / "table.csv", to_csv(results).encode()),
+        latex=write_whole(output / "table.tex", table_latex(results, evidence).encode()),
+        csv=write_whole(output / "table.csv", table_csv(results).encode()),
         figures=tuple(figure_paths),
-        json=write_whole(output / "results.json", to_json(results, evidence, layers).encode()),
-        layers=None if layers is None else write_whole(output / "layers.csv", layers_csv(layers).encode()),
+        json=write_whole(output / "results.json", results_json(results, evidence, layers).encode()),
+        layers=None if layers is None else write_whole(output / "layers.csv", gains_csv(layers).encode()),
         findings=tuple(finding.text for finding in texts.findings(results, evidence)),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.report.export import to_csv
+from analysis.report.export import table_csv
 from analysis.report.tables import terminal_table
 from analysis.results.aggregate import CandidateSummary, StudyResults
 from trainables.records.failures import Failure, Stop
@@ -58,7 +58,7 @@ class StudyResult(StudyReport):
 
     def table(self) -> pd.DataFrame:
         """Return the report's table, unrounded: one row per method."""
-        return pd.read_csv(io.StringIO(to_csv(self.results)))
+        return pd.read_csv(io.StringIO(table_csv(self.results)))
 
     def trials(self) -> pd.DataFrame:
         """Return one row per trial: coordinates, hyperparameters, every metric."""

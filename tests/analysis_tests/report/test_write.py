@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from analysis.report.export import to_latex
+from analysis.report.export import table_latex
 from analysis.report.page import render
 from analysis.report.tables import table_rows, terminal_table
 from analysis.report.text import unsure
@@ -174,7 +174,7 @@ def test_latex_is_escaped(study_of: Make) -> None:
     renamed = replace(results, description=replace(results.description, objective="a_b & 5 % ± {x} \\ −1 < “2” – 3"))
     metrics = {renamed.description.objective: 0.5}
     records = tuple(replace(record, metrics=record.metrics | metrics) for record in results.records)
-    latex = to_latex(replace(renamed, records=records), {})
+    latex = table_latex(replace(renamed, records=records), {})
     assert r"A\_b \& 5 \% $\pm$ \{x\} \textbackslash \space $-$1 \textless{} ``2'' -- 3 &" in latex
     assert r"e\_mixup & alpha 0.3 & 0.5000 $\pm$ 0.0000 &" in latex
 

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from analysis.figures.items import forest_figures, item_figures
 from analysis.figures.search import search_figures
-from analysis.report.export import to_json
+from analysis.report.export import results_json
 from analysis.report.page import render
 from analysis.report.write import ReportFiles, write_report
 from analysis.results.controls import uncompared
@@ -191,7 +191,7 @@ def test_results_json_holds_what_its_documentation_says(whole_study: Path, whole
 def test_json_has_null_for_what_is_not_defined(study_of: Make) -> None:
     directory = study_of(n_rare=0, splits={"paper": [0]})
     results = load_study(directory)
-    found = json.loads(to_json(results, weigh(read(directory), REGIONS)))
+    found = json.loads(results_json(results, weigh(read(directory), REGIONS)))
     assert found["methods"][0]["figures"]["accuracy_none"]["mean"] is None
     assert found["methods"][1]["against_control"]["accuracy"]["two_way"]["low"] is None
 
