@@ -1,11 +1,16 @@
 """Shared by all tests: one Ray for the session, and where the development data lies."""
 
 import os
+import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from filelock import FileLock
+
+Made = TypeVar("Made")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -20,6 +25,28 @@ os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FASHION = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "fashion"
+
+
+def made_once(name: str, make: Callable[[Path], Made], tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Make something, such as a finished study, once for all processes that run tests.
+
+    Args:
+        name: Its name, and that of the folder that it is made in.
+        make: Makes it in that folder, which does not exist yet; what it returns is kept.
+        tmp_path_factory: Knows where the tests' folders are.
+
+    Returns:
+        What `make` returned, in this process or in another one.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    kept = base / f"{name}.pickle"
+    with FileLock(f"{kept}.lock"):
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(make(base / name)))
+        made: Made = pickle.loads(kept.read_bytes())  # noqa: S301 -- written above
+    return made
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from analysis.report.write import ReportFiles, write_report
 from analysis.results.controls import is_reference
+from tests.conftest import made_once
 from trainables.records.parquet import write_records
 from trainables.records.types import Candidate, Curves, ItemResults, TrialConfig, TrialRecord
 
@@ -247,29 +248,36 @@ def make_study(directory: Path, plan: Plan) -> Path:
 @pytest.fixture(scope="session")
 def whole_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study of five methods on three splits; not to be written to."""
-    return make_study(tmp_path_factory.mktemp("whole"), Plan())
+    return made_once("whole", lambda folder: make_study(folder, Plan()), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def whole_report(whole_study: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     """The report of the finished study; not to be written to."""
-    return write_report(whole_study, tmp_path_factory.mktemp("report"))
+    return made_once("whole-report", lambda folder: write_report(whole_study, folder), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def deep_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study of layers, contrastive and supervised; not to be written to."""
-    return make_study(tmp_path_factory.mktemp("deep"), Plan(methods=DEEP_METHODS, preset="deep_augmentation"))
+    plan = Plan(methods=DEEP_METHODS, preset="deep_augmentation")
+    return made_once("deep", lambda folder: make_study(folder, plan), tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def deep_report(deep_study: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     """The report of the study of layers; not to be written to."""
-    return write_report(deep_study, tmp_path_factory.mktemp("deep-report"))
+    return made_once("deep-report", lambda folder: write_report(deep_study, folder), tmp_path_factory)
 
 
 @pytest.fixture
-def study_of(tmp_path: Path) -> Callable[..., Path]:
+def without_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave PDF files out of reports: embedding fonts takes half of the time, and the shared reports have them."""
+    monkeypatch.setattr("analysis.figures.draw.to_pdf", lambda canvas: b"%PDF")
+
+
+@pytest.fixture
+def study_of(tmp_path: Path, without_pdf: None) -> Callable[..., Path]:
     """Makes a study's directory from changes to the plan of a small one."""
 
     def make(**changes: Any) -> Path:

@@ -1,6 +1,5 @@
 """A small real study: a table of texts, MiniLM, two methods."""
 
-import os
 import shutil
 import signal
 import socket
@@ -13,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from filelock import FileLock
 from rich.console import Console
+
+from tests.conftest import made_once
 
 MakeStudy = Callable[..., Path]
 
@@ -59,17 +59,8 @@ def settings(**sections: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def encoded(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small study's folder: its table, its embeddings, an empty database of MLflow; not to be written to.
-
-    All processes that run tests share one folder.
-    """
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    with FileLock(folder / "encoded.lock"):
-        if not (folder / "encoded").exists():
-            make_encoded(folder / "making-encoded").rename(folder / "encoded")
-    return folder / "encoded"
+    """The small study's folder: its table, its embeddings, an empty database of MLflow; not to be written to."""
+    return made_once("encoded", make_encoded, tmp_path_factory)
 
 
 def make_encoded(folder: Path) -> Path:

@@ -261,6 +261,7 @@ def test_each_method_is_compared_with_the_control_of_its_objective(mixed: Path) 
     assert "than contrastive_control" in sentence(dataclasses.replace(difference, decision=Decision.BETTER), "a", "b")
 
 
+@pytest.mark.usefixtures("without_pdf")
 def test_two_objectives_are_told_apart_wherever_differences_stand(mixed: Path, tmp_path: Path) -> None:
     files = write_report(mixed, tmp_path)
     page = files.html.read_text(encoding="utf-8")
