@@ -173,9 +173,9 @@ def load_classifier(folder: Path) -> Classifier:
             trained=description["trained"],
             residual=tuple(description["residual"]),
         )
+    except ModelError:
+        raise
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, ModelError):
-            raise
         raise ModelError(f"{folder} must hold an exported classifier ({error}). `study export` writes one.") from error
 
 

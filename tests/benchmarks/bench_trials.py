@@ -4,8 +4,8 @@
 
 The peer is a function trainable with `DataLoader`, one Tune trial per (method, split), with the same splits,
 classifier, optimizer, schedule, epochs and evaluations, and figures by scikit-learn. Both use the same embeddings (made
-before, not timed) and run one after the other in the same Ray, with one single-threaded trial per core. By default,
-without a table, synthetic clusters in the shape of the fashion titles are used.
+before, not timed) and run one after the other in the same Ray, with one single-threaded trial per core.
+Without a table, synthetic clusters in the shape of the fashion titles are used.
 """
 
 import argparse
