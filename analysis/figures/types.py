@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-Values = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Series:
     """
 
     method: str
-    x: Values
-    mean: Values
-    low: Values
-    high: Values
-    points: Values = field(default_factory=lambda: np.empty((0, 2)))
+    x: Numbers
+    mean: Numbers
+    low: Numbers
+    high: Numbers
+    points: Numbers = field(default_factory=lambda: np.empty((0, 2)))
 
     @classmethod
-    def over_splits(cls, method: str, x: Values, values: npt.ArrayLike) -> Series:
+    def over_splits(cls, method: str, x: Numbers, values: npt.ArrayLike) -> Series:
         """Return mean, minimum and maximum of values (splits, points); NaN where no split defines the point."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=RuntimeWarning)  # about points that are NaN in every split

@@ -24,7 +24,7 @@ ComputeDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 _KNOWN_KEYS = ConfigDict(extra="forbid")
 
-Count = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=1)]
 
 
 @with_config(_KNOWN_KEYS)
@@ -53,11 +53,11 @@ class TextEncoderConfig:
 
     model: str
     revision: str | None = None
-    layers: Count = 2
+    layers: _Count = 2
     pooling: Pooling = "last_layers_mean"
-    max_tokens: Count | None = None
+    max_tokens: _Count | None = None
     prefix: str = ""
-    tokens_per_batch: Count | None = None
+    tokens_per_batch: _Count | None = None
     vector_dtype: VectorDtype = "float32"
     compute_dtype: ComputeDtype = "auto"
     compile: bool = False

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from embedding_jobs.errors import EncoderError
 
-Batch = TypeVar("Batch")
+_Batch = TypeVar("_Batch")
 
 
 @lru_cache(maxsize=1)
@@ -121,10 +121,10 @@ class Threads:
         torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
 
-    def run(self, function: Callable[[Batch], None], batches: Sequence[Batch]) -> None:
+    def run(self, function: Callable[[_Batch], None], batches: Sequence[_Batch]) -> None:
         """Call `function` on every batch, without gradients; raises the first error."""
 
-        def call(batch: Batch) -> None:
+        def call(batch: _Batch) -> None:
             with torch.inference_mode():  # is a setting of each thread
                 function(batch)
 

@@ -76,7 +76,9 @@ def _fastest(step: Callable[[], Any]) -> tuple[Any, float]:
 
 def _inputs(source: Source, column: str) -> Iterator[Any]:
     """Yield texts, or the bytes of images; images that cannot be read are left out."""
-    values = chain.from_iterable(columns[column] for _, columns in tables.stream(source.table, [column], batch_rows=64))
+    values = chain.from_iterable(
+        columns[column] for _, columns in tables.stream_rows(source.table, [column], batch_rows=64)
+    )
     if source.modality(column) == "text":
         yield from (str(value or "") for value in values)
         return

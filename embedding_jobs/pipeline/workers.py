@@ -25,7 +25,7 @@ from embedding_jobs.store.store import Store
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Failure = SourceError | EncoderError | StoreError
+_Failure = SourceError | EncoderError | StoreError
 
 Out = TypeVar("Out")
 
@@ -80,7 +80,7 @@ class Unit:
     vectors: NDArray[np.float32] | None = None
     encoding: Encoding | None = None
     peak_rss_bytes: dict[str, int] = field(default_factory=dict)
-    failure: Failure | None = None
+    failure: _Failure | None = None
 
 
 @dataclass(frozen=True)

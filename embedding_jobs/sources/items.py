@@ -124,7 +124,7 @@ def iter_items(source: Source, *, batch_rows: int = 4096) -> Iterator[ItemBatch]
         SourceError: The table cannot be read, or a column is missing.
     """
     needed = list(dict.fromkeys([source.id, source.label, *source.inputs]))
-    for first_row, columns in tables.stream(source.table, needed, batch_rows=batch_rows):
+    for first_row, columns in tables.stream_rows(source.table, needed, batch_rows=batch_rows):
         inputs: dict[str, list[str]] = {}
         sizes: dict[str, list[int]] = {}
         for name in source.text:

@@ -92,7 +92,7 @@ def count_rows(table: str) -> int:
                     n_rows += pq.read_metadata(file).num_rows
             return n_rows
         first = table_columns(table)[:1]
-        return sum(len(columns[first[0]]) for _, columns in stream(table, first)) if first else 0
+        return sum(len(columns[first[0]]) for _, columns in stream_rows(table, first)) if first else 0
 
 
 def table_bytes(table: str) -> int:
@@ -106,7 +106,7 @@ def table_bytes(table: str) -> int:
         return sum(info.size for info in filesystem.get_file_info(paths))
 
 
-def stream(
+def stream_rows(
     table: str, columns: Sequence[str], *, batch_rows: int = 4096
 ) -> Iterator[tuple[int, dict[str, list[Cell]]]]:
     """Yield (number of the first row, values by column) for consecutive rows, one batch in memory at a time.

@@ -126,7 +126,7 @@ def count_work(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
         SourceError: The table is not readable.
     """
     label = spec.data.label
-    labels = tuple(chain.from_iterable(map(str, c[label]) for _, c in tables.stream(spec.data.table, [label])))
+    labels = tuple(chain.from_iterable(map(str, c[label]) for _, c in tables.stream_rows(spec.data.table, [label])))
     phases = []
     for row in read_status(spec, description_before(spec)).methods:
         n_splits = len(spec.split_seeds(row.phase))

@@ -82,7 +82,7 @@ class Range(Section):
 # A number, or a word that the hyperparameter accepts in its place. YAML reads 1e-3 as text: numbers are tried first.
 Value = Annotated[float | str, Field(union_mode="left_to_right")]
 
-Values = Value | tuple[Value, ...] | Range
+ParamValues = Value | tuple[Value, ...] | Range
 
 
 class Asha(Section):
@@ -120,7 +120,7 @@ class Search(Section):
     batch_size: int = Field(4, ge=1)
     seed: int = Field(0, ge=0)
     pruning: Pruning = Pruning()
-    methods: dict[str, dict[str, Values]] = Field(min_length=1)
+    methods: dict[str, dict[str, ParamValues]] = Field(min_length=1)
 
     @field_validator("methods", mode="before")
     @classmethod

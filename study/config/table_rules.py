@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from embedding_jobs.errors import SourceError
-from embedding_jobs.sources.tables import count_rows, stream, table_columns
+from embedding_jobs.sources.tables import count_rows, stream_rows, table_columns
 from study.config.method_rules import nearest
 from study.config.schema import Data, Splits
 from trainables.records.types import PROTOCOLS
@@ -46,7 +46,7 @@ def unknown_class_problems(data: Data, splits: Splits) -> Iterator[str]:
     if not splits.unknown_classes:
         return
     try:
-        labels = {str(label) for _, columns in stream(data.table, [data.label]) for label in columns[data.label]}
+        labels = {str(label) for _, columns in stream_rows(data.table, [data.label]) for label in columns[data.label]}
     except SourceError:
         return  # reported with the table
     for name in splits.unknown_classes:

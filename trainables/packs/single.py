@@ -18,7 +18,7 @@ from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, 
 from trainables.training.settings import Lane
 from trainables.training.start import start_training
 
-Floats = npt.NDArray[np.float32]
+_Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class TrainedLane:
     """
 
     result: LaneResult
-    weights: tuple[Floats, ...]
-    biases: tuple[Floats, ...]
+    weights: tuple[_Floats, ...]
+    biases: tuple[_Floats, ...]
     residual: tuple[bool, ...]
-    shift: Floats
-    scale: Floats
+    shift: _Floats
+    scale: _Floats
     known: npt.NDArray[np.int64]
     hardware: str
 
