@@ -81,7 +81,7 @@ def measure_pack(context: PackContext, pack: Pack) -> PackCost:
         results = training.results()
         took_s = time.perf_counter() - began_s
         records[:] = [
-            TrialRecord(trial, result.metrics, result.curves, result.items, 0, result.device_s, context.provenance)
+            result.record(trial, 0, context.provenance)
             for trial, result in zip(pack.trials, results, strict=True)
             if result is not None and not isinstance(result, LaneFailure)
         ]

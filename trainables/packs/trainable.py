@@ -90,17 +90,7 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
                     "on; compare by another `objective.metric`, or split otherwise"
                 )
             elif result is not None:
-                records.append(
-                    TrialRecord(
-                        config=trial,
-                        metrics=result.metrics,
-                        curves=result.curves,
-                        items=result.items,
-                        started_at_s=self._started_at_s,
-                        duration_s=result.device_s,
-                        provenance=self._provenance,
-                    )
-                )
+                records.append(result.record(trial, self._started_at_s, self._provenance))
         return records, failures
 
 

@@ -27,7 +27,7 @@ FAILED, STOPPED = "failed", "stopped"
 # Metrics of an evaluation during a training, each the mean over the lanes.
 EVALUATED = ("accuracy", "accuracy_known", "accuracy_none")
 
-Note = TypeVar("Note", "Failure", "Stop")
+Note = TypeVar("Note", bound="Unrecorded")
 
 
 def judged_by(objective: str) -> str:
@@ -36,22 +36,36 @@ def judged_by(objective: str) -> str:
 
 
 @dataclass(frozen=True)
-class Failure:
+class Unrecorded:
+    """Trials without a record.
+
+    Attributes:
+        phase: Phase of the trials.
+        candidate: Candidate of the trials.
+        splits: Split seeds of the trials.
+    """
+
+    phase: str
+    candidate: Candidate
+    splits: tuple[int, ...]
+
+    @property
+    def trials(self) -> list[TrialConfig]:
+        """Coordinates of the trials."""
+        return [TrialConfig(self.phase, self.candidate, split) for split in self.splits]
+
+
+@dataclass(frozen=True)
+class Failure(Unrecorded):
     """A pack that failed in every attempt.
 
     Attributes:
-        phase: Phase of its trials.
-        candidate: Candidate of its trials.
-        splits: Split seeds of its trials.
         cause: The error, in one line.
         traceback: The worker's traceback.
         n_attempts: Number of attempts.
         failed_at_s: Time of the last failure, seconds since 1970.
     """
 
-    phase: str
-    candidate: Candidate
-    splits: tuple[int, ...]
     cause: str
     traceback: str
     n_attempts: int
@@ -60,20 +74,12 @@ class Failure:
     def __str__(self) -> str:
         return f"{self.candidate} on {self.phase} splits {', '.join(map(str, self.splits))}: {self.cause}"
 
-    @property
-    def trials(self) -> list[TrialConfig]:
-        """Coordinates of the trials without a record."""
-        return _trials(self)
-
 
 @dataclass(frozen=True)
-class Stop:
+class Stop(Unrecorded):
     """A candidate that the search stopped before it was trained on every split.
 
     Attributes:
-        phase: Phase of its trials.
-        candidate: The candidate.
-        splits: Split seeds without a record.
         rule: `asha` (stopped during a training) or `racing` (given no further splits).
         value: The metric that it was judged by, when it was stopped.
         n_epochs_saved: Epochs that were not trained, over all its splits.
@@ -82,9 +88,6 @@ class Stop:
         evaluations: With `asha`, the metric at each evaluation until then: (epoch, mean over those splits).
     """
 
-    phase: str
-    candidate: Candidate
-    splits: tuple[int, ...]
     rule: Literal["asha", "racing"]
     value: float
     n_epochs_saved: int
@@ -96,11 +99,6 @@ class Stop:
     def share(self) -> float:
         """Fraction of the candidate's training that was done, in [0, 1)."""
         return 1 - self.n_epochs_saved / self.n_epochs_planned
-
-    @property
-    def trials(self) -> list[TrialConfig]:
-        """Coordinates of the trials without a record."""
-        return _trials(self)
 
 
 def write_failure(records: Path, failure: Failure) -> None:
@@ -137,15 +135,11 @@ def forget_failures(records: Path, failures: Iterable[Failure]) -> None:
         _path(records / FAILED, failure).unlink(missing_ok=True)
 
 
-def _trials(note: Failure | Stop) -> list[TrialConfig]:
-    return [TrialConfig(note.phase, note.candidate, split) for split in note.splits]
-
-
-def _path(folder: Path, note: Failure | Stop) -> Path:
+def _path(folder: Path, note: Unrecorded) -> Path:
     return folder / Path(record_name(note.trials)).with_suffix(".json").name
 
 
-def _write(folder: Path, note: Failure | Stop) -> None:
+def _write(folder: Path, note: Unrecorded) -> None:
     fields = asdict(note)
     fields["candidate"] = {"method": note.candidate.method, "params": dict(note.candidate.params)}
     write_whole(_path(folder, note), json.dumps({"format": _FORMAT, **fields}).encode())

@@ -36,16 +36,7 @@ Start = Callable[[Tensor, Tensor, Sequence[Lane], Settings, int | None], LaneTra
 class ScoutedTraining:
     """A `LaneTraining` of a pack with lanes whose layer is `auto`: first the scouts train, then the lanes.
 
-    Args:
-        embeddings: As for `start_training`, like the following ones.
-        labels: Class of each item.
-        lanes: The trials.
-        settings: Shared by all lanes; at least one hidden layer.
-        steps_per_epoch: Steps per epoch, or None.
-        start: Starts the lanes once their layers are known.
-
-    Raises:
-        TrainingError: There is no lane, or a batch is larger than a lane's training items.
+    Arguments and errors are those of `start_training`; `start` starts the lanes once their layers are known.
     """
 
     def __init__(

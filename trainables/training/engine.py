@@ -45,18 +45,9 @@ from trainables.training.supervised import SupervisedStack
 class Training:
     """A `LaneTraining` of a pack in supervised training.
 
-    Args:
-        embeddings: As for `start_training`, like the following ones.
-        labels: Class of each item.
-        lanes: The trials.
-        settings: Shared by all lanes.
-        steps_per_epoch: Steps per epoch, or None.
-        trunk: Frozen layers between the embeddings and the classifiers, with a lane for each of `lanes`, which are then
-            of one method; None for no such layers.
-        stage: Prefix of the purpose of every random stream.
-
-    Raises:
-        TrainingError: There is no lane, or a batch is larger than a lane's training items.
+    The first arguments, and the errors, are those of `start_training`. `trunk` are frozen layers between the embeddings
+    and the classifiers, with a lane for each of `lanes`, which are then of one method. `stage` is the prefix of the
+    purpose of every random stream.
     """
 
     def __init__(

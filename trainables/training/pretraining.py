@@ -37,18 +37,7 @@ class _Past:
 
 
 class ContrastiveTraining:
-    """A `LaneTraining` of a pack of contrastive lanes of one method.
-
-    Args:
-        embeddings: As for `start_training`, like the following ones.
-        labels: Class of each item.
-        lanes: The trials.
-        settings: Shared by all lanes.
-        steps_per_epoch: Steps per epoch, or None.
-
-    Raises:
-        TrainingError: There is no lane, or a batch is larger than a lane's training items.
-    """
+    """A `LaneTraining` of a pack of contrastive lanes of one method; arguments and errors as for `start_training`."""
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from embedding_jobs.errors import StudyError
-from trainables.records.types import Curves, ItemResults
+from trainables.records.types import Curves, ItemResults, TrialConfig, TrialRecord
 from trainables.sampling.splits import Indices, Split, n_held_out
 from trainables.sampling.streams import stream
 from trainables.training.settings import Lane, Settings
@@ -60,6 +60,10 @@ class LaneResult:
     curves: Curves
     items: ItemResults
     device_s: float
+
+    def record(self, trial: TrialConfig, started_at_s: float, provenance: Mapping[str, str]) -> TrialRecord:
+        """Return the record of a trial with this result."""
+        return TrialRecord(trial, self.metrics, self.curves, self.items, started_at_s, self.device_s, provenance)
 
 
 @dataclass(frozen=True)
