@@ -68,23 +68,20 @@ def line_figures(reported: Mapping[str, Sequence[TrialRecord]], threshold: float
             x_limits=(0.0, side),
             y_limits=(1.0 - side, 1.0 + 0.02 * side),
         ),
-        LineFigure(
-            "learning-accuracy",
-            "Accuracy while learning",
-            band,
-            "epoch",
-            "accuracy",
-            over_splits(reported, "epoch", "epoch_accuracy"),
-            x_limits=(0.0, last_epoch),
-        ),
-        LineFigure(
-            "learning-none-accuracy",
-            "“None” accuracy while learning",
-            band,
-            "epoch",
-            none_label,
-            over_splits(reported, "epoch", "epoch_accuracy_none"),
-            x_limits=(0.0, last_epoch),
+        *(
+            LineFigure(
+                f"learning-{name}",
+                f"{title} while learning",
+                band,
+                "epoch",
+                label,
+                over_splits(reported, "epoch", field),
+                x_limits=(0.0, last_epoch),
+            )
+            for name, title, label, field in (
+                ("accuracy", "Accuracy", "accuracy", "epoch_accuracy"),
+                ("none-accuracy", "“None” accuracy", none_label, "epoch_accuracy_none"),
+            )
         ),
     ]
     return [figure for figure in figures if figure.series]

@@ -24,11 +24,10 @@ from analysis.format import flatten
 from analysis.results.aggregate import MethodSummary, StudyResults
 from analysis.results.controls import objective_of
 from analysis.results.load import ReportError, load_study, read_items
-from analysis.statistics.decisions import PER_ITEM, item_matrix, regions
+from analysis.statistics.decisions import PER_ITEM, count_items, item_matrix, regions
 from analysis.statistics.intervals import (
     Decision,
     Interval,
-    Values,
     decide,
     holm,
     interval_of,
@@ -174,10 +173,8 @@ def _contrast(first: Side, second: Side, method: str, figure: str, region: float
     mine, theirs = first.reported[method], second.reported[method]
     pairs, why = _pairs(first, second, mine, theirs)
     if pairs:
-        n_items = 1 + max(int(own.items.item.max()) for pair in pairs for own in pair if own.items is not None)
-        column = PER_ITEM[figure]
-        before = item_matrix([pair[0] for pair in pairs], column, n_items)
-        after = item_matrix([pair[1] for pair in pairs], column, n_items)
+        n_items = count_items(record for pair in pairs for record in pair)
+        before, after = (item_matrix(records, PER_ITEM[figure], n_items) for records in zip(*pairs, strict=True))
         most = max(len(mine), len(theirs))
         basis = f"paired on {len(pairs)} splits" if len(pairs) == most else f"paired on {len(pairs)} of {most} splits"
         return Contrast(method, second.name, figure, two_way_interval(after - before), len(pairs), basis, region)
@@ -217,10 +214,8 @@ def _same_items(first: TrialRecord, second: TrialRecord) -> bool:
 def _alone(records: Sequence[TrialRecord], figure: str) -> Interval:
     """Return the interval of one study's figure: two-way with items, else over splits only."""
     if all(record.items is not None for record in records):
-        n_items = 1 + max(int(record.items.item.max()) for record in records if record.items is not None)
-        return two_way_interval(item_matrix(records, PER_ITEM[figure], n_items))
-    values: Values = np.array([record.metrics[figure] for record in records])
-    return naive_interval(values)
+        return two_way_interval(item_matrix(records, PER_ITEM[figure], count_items(records)))
+    return naive_interval(np.array([record.metrics[figure] for record in records]))
 
 
 def _decided(found: Sequence[Contrast]) -> list[Contrast]:

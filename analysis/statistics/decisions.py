@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -90,8 +90,7 @@ def regions(settings: Mapping[str, Any]) -> dict[str, float]:
     Raises:
         ReportError: A region is not above 0.
     """
-    objective = settings.get("objective")
-    given = (objective.get("equivalence") or {}) if isinstance(objective, Mapping) else {}
+    given = settings.get("objective", {}).get("equivalence") or {}
     found = {figure: float(given.get(figure, default)) for figure, default in REGIONS.items()}
     for figure, value in found.items():
         if not value > 0:
@@ -116,9 +115,7 @@ def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, fl
             groups.setdefault(reference, []).append(method)
     intervals: dict[str, dict[str, Interval]] = {method: {} for method in reported}
     found: list[dict[str, Difference]] = []
-    n_items = 1 + max(
-        (int(items_of(record).item.max()) for records in reported.values() for record in records), default=0
-    )
+    n_items = count_items(record for records in reported.values() for record in records)
     for figure, column in PER_ITEM.items():
         values = {method: item_matrix(records, column, n_items) for method, records in reported.items()}
         for method, matrix in values.items():
@@ -142,6 +139,11 @@ def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, fl
         )
         for method in reported
     }
+
+
+def count_items(records: Iterable[TrialRecord]) -> int:
+    """Return how many items `item_matrix` needs to hold some trials."""
+    return 1 + max((int(items_of(record).item.max()) for record in records), default=0)
 
 
 def item_matrix(records: Sequence[TrialRecord], column: str, n_items: int) -> npt.NDArray[np.float32]:
