@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Changes activations (lanes, rows, width), given these lanes' hyperparameters, (lanes, 1, 1) each.
-Change = Callable[["Tensor", Mapping[str, "Tensor"], Draws], "Tensor"]
+_Change = Callable[["Tensor", Mapping[str, "Tensor"], Draws], "Tensor"]
 
 
 def deep_dropout(batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
@@ -68,7 +68,7 @@ def project(h: Tensor, components: Tensor) -> Tensor:
     return projected
 
 
-def _change_at_layer(batch: Batch, params: Mapping[str, Tensor], draws: Draws, change: Change) -> Batch:
+def _change_at_layer(batch: Batch, params: Mapping[str, Tensor], draws: Draws, change: _Change) -> Batch:
     """Change a batch at each lane's targeted layer, with a stop-gradient below it where a lane asks for one."""
     layers = params["layer"].flatten().tolist()
 

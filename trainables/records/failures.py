@@ -27,7 +27,7 @@ FAILED, STOPPED = "failed", "stopped"
 # Metrics of an evaluation during a training, each the mean over the lanes.
 EVALUATED = ("accuracy", "accuracy_known", "accuracy_none")
 
-Note = TypeVar("Note", bound="Unrecorded")
+_Note = TypeVar("_Note", bound="Unrecorded")
 
 
 def judged_by(objective: str) -> str:
@@ -145,7 +145,7 @@ def _write(folder: Path, note: Unrecorded) -> None:
     write_whole(_path(folder, note), json.dumps({"format": _FORMAT, **fields}).encode())
 
 
-def _read(folder: Path, kind: type[Note]) -> list[Note]:
+def _read(folder: Path, kind: type[_Note]) -> list[_Note]:
     found, checked = [], TypeAdapter(kind)
     for path in folder.glob("[!.]*.json"):
         try:

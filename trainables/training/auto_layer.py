@@ -30,7 +30,7 @@ from trainables.training.stack import Stack
 from trainables.training.supervised import SupervisedStack
 
 # Starts lanes that all know their layer; the arguments are those of `start_training`.
-Start = Callable[[Tensor, Tensor, Sequence[Lane], Settings, int | None], LaneTraining]
+_Start = Callable[[Tensor, Tensor, Sequence[Lane], Settings, int | None], LaneTraining]
 
 
 class ScoutedTraining:
@@ -46,7 +46,7 @@ class ScoutedTraining:
         lanes: Sequence[Lane],
         settings: Settings,
         steps_per_epoch: int | None,
-        start: Start,
+        start: _Start,
     ) -> None:
         self._progress, self._steps = ready(lanes, settings, steps_per_epoch)
         self._embeddings, self._labels, self._settings = embeddings, labels, settings

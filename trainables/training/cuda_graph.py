@@ -21,7 +21,7 @@ from trainables.training.draws import LaneDraws
 _N_REHEARSALS = 3
 
 # A training step on the device, given item indices (lanes, rows) and a learning rate for each lane.
-Step = Callable[[Tensor, Sequence[float | Tensor]], None]
+_Step = Callable[[Tensor, Sequence[float | Tensor]], None]
 
 
 class CapturedStep:
@@ -34,7 +34,7 @@ class CapturedStep:
         draws: The streams that it draws from.
     """
 
-    def __init__(self, step: Step, draws: Sequence[LaneDraws]) -> None:
+    def __init__(self, step: _Step, draws: Sequence[LaneDraws]) -> None:
         self._step, self._draws = step, draws
         self._stream = _stream()
         self._n_rehearsed = 0

@@ -30,8 +30,8 @@ from trainables.training.model import Trunk
 from trainables.training.protocol import (
     Evaluation,
     LaneFailure,
+    LaneProgress,
     LaneResult,
-    Progress,
     TrainingError,
     cka_metrics,
     diverged,
@@ -172,7 +172,7 @@ class Training:
 
     @torch.inference_mode()
     def _result(
-        self, stack: SupervisedStack, place: int, logits: Tensor, target: Tensor, progress: Progress
+        self, stack: SupervisedStack, place: int, logits: Tensor, target: Tensor, progress: LaneProgress
     ) -> LaneResult:
         lane, rows = progress.lane, progress.rows
         confidence, predicted = _top(logits)

@@ -104,7 +104,7 @@ class LaneTraining(Protocol):
 
 
 @dataclass
-class Progress:
+class LaneProgress:
     """The state of a lane while it trains.
 
     Attributes:
@@ -126,7 +126,7 @@ class Progress:
     n_worse: int = 0
 
 
-def ready(lanes: Sequence[Lane], settings: Settings, steps_per_epoch: int | None) -> tuple[list[Progress], int]:
+def ready(lanes: Sequence[Lane], settings: Settings, steps_per_epoch: int | None) -> tuple[list[LaneProgress], int]:
     """Return the lanes without the items that early stopping holds out, and the steps per epoch.
 
     Args:
@@ -191,12 +191,12 @@ def cka_metrics(cka: npt.NDArray[np.float32]) -> dict[str, float]:
     return {f"cka_{layer}": float(value) for layer, value in enumerate(cka)}
 
 
-def _hold_out(lane: Lane, fraction: float) -> Progress:
+def _hold_out(lane: Lane, fraction: float) -> LaneProgress:
     """Split a lane's training items into those that it trains on and those that early stopping holds out."""
     train = lane.split.train
     n = n_held_out(len(train), fraction)
     if n == 0:
-        return Progress(lane, train[:0])
+        return LaneProgress(lane, train[:0])
     shuffled = stream(lane.seed, "early_stopping").permutation(train)
     split = Split(np.sort(shuffled[n:]), lane.split.validation)
-    return Progress(replace(lane, split=split), np.sort(shuffled[:n]))
+    return LaneProgress(replace(lane, split=split), np.sort(shuffled[:n]))

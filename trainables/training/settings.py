@@ -20,7 +20,7 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 
 _KNOWN_KEYS = ConfigDict(extra="forbid")
 
-Count = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=1)]
 
 
 def _even(value: int) -> int:
@@ -35,7 +35,7 @@ def _positive_widths(value: tuple[int, ...]) -> tuple[int, ...]:
     return value
 
 
-Widths = Annotated[tuple[int, ...], AfterValidator(_positive_widths)]
+_Widths = Annotated[tuple[int, ...], AfterValidator(_positive_widths)]
 
 
 @with_config(_KNOWN_KEYS)
@@ -51,7 +51,7 @@ class LearningRate:
 
     low: Annotated[float, Field(gt=0)] = 3e-4
     high: Annotated[float, Field(gt=0)] = 3e-3
-    step_size_epochs: Count = 12
+    step_size_epochs: _Count = 12
 
 
 @with_config(_KNOWN_KEYS)
@@ -65,7 +65,7 @@ class HoldOut:
     """
 
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    patience: Count = 3
+    patience: _Count = 3
 
 
 @with_config(_KNOWN_KEYS)
@@ -79,9 +79,9 @@ class Pretraining:
         classifier_hidden: Width of each hidden layer of the classifier on the frozen hidden layers.
     """
 
-    epochs: Count = 96
-    projection: Count = 128
-    classifier_hidden: Widths = (250, 250)
+    epochs: _Count = 96
+    projection: _Count = 128
+    classifier_hidden: _Widths = (250, 250)
 
 
 @with_config(_KNOWN_KEYS)
@@ -106,14 +106,14 @@ class TrainingSettings:
         pretraining: The first stage of contrastive methods.
     """
 
-    epochs: Count = 576
+    epochs: _Count = 576
     batch_size: Annotated[int, Field(ge=2), AfterValidator(_even)] = 128
-    hidden: Widths = (250, 250)
+    hidden: _Widths = (250, 250)
     residual: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     learning_rate: LearningRate = LearningRate()
-    evaluate_every_epochs: Count = 24
+    evaluate_every_epochs: _Count = 24
     standardize: bool = False
     class_balanced: bool = False
     early_stopping: HoldOut | None = None
