@@ -62,9 +62,8 @@ def gain_figures(gains: Gains) -> list[Drawing]:
     families = list(dict.fromkeys(families))
     styles = dict(zip(map(family_name, families), family_styles(families), strict=True))
     drawn = {objective: _series(gains, objective, families, positions) for objective in objectives}
-    # What is not judged may run off the axis, so that the rest can be read.
-    unjudged = {objective: set(gains.families(objective)) - set(gains.judged(objective)) for objective in objectives}
-    shown = [one for name in objectives for family, one in drawn[name].items() if family not in unjudged[name]]
+    # What untrained layers cost may run off the axis, so that the rest can be read.
+    shown = [one for name in objectives for family, one in drawn[name].items() if gains.trains_below(name, family)]
     limits = _limits(shown, -gains.region, gains.region)
     name, narrow = figure_name(gains.figure), ", too narrow" if gains.figure in PROBE else ""
     figures = [

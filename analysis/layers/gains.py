@@ -94,18 +94,47 @@ class Gains:
         found = (t.family for t in self.intervals if t.objective == objective and t.layer is not None)
         return list(dict.fromkeys(found))
 
-    def judged(self, objective: str) -> list[Family]:
-        """Return the families that claims are about: all but those of supervised training with a stop-gradient.
+    def trains_below(self, objective: str, family: Family) -> bool:
+        """Return whether the layers below the augmented one are trained.
 
-        There the layers below keep their initial weights, and the augmentation is not to blame for what that costs. In
-        contrastive learning these layers learn from the other view.
+        In supervised training with a stop-gradient they keep their initial weights, and the augmentation is not to
+        blame for what that costs. In contrastive learning they learn from the other view.
         """
-        return [family for family in self.families(objective) if objective != SUPERVISED or not family[1]]
+        return objective != SUPERVISED or not family[1]
 
     def by_layer(self, objective: str, family: Family) -> dict[int, Values]:
         """Return the gains of a family at each fixed layer, from the input on."""
         targets = (target for target in self.intervals if (target.objective, target.family) == (objective, family))
         return {t.layer: self.values[t] for t in targets if t.layer is not None and t.layer != AUTO}
+
+
+@dataclass(frozen=True)
+class AutoChoice:
+    """A family where each trial chose its layer, compared with the family's best fixed layer.
+
+    Attributes:
+        target: The family's target `AUTO`.
+        best: The fixed target of the highest mean gain.
+        regret: Gain of the best minus that of `AUTO`; overstated, as the best was chosen on the same items.
+    """
+
+    target: Target
+    best: Target
+    regret: Interval
+
+
+def auto_choices(gains: Gains) -> list[AutoChoice]:
+    """Compare every family where trials chose their layer with its best fixed layer.
+
+    Of layers with equal gains, the best is the one nearest the input.
+    """
+    found = []
+    for target in gains.intervals:
+        if target.layer == AUTO and (layers := gains.by_layer(target.objective, target.family)):
+            best = max(layers, key=lambda layer: interval_over(layers[layer]).estimate)
+            regret = interval_over(layers[best] - gains.values[target])
+            found.append(AutoChoice(target, replace(target, layer=best), regret))
+    return found
 
 
 def interval_over(values: Values) -> Interval:

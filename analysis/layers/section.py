@@ -10,31 +10,22 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.layers.claims import AutoChoice, BestHidden, Claim, TestedClaim, auto_choices, best_hidden, weigh_claims
 from analysis.layers.figures import Drawing, gain_figures, layer_name, similarity_figures
-from analysis.layers.gains import OBJECTIVES, Gains, Target, chosen_layers, find_targets, measure
+from analysis.layers.gains import (
+    OBJECTIVES,
+    AutoChoice,
+    Gains,
+    Target,
+    auto_choices,
+    chosen_layers,
+    find_targets,
+    measure,
+)
 from analysis.results.aggregate import StudyResults
 from analysis.results.controls import CONTROL
 from analysis.results.load import each_with_items
 from analysis.statistics.decisions import PER_ITEM
-from trainables.records.types import CONTRASTIVE, TrialRecord
-
-
-@dataclass(frozen=True)
-class FigureLayers:
-    """What a study says of the layers in one figure.
-
-    Attributes:
-        gains: Of every target.
-        claims: Every claim that the study has the targets for.
-        best: The best hidden target of contrastive learning; None of the linear probe, and without intervals.
-        autos: Every family where trials chose their layer.
-    """
-
-    gains: Gains
-    claims: tuple[TestedClaim, ...]
-    best: BestHidden | None
-    autos: tuple[AutoChoice, ...]
+from trainables.records.types import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -42,14 +33,14 @@ class Layers:
     """What a study says of the layers that it augments.
 
     Attributes:
-        figures: One entry per figure; first the one that leads: the study's objective, if it is a mean over items.
+        gains: One entry per figure; first the one that leads: the study's objective, if it is a mean over items.
         chosen: The layers that trials of each target `AUTO` chose, by split.
         controls: The trials of each objective's control, without items.
         several: Whether some target is the mean over several values of other hyperparameters.
         phase: The phase of the trials.
     """
 
-    figures: tuple[FigureLayers, ...]
+    gains: tuple[Gains, ...]
     chosen: Mapping[Target, Mapping[int, set[int]]]
     controls: Mapping[str, Sequence[TrialRecord]]
     several: bool
@@ -58,15 +49,16 @@ class Layers:
     @property
     def targets(self) -> list[Target]:
         """Every target with a gain in some figure, in the order of the tables."""
-        return sorted({target for own in self.figures for target in own.gains.values}, key=lambda target: target.rank)
+        return sorted({target for own in self.gains for target in own.values}, key=lambda target: target.rank)
 
-    def elsewhere(self, claim: Claim) -> list[tuple[Gains, TestedClaim]]:
-        """Return the tests of a claim in all figures but the leading one."""
-        return [(own.gains, one) for own in self.figures[1:] for one in own.claims if one.claim == claim]
+    @property
+    def autos(self) -> list[AutoChoice]:
+        """Every family where trials chose their layer, in the leading figure."""
+        return auto_choices(self.gains[0])
 
 
 def study_layers(directory: Path, results: StudyResults, within: Mapping[str, float]) -> Layers | None:
-    """Measure and test what a study says of layers; None where it augments fewer than two or has no control.
+    """Measure the gain of each augmented layer; None where a study augments fewer than two or has no control.
 
     Args:
         directory: The study's directory; the items are read from it one file at a time.
@@ -88,15 +80,7 @@ def study_layers(directory: Path, results: StudyResults, within: Mapping[str, fl
     measured = measure(results, groups, each_with_items(directory, {record.config for record in records}), within)
     controls = {name: groups[control] for name in OBJECTIVES if (control := Target(name, CONTROL)) in groups}
     return Layers(
-        tuple(
-            FigureLayers(
-                gains,
-                tuple(weigh_claims(gains)),
-                best_hidden(gains, CONTRASTIVE) if gains.figure in PER_ITEM else None,
-                tuple(auto_choices(gains)),
-            )
-            for gains in sorted(measured, key=lambda gains: gains.figure != main)
-        ),
+        tuple(sorted(measured, key=lambda gains: gains.figure != main)),
         chosen_layers(groups, records),
         {name: [record for record in records if record.config.candidate in own] for name, own in controls.items()},
         any(len(candidates) > 1 for candidates in groups.values()),
@@ -106,7 +90,7 @@ def study_layers(directory: Path, results: StudyResults, within: Mapping[str, fl
 
 def drawings(layers: Layers) -> list[Drawing]:
     """Describe the figures of the section."""
-    of_gains = [drawing for own in layers.figures for drawing in gain_figures(own.gains)]
+    of_gains = [drawing for gains in layers.gains for drawing in gain_figures(gains)]
     return [*of_gains, *similarity_figures(layers.controls)]
 
 
@@ -118,36 +102,22 @@ def gains_csv(layers: Layers) -> str:
 
 def layers_json(layers: Layers) -> dict[str, Any]:
     """Return the numbers for `results.json`, which documents the keys."""
-    found: dict[str, list[dict[str, Any]]] = {"gains": _gain_rows(layers), "claims": [], "exploratory": [], "auto": []}
-    for own in layers.figures:
-        gains, figure = own.gains, {"figure": own.gains.figure}
-        for one in own.claims:
-            claim = {"claim": one.claim.name, "text": one.claim.text, "measured": one.claim.measured}
-            judged = {"basis": gains.basis, "verdict": one.verdict, **dataclasses.asdict(one.interval)}
-            found["claims"].append({**figure, **claim, **judged})
-        if own.best is not None:
-            numbers = {"n_tests": own.best.n_tests, "adjusted_p": own.best.adjusted_p, "decision": own.best.decision}
-            interval = dataclasses.asdict(own.best.interval)
-            found["exploratory"].append({**figure, **_coordinates(own.best.target), **numbers, **interval})
-        for auto in own.autos:
+    autos = []
+    for gains in layers.gains:
+        for auto in auto_choices(gains):
             chosen = {split: sorted(of_split) for split, of_split in layers.chosen.get(auto.target, {}).items()}
             intervals = (gains.intervals[auto.target], gains.intervals[auto.best], auto.regret)
             numbers = dict(zip(("gain", "best_gain", "regret"), map(dataclasses.asdict, intervals), strict=True))
             place = {"chosen": chosen, "best_layer": auto.best.layer}
-            found["auto"].append({**figure, **_coordinates(auto.target), **place, **numbers})
-    return {"phase": layers.phase, **found}
+            autos.append({"figure": gains.figure, **_coordinates(auto.target), **place, **numbers})
+    return {"phase": layers.phase, "gains": _gain_rows(layers), "auto": autos}
 
 
 def _gain_rows(layers: Layers) -> list[dict[str, Any]]:
     return [
-        {
-            "figure": own.gains.figure,
-            **_coordinates(target),
-            **dataclasses.asdict(interval),
-            "basis": own.gains.basis,
-        }
-        for own in layers.figures
-        for target, interval in own.gains.intervals.items()
+        {"figure": gains.figure, **_coordinates(target), **dataclasses.asdict(interval), "basis": gains.basis}
+        for gains in layers.gains
+        for target, interval in gains.intervals.items()
     ]
 
 

@@ -22,8 +22,6 @@ key changes its meaning or is removed; keys may be added.
 | `layers` | gains of augmenting one layer; null where the study augments fewer than two: |
 | `.phase` | the phase of the trials |
 | `.gains[]` | `figure`, `basis`, `objective`, `augmentation`, `stop_gradient`, `layer`, and an interval's keys |
-| `.claims[]` | `claim`, `text`, `measured`, `figure`, `basis`, `verdict`, and an interval's keys |
-| `.exploratory[]` | the best hidden target against the input: its coordinates, `n_tests`, `adjusted_p`, `decision` |
 | `.auto[]` | `chosen` layers by split, `best_layer`, and the intervals `gain`, `best_gain`, `regret` |
 | `candidates[]` | `method`, `hyperparameters`, `phase`, `splits`, `missing_splits`, `figures`, `duration_s` |
 """

@@ -15,14 +15,13 @@ import pytest
 from scipy import stats
 
 from analysis.format import signed
-from analysis.layers.claims import Verdict, auto_choices, best_hidden, best_layer, rise_weights, verdict, weigh_claims
 from analysis.layers.figures import final_similarity, gain_figures, pair_names, similarity_figures
-from analysis.layers.gains import AUTO, Gains, Target, chosen_layers, find_targets, measure, target_of
+from analysis.layers.gains import AUTO, Gains, Target, auto_choices, chosen_layers, find_targets, measure, target_of
 from analysis.layers.section import drawings, study_layers
 from analysis.report.write import ReportFiles, write_report
 from analysis.results.load import ReportError, load_study
 from analysis.statistics.decisions import REGIONS, item_matrix
-from analysis.statistics.intervals import Decision, Interval, holm, naive_interval, two_way_interval
+from analysis.statistics.intervals import naive_interval, two_way_interval
 from tests.analysis_tests.conftest import DEEP_METHODS, EPOCHS
 from trainables.records.types import Candidate, TrialRecord
 
@@ -135,139 +134,12 @@ def test_trials_of_other_items_are_not_paired(deep_study: Path, records: tuple[T
         measure(results, find_targets(results), [*records[:5], other], REGIONS)
 
 
-def test_the_rise_is_that_of_the_least_squares_line() -> None:
-    random = np.random.default_rng(0)
-    for layers in ((0, 1), (0, 1, 2, 3, 4), (0, 2, 3, 7)):
-        gains = random.normal(size=len(layers))
-        slope = np.polyfit(layers, gains, 1)[0]
-        assert rise_weights(layers) @ gains == pytest.approx(slope * (layers[-1] - layers[0]))
-
-
-def by_loops(gains: Gains) -> dict[str, np.ndarray]:
-    """The differences behind the claims, target by target, item by item, as they are said in words."""
-    shape = (4, 200)
-    found: dict[str, np.ndarray] = {
-        name: np.zeros(shape)
-        for name in ("contrastive_gain", "hidden_over_input", "rise_with_depth", "no_supervised_gain", "inversion")
-    }
-    for objective in ("contrastive", "supervised"):
-        for name in ("uniform", "auto_over_mean", "auto_regret"):
-            found[f"{objective}_{name}"] = np.zeros(shape)
-    for split in range(4):
-        for item in range(200):
-            at: dict[Any, float] = {target: values[split, item] for target, values in gains.values.items()}
-            for objective in ("contrastive", "supervised"):
-                found[f"{objective}_uniform"][split, item] = at[Target(objective, "uniform_dropout")]
-            # Supervised training is not judged with a stop-gradient: the layers below it do not train.
-            plain = [family for family in FAMILIES if not family[1]]
-            for family in FAMILIES:
-                own = {layer: at[Target("contrastive", *family, layer=layer)] for layer in LAYERS}
-                other = {layer: at[Target("supervised", *family, layer=layer)] for layer in LAYERS}
-                share = 1 / len(FAMILIES)
-                plainly = (family in plain) / len(plain)
-                found["contrastive_gain"][split, item] += share * sum(own.values()) / 4
-                found["no_supervised_gain"][split, item] += plainly * sum(other.values()) / 4
-                found["hidden_over_input"][split, item] += share * ((own[1] + own[2] + own[3]) / 3 - own[0])
-                slope = (-1.5 * own[0] - 0.5 * own[1] + 0.5 * own[2] + 1.5 * own[3]) / 5
-                found["rise_with_depth"][split, item] += share * 3 * slope
-                found["inversion"][split, item] += plainly * sum(own[layer] - other[layer] for layer in LAYERS) / 4
-                for objective, fixed in (("contrastive", own), ("supervised", other)):
-                    auto = at[Target(objective, *family, layer=AUTO)]
-                    means = {
-                        layer: np.mean(np.nanmean(gains.values[Target(objective, *family, layer=layer)], axis=1))
-                        for layer in LAYERS
-                    }
-                    best = max(means, key=lambda layer: means[layer])
-                    weight = share if objective == "contrastive" else plainly
-                    found[f"{objective}_auto_over_mean"][split, item] += weight * (auto - sum(fixed.values()) / 4)
-                    found[f"{objective}_auto_regret"][split, item] += weight * (fixed[best] - auto)
-    return found
-
-
-def test_the_claims_are_the_slow_ones() -> None:
-    gains = drawn(0)
-    slow = by_loops(gains)
-    tested = weigh_claims(gains)
-    assert {one.claim.name for one in tested} == set(slow)
-    for one in tested:
-        expected = two_way_interval(slow[one.claim.name])
-        assert dataclasses.astuple(one.interval) == pytest.approx(dataclasses.astuple(expected), abs=1e-9)
-        assert one.verdict == verdict(expected, 0.005, gain=one.claim.gain)
-    assert gains.basis == "over splits and items"
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "gain", "none"),
-    [
-        (0.001, 0.02, "holds", "does not hold"),
-        (-0.001, 0.02, "undecided", "undecided"),
-        (-0.02, 0.004, "does not hold", "holds"),
-        (-0.02, -0.01, "does not hold", "holds"),
-        (0.001, 0.004, "does not hold", "holds"),  # certain, and too small to matter
-        (math.nan, math.nan, "undecided", "undecided"),
-    ],
-)
-def test_verdicts(low: float, high: float, gain: str, none: str) -> None:
-    interval = Interval((low + high) / 2, low, high, 0.001, 0.5)
-    assert verdict(interval, 0.005, gain=True) == gain
-    assert verdict(interval, 0.005, gain=False) == none
-
-
-def test_a_known_truth_is_found() -> None:
-    def effect(target: Target) -> float:
-        if target.layer is None:
-            return 0.0
-        if target.objective == "supervised":
-            return -0.03
-        return 0.03 * (3 if target.layer == AUTO else target.layer)
-
-    found = {one.claim.name: one.verdict for one in weigh_claims(drawn(1, effect, 0.01))}
-    assert set(found.values()) == {Verdict.HOLDS, Verdict.FAILS}
-    assert [name for name, word in found.items() if word == Verdict.FAILS] == ["supervised_auto_over_mean"]
-    turned = {one.claim.name: one.verdict for one in weigh_claims(drawn(1, lambda target: -effect(target), 0.01))}
-    for name in ("contrastive_gain", "hidden_over_input", "rise_with_depth", "inversion", "no_supervised_gain"):
-        assert turned[name] == Verdict.FAILS
-
-
-def test_what_a_study_lacks_is_not_claimed() -> None:
-    whole = drawn(0)
-    alone = Gains("accuracy", 0.005, {t: v for t, v in whole.values.items() if t.objective == "supervised"})
-    names = [one.claim.name for one in weigh_claims(alone)]
-    assert names == ["no_supervised_gain", "supervised_uniform", "supervised_auto_over_mean", "supervised_auto_regret"]
-    no_auto = Gains("accuracy", 0.005, {t: v for t, v in alone.values.items() if t.layer != AUTO})
-    assert [one.claim.name for one in weigh_claims(no_auto)] == names[:2]
-    assert best_hidden(alone, "contrastive") is None
-
-
-def test_the_best_target_is_adjusted_for_being_the_best() -> None:
-    gains = drawn(2)
-    best = best_hidden(gains, "contrastive")
-    assert best is not None
-    tests = {
-        (family, layer): two_way_interval(
-            gains.values[Target("contrastive", *family, layer=layer)]
-            - gains.values[Target("contrastive", *family, layer=0)]
-        )
-        for family in FAMILIES
-        for layer in (1, 2, 3)
-    }
-    top = max(tests, key=lambda place: tests[place].estimate)
-    assert (best.target.family, best.target.layer) == top
-    assert best.n_tests == 9
-    adjusted = holm([interval.p_value for interval in tests.values()])
-    assert best.adjusted_p == pytest.approx(adjusted[list(tests).index(top)])
-    assert best.decision is not Decision.BETTER
-
-
-def test_a_claim_by_the_linear_probe_is_a_paired_t() -> None:
-    random = np.random.default_rng(3)
-    values = {Target("contrastive", "deep_pca", False, layer): random.normal(size=5) for layer in (0, 1, 2)}
-    gains = Gains("probe_accuracy", 0.005, values)
-    (one,) = (own for own in weigh_claims(gains) if own.claim.name == "hidden_over_input")
-    layers = list(values.values())
-    difference = (layers[1] + layers[2]) / 2 - layers[0]
-    assert one.interval == naive_interval(difference)
-    assert one.interval.p_value == pytest.approx(stats.ttest_1samp(difference, 0).pvalue)
+def test_a_gain_of_the_linear_probe_is_a_paired_t() -> None:
+    values = np.random.default_rng(3).normal(size=5)
+    gains = Gains("probe_accuracy", 0.005, {Target("contrastive", "deep_pca", False, 1): values})
+    (interval,) = gains.intervals.values()
+    assert interval == naive_interval(values)
+    assert interval.p_value == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
     assert gains.basis == "over splits alone"
 
 
@@ -284,7 +156,9 @@ def test_auto_stands_beside_the_best_fixed_layer(
     layers = measured["accuracy"].by_layer("contrastive", ("deep_pca", False))
     # On split 0 the trial chose layer 3, and is that trial.
     np.testing.assert_array_equal(measured["accuracy"].values[target][0], layers[3][0])
-    assert best_layer({0: np.full((2, 3), 0.1), 1: np.full((2, 3), 0.1)}) == 0
+    equal = {Target("contrastive", "deep_pca", False, layer): np.full((2, 3), 0.1) for layer in (0, 1, AUTO)}
+    (tie,) = auto_choices(Gains("accuracy", 0.005, equal))
+    assert tie.best.layer == 0
 
 
 def test_what_an_untrained_layer_costs_runs_off_the_axis() -> None:
@@ -318,12 +192,9 @@ def test_similarity_of_neighbouring_layers(records: tuple[TrialRecord, ...]) -> 
     assert list(styles) == ["supervised"]
 
 
-def test_the_page_tests_the_claims(deep_report: ReportFiles) -> None:
+def test_the_page_shows_the_gains(deep_report: ReportFiles) -> None:
     page = deep_report.html.read_text(encoding="utf-8")
     assert '<h2 id="layers">Deep Augmentation</h2>' in page
-    assert "In contrastive learning, deeper layers are better to augment than the input." in page
-    assert "The trend inverts" in page
-    assert "linear probe’s weighted AUC holds" in page
     assert "over splits alone" in page
     assert "chosen on 1 of 3 splits" in page
     assert "Against its own control" in page
@@ -362,8 +233,8 @@ def test_the_gains_are_files_of_numbers(deep_report: ReportFiles, measured: dict
     assert float(point["gain"]) == pytest.approx(interval.estimate, abs=1e-6)
     assert {point["augmented layer"] for point in points} == {"input", "1", "2", "3", "auto", "uniform dropout"}
     found = json.loads(deep_report.json.read_text(encoding="utf-8"))["layers"]
-    assert set(found) == {"phase", "gains", "claims", "exploratory", "auto"}
-    assert {one["figure"] for one in found["claims"]} == {
+    assert set(found) == {"phase", "gains", "auto"}
+    assert {one["figure"] for one in found["gains"]} == {
         "auc_weighted", "accuracy", "probe_auc_weighted", "probe_accuracy",
     }  # fmt: skip
     assert found["auto"][0]["chosen"]["0"] == [3]
@@ -407,11 +278,9 @@ def test_one_split_shows_gains_and_decides_nothing(study_of: Make) -> None:
     directory = study_of(methods=DEEP_METHODS, layers=(0, 1, -1), splits={"paper": [0]})
     layers = study_layers(directory, load_study(directory), REGIONS)
     assert layers is not None
-    main = layers.figures[0]
-    assert {one.verdict for own in layers.figures for one in own.claims} == {Verdict.UNDECIDED}
-    assert main.best is None
+    main = layers.gains[0]
+    assert all(math.isnan(interval.low) for interval in main.intervals.values())
     page = write_report(directory).html.read_text(encoding="utf-8")
     section = page[page.index('<h2 id="layers">') : page.index("</section>", page.index('<h2 id="layers">'))]
-    assert section.count("(one split: no interval)") == len(main.claims) > 0
-    gain = main.gains.values[layers.targets[0]]
+    gain = main.values[layers.targets[0]]
     assert f"<td>{signed(float(np.nanmean(gain)))}</td>" in section
