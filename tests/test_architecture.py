@@ -155,6 +155,35 @@ def test_who_imports_the_heavy_libraries(library: str) -> None:
     assert {module for module in found if not is_within(module, HEAVY[library])} == set()
 
 
+def top_level_names(module: str) -> Iterator[str]:
+    """Yield the names of the functions, classes and constants that a module defines at its top."""
+    for node in parsed(module).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def test_a_public_name_stands_for_one_thing() -> None:
+    homes: dict[str, list[str]] = {}
+    for module in FILES:
+        for name in set(top_level_names(module)):
+            if not name.startswith("_"):
+                homes.setdefault(name, []).append(module)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
+def test_private_names_stay_in_their_file() -> None:
+    strays = {
+        f"{module} imports {target}.{name}"
+        for module in FILES
+        for target, name in imports(module)
+        if target.split(".")[0] in PACKAGES and (name or target).split(".")[-1].startswith("_")
+    }
+    assert strays == set()
+
+
 def test_the_top_of_study_holds_no_concept() -> None:
     assert {path.name for path in (ROOT / "study").iterdir() if path.is_file()} == TOP_OF_STUDY
 

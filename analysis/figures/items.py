@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.figures.types import ForestFigure, ForestRow, LineFigure, Numbers, Series
+from analysis.figures.types import FloatArray, ForestFigure, ForestRow, LineFigure, Series
 from analysis.format import figure_name, heading
 from analysis.results.controls import each_with_its_own, is_reference, reference_of, references_text
 from analysis.statistics.bootstrap import confidence_bins
@@ -138,19 +138,19 @@ def _class_gains(reported: Mapping[str, Sequence[TrialRecord]], shade: str) -> l
     ]
 
 
-def _class_means(record: TrialRecord, n_classes: int) -> Numbers:
+def _class_means(record: TrialRecord, n_classes: int) -> FloatArray:
     """Return the accuracy on each class at the study's threshold; NaN for a class without an item."""
     items = items_of(record)
     return _means(items.label, items.correct, n_classes)
 
 
-def _group_means(values: Numbers, groups: Sequence[Any]) -> Numbers:
+def _group_means(values: FloatArray, groups: Sequence[Any]) -> FloatArray:
     means = [values[group][np.isfinite(values[group])] for group in groups]
     return np.array([float(kept.mean()) if kept.size else math.nan for kept in means])
 
 
 def _in_bins(
-    reported: Mapping[str, Sequence[TrialRecord]], n_bins: int, values: Callable[[ItemResults, int], Numbers]
+    reported: Mapping[str, Sequence[TrialRecord]], n_bins: int, values: Callable[[ItemResults, int], FloatArray]
 ) -> tuple[Series, ...]:
     """Return a curve over bins of confidence for each method that has it."""
     edges = np.linspace(0, 1, n_bins + 1)
@@ -162,20 +162,20 @@ def _in_bins(
     return tuple(series for series in found if np.isfinite(series.mean).any())
 
 
-def _bin_accuracies(items: ItemResults, n_bins: int) -> Numbers:
+def _bin_accuracies(items: ItemResults, n_bins: int) -> FloatArray:
     """Return the accuracy, without threshold, on the known items of each bin of confidence."""
     right = (items.predicted == items.label)[items.known]
     return _means(confidence_bins(items.confidence[items.known], n_bins), right, n_bins, _MIN_IN_BIN)
 
 
-def _confidence_shares(items: ItemResults, n_bins: int, *, known: bool) -> Numbers:
+def _confidence_shares(items: ItemResults, n_bins: int, *, known: bool) -> FloatArray:
     """Return the fraction of the known, or of the "none", items in each bin of confidence; NaN without such items."""
     chosen = items.confidence[items.known == known]
     counts = np.bincount(confidence_bins(chosen, n_bins), minlength=n_bins)
     return counts / len(chosen) if len(chosen) else np.full(n_bins, np.nan)
 
 
-def _means(group: npt.NDArray[np.integer], value: npt.NDArray[Any], n_groups: int, fewest: int = 1) -> Numbers:
+def _means(group: npt.NDArray[np.integer], value: npt.NDArray[Any], n_groups: int, fewest: int = 1) -> FloatArray:
     """Return the mean value of each group; NaN for a group of fewer values."""
     counts = np.bincount(group, minlength=n_groups)
     sums = np.bincount(group, weights=value, minlength=n_groups)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from analysis.figures.types import LineFigure, Numbers, Series
+from analysis.figures.types import FloatArray, LineFigure, Series
 from analysis.format import figure_name
 from analysis.results.aggregate import StudyResults
 from analysis.results.controls import is_reference
@@ -51,7 +51,7 @@ def search_figures(results: StudyResults) -> list[LineFigure]:
     return found
 
 
-def _responses(scores: Mapping[Candidate, Numbers], objective: str) -> Iterator[LineFigure]:
+def _responses(scores: Mapping[Candidate, FloatArray], objective: str) -> Iterator[LineFigure]:
     names = dict.fromkeys(name for candidate in scores for name, _ in candidate.params)
     for name in names:
         series = []
@@ -84,7 +84,9 @@ def _responses(scores: Mapping[Candidate, Numbers], objective: str) -> Iterator[
         )
 
 
-def _best_of_each(scores: Mapping[Candidate, Numbers], groups: Mapping[Candidate, _Group]) -> dict[_Group, Numbers]:
+def _best_of_each(
+    scores: Mapping[Candidate, FloatArray], groups: Mapping[Candidate, _Group]
+) -> dict[_Group, FloatArray]:
     """Return the scores of the best candidate of each group."""
     means: dict[_Group, dict[Candidate, float]] = {}
     for candidate, group in groups.items():
@@ -92,7 +94,7 @@ def _best_of_each(scores: Mapping[Candidate, Numbers], groups: Mapping[Candidate
     return {group: scores[best] for group, own in means.items() if (best := choose_best(own)) is not None}
 
 
-def _response(method: str, best: Mapping[float, Numbers]) -> Series:
+def _response(method: str, best: Mapping[float, FloatArray]) -> Series:
     return Series(
         method,
         np.array(list(best)),
@@ -104,7 +106,7 @@ def _response(method: str, best: Mapping[float, Numbers]) -> Series:
 
 
 def _budget(
-    methods: Sequence[str], trials: Mapping[Candidate, list[TrialRecord]], scores: Mapping[Candidate, Numbers]
+    methods: Sequence[str], trials: Mapping[Candidate, list[TrialRecord]], scores: Mapping[Candidate, FloatArray]
 ) -> tuple[Series, ...]:
     """Return the best mean score so far against device time, for each method."""
     found = []

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-Numbers = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Series:
     """
 
     method: str
-    x: Numbers
-    mean: Numbers
-    low: Numbers
-    high: Numbers
-    points: Numbers = field(default_factory=lambda: np.empty((0, 2)))
+    x: FloatArray
+    mean: FloatArray
+    low: FloatArray
+    high: FloatArray
+    points: FloatArray = field(default_factory=lambda: np.empty((0, 2)))
 
     @classmethod
-    def over_splits(cls, method: str, x: Numbers, values: npt.ArrayLike) -> Series:
+    def over_splits(cls, method: str, x: FloatArray, values: npt.ArrayLike) -> Series:
         """Return mean, minimum and maximum of values (splits, points); NaN where no split defines the point."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=RuntimeWarning)  # about points that are NaN in every split
