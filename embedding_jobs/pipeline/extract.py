@@ -287,7 +287,7 @@ def _check_encoders(source: Source, encoders: Mapping[str, EncoderConfig]) -> No
         asked, given = encoder_kind(config).modality, source.modality(column)
         if asked != given:
             raise EncoderError(
-                f"the encoder of `{column}` must encode {given}, {config.model} encodes {asked}; "
+                f"the encoder of `{column}` must be for {given} columns, {config.model} is for {asked}; "
                 "choose another model or column"
             )
         if config.vector_dtype not in ("float32", "float16"):

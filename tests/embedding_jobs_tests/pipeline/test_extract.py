@@ -175,7 +175,7 @@ def test_what_can_be_refused_before_compute_leaves_nothing_behind(
         (catalogue, {"title": replace(text_config, model="no-such/model")}, EncoderError, "no-such/model"),
         (catalogue, {"title": replace(text_config, layers=7)}, EncoderError, "1 to 6"),
         (catalogue, {"photo": replace(image_config, pretrained=True)}, EncoderError, "pretrained: false"),
-        (catalogue, {"photo": text_config}, EncoderError, "one for image"),
+        (catalogue, {"photo": text_config}, EncoderError, "must be for image columns"),
         (catalogue, {"kind": text_config}, SourceError, "got `kind`"),
         (replace(catalogue, id="kind"), {"title": text_config}, SourceError, "must be unique"),
         (replace(catalogue, label="title"), {"title": text_config}, SourceError, "must not be null: rows 3, 50"),
