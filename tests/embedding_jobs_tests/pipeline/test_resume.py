@@ -118,7 +118,7 @@ def test_encoding_goes_on_without_a_node_that_has_gone(
         yield
 
     monkeypatch.setattr(extract_module, "_pipeline", gone)
-    with pytest.raises(EncoderError, match=r"died 4 times: .*see whether the cluster's nodes stay up"):
+    with pytest.raises(EncoderError, match=r"died 4 times on one unit: .*check that the cluster's nodes stay up"):
         extract(source, {"title": word_config}, tmp_path / "gone", rows_per_shard=20)
 
 
