@@ -27,8 +27,8 @@ from study.search.proposals import proposals
 from study.state.description import description_before
 from study.state.status import read_status
 from trainables.packs.cost import PackCost, measure_pack
-from trainables.packs.pack import Pack, PackContext
-from trainables.records.types import Candidate
+from trainables.packs.pack import PackContext
+from trainables.records.types import Candidate, Pack
 from trainables.sampling.splits import n_train_items
 
 _DRIVER_S_PER_PACK = 0.1  # tests/benchmarks/bench_study_packs.py

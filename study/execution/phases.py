@@ -28,11 +28,10 @@ from study.search.queue import PackQueue
 from study.state.description import proposed
 from study.state.lock import Activity, write_activity
 from study.tracking.background import BackgroundTracker
-from trainables.packs.pack import Pack
 from trainables.records.description import StudyDescription, write_description
 from trainables.records.failures import Failure, Stop, read_stops, write_failure, write_stop
 from trainables.records.parquet import read_record_file, record_name
-from trainables.records.types import CONTRASTIVE, PROTOCOLS, SUPERVISED, Candidate, TrialConfig, TrialRecord
+from trainables.records.types import CONTRASTIVE, PROTOCOLS, SUPERVISED, Candidate, Pack, TrialConfig, TrialRecord
 
 
 @dataclass

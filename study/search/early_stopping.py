@@ -15,9 +15,8 @@ import numpy as np
 from scipy.stats import t as student
 
 from study.config.schema import Pruning
-from trainables.packs.pack import Pack
 from trainables.records.failures import Stop, judged_by
-from trainables.records.types import Candidate, TrialConfig, TrialRecord
+from trainables.records.types import Candidate, Pack, TrialConfig, TrialRecord
 
 # The figure that stops a candidate, by epoch: the mean over the splits in training.
 Evaluations = Mapping[int, float]

@@ -12,10 +12,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from study.search.early_stopping import Evaluations, Stopping
 from study.search.proposals import Outcome, Proposals
-from trainables.packs.pack import Pack
 from trainables.records.choice import choose_best, mean_score
 from trainables.records.failures import Stop
-from trainables.records.types import Candidate, TrialConfig
+from trainables.records.types import Candidate, Pack, TrialConfig
 
 
 class PackQueue:

@@ -24,6 +24,7 @@ from trainables.evaluation.metrics import weighted_auc
 from trainables.methods.registry import METHODS
 from trainables.sampling.splits import make_split
 from trainables.training.engine import Training
+from trainables.training.protocol import PackInputs
 from trainables.training.settings import Lane, Settings
 from trainables.training.supervised import SupervisedStack
 
@@ -142,7 +143,7 @@ def bench_auc(repeats: int, settings: Settings) -> Table:
 
 
 def pack_peak_gib(x: torch.Tensor, labels: torch.Tensor) -> float:
-    training = Training(x, labels, lanes_of("control", 10), SETTINGS)
+    training = Training(PackInputs(x, labels, lanes_of("control", 10), SETTINGS))
     while not training.finished:
         training.advance()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

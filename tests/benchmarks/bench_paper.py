@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trainables.packs.cost import PackCost, measure_pack
-from trainables.packs.pack import Pack, PackContext
-from trainables.records.types import Candidate
+from trainables.packs.pack import PackContext
+from trainables.records.types import Candidate, Pack
 
 
 def plain_cost(context: PackContext, pack: Pack) -> PackCost:

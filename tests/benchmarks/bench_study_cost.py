@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trainables.packs.cost import PackCost, measure_pack
-from trainables.packs.pack import Pack, PackContext
-from trainables.records.types import Candidate
+from trainables.packs.pack import PackContext
+from trainables.records.types import Candidate, Pack
 from trainables.training.settings import Settings
 
 N_ITEMS, N_FEATURES, N_CLASSES, N_SPLITS = 44_446, 4_864, 171, 10

@@ -28,10 +28,10 @@ from embedding_jobs.encoders.config import TextEncoderConfig
 from embedding_jobs.pipeline.extract import extract
 from embedding_jobs.sources.items import Source
 from embedding_jobs.store.store import Store
-from trainables.packs.pack import Pack, PackContext
+from trainables.packs.pack import PackContext
 from trainables.packs.trainable import PackTrainable
 from trainables.records.parquet import read_records
-from trainables.records.types import Candidate
+from trainables.records.types import Candidate, Pack
 from trainables.sampling.splits import make_split
 from trainables.training.settings import Settings
 from trainables.training.stack import triangular

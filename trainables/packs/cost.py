@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from trainables.packs.pack import Pack, PackContext
+from trainables.packs.pack import PackContext
 from trainables.packs.trainable import on_device, pack_training
 from trainables.records.parquet import write_records
-from trainables.records.types import CONTRASTIVE, TrialRecord
+from trainables.records.types import CONTRASTIVE, Pack, TrialRecord
 from trainables.training.protocol import LaneFailure
 
 # Target duration of a longer training, and further evaluations of one.

@@ -1,4 +1,4 @@
-"""A pack of trials, and the context that all packs of a study share."""
+"""The context that all packs of a study share."""
 
 from __future__ import annotations
 
@@ -8,28 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from trainables.records.types import Candidate, TrialConfig
 from trainables.training.settings import Settings
-
-
-@dataclass(frozen=True)
-class Pack:
-    """The trials that one Tune trial trains together: splits of one candidate.
-
-    Attributes:
-        phase: Phase of every trial.
-        candidate: Candidate of every trial.
-        splits: Their split seeds.
-    """
-
-    phase: str
-    candidate: Candidate
-    splits: tuple[int, ...]
-
-    @property
-    def trials(self) -> list[TrialConfig]:
-        """The coordinates of the pack's trials."""
-        return [TrialConfig(self.phase, self.candidate, split) for split in self.splits]
 
 
 @dataclass(frozen=True)

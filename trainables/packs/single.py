@@ -10,11 +10,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from trainables.methods.registry import get_method
-from trainables.packs.pack import Pack, PackContext
+from trainables.packs.pack import PackContext
 from trainables.packs.trainable import on_device, pack_training
-from trainables.records.types import Candidate, TrialConfig
+from trainables.records.types import Candidate, Pack, TrialConfig
 from trainables.sampling.splits import Split
-from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, TrainingError
+from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, PackInputs, TrainingError
 from trainables.training.settings import Lane
 from trainables.training.start import start_training
 
@@ -76,7 +76,7 @@ def train_on_all(context: PackContext, candidate: Candidate, seed: int) -> Train
     items = np.arange(len(context.labels))
     train = items[~np.isin(context.labels, context.unknown_classes)]
     lane = Lane(get_method(candidate.method), dict(candidate.params), seed, Split(train, items))
-    return finish_training(start_training(embeddings, labels, [lane], context.settings), hardware)
+    return finish_training(start_training(PackInputs(embeddings, labels, [lane], context.settings)), hardware)
 
 
 def finish_training(training: LaneTraining, hardware: str) -> TrainedLane:

@@ -16,12 +16,12 @@ from ray import tune
 from torch import Tensor
 
 from trainables.methods.registry import get_method
-from trainables.packs.pack import Pack, PackContext
+from trainables.packs.pack import PackContext
 from trainables.records.failures import EVALUATED
 from trainables.records.parquet import write_records
-from trainables.records.types import TrialRecord
+from trainables.records.types import Pack, TrialRecord
 from trainables.sampling.splits import make_split, n_train_items, searched_items, withhold
-from trainables.training.protocol import LaneFailure, LaneTraining, too_short
+from trainables.training.protocol import LaneFailure, LaneTraining, PackInputs, too_short
 from trainables.training.settings import Lane
 from trainables.training.start import start_training
 
@@ -135,7 +135,7 @@ def _training(
     n_train = n_train_items(len(context.labels), context.train_fraction, phase)
     n_trained_on = int(n_train * (1 - context.settings.held_out_fraction))
     steps = max(1, n_trained_on // context.settings.batch_size)
-    return start_training(embeddings, labels, lanes, context.settings, steps)
+    return start_training(PackInputs(embeddings, labels, lanes, context.settings, steps))
 
 
 def _lanes(context: PackContext, pack: Pack) -> list[Lane]:

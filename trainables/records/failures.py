@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from embedding_jobs.files import write_whole
 from trainables.records.parquet import record_name
-from trainables.records.types import Candidate, RecordError, TrialConfig
+from trainables.records.types import Candidate, Pack, RecordError
 
 # Version of the files; a file of another version is refused.
 _FORMAT = 1
@@ -27,7 +27,7 @@ FAILED, STOPPED = "failed", "stopped"
 # Metrics of an evaluation during a training, each the mean over the lanes.
 EVALUATED = ("accuracy", "accuracy_known", "accuracy_none")
 
-_Note = TypeVar("_Note", bound="Unrecorded")
+_Note = TypeVar("_Note", bound=Pack)
 
 
 def judged_by(objective: str) -> str:
@@ -36,27 +36,7 @@ def judged_by(objective: str) -> str:
 
 
 @dataclass(frozen=True)
-class Unrecorded:
-    """Trials without a record.
-
-    Attributes:
-        phase: Phase of the trials.
-        candidate: Candidate of the trials.
-        splits: Split seeds of the trials.
-    """
-
-    phase: str
-    candidate: Candidate
-    splits: tuple[int, ...]
-
-    @property
-    def trials(self) -> list[TrialConfig]:
-        """Coordinates of the trials."""
-        return [TrialConfig(self.phase, self.candidate, split) for split in self.splits]
-
-
-@dataclass(frozen=True)
-class Failure(Unrecorded):
+class Failure(Pack):
     """A pack that failed in every attempt.
 
     Attributes:
@@ -76,7 +56,7 @@ class Failure(Unrecorded):
 
 
 @dataclass(frozen=True)
-class Stop(Unrecorded):
+class Stop(Pack):
     """A candidate that the search stopped before it was trained on every split.
 
     Attributes:
@@ -135,11 +115,11 @@ def forget_failures(records: Path, failures: Iterable[Failure]) -> None:
         _path(records / FAILED, failure).unlink(missing_ok=True)
 
 
-def _path(folder: Path, note: Unrecorded) -> Path:
+def _path(folder: Path, note: Pack) -> Path:
     return folder / Path(record_name(note.trials)).with_suffix(".json").name
 
 
-def _write(folder: Path, note: Unrecorded) -> None:
+def _write(folder: Path, note: Pack) -> None:
     fields = asdict(note)
     fields["candidate"] = {"method": note.candidate.method, "params": dict(note.candidate.params)}
     write_whole(_path(folder, note), json.dumps({"format": _FORMAT, **fields}).encode())

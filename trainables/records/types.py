@@ -93,6 +93,26 @@ class TrialConfig:
 
 
 @dataclass(frozen=True)
+class Pack:
+    """Several trials of one candidate, which one Tune trial trains together.
+
+    Attributes:
+        phase: Phase of every trial.
+        candidate: Candidate of every trial.
+        splits: Their split seeds.
+    """
+
+    phase: str
+    candidate: Candidate
+    splits: tuple[int, ...]
+
+    @property
+    def trials(self) -> list[TrialConfig]:
+        """The coordinates of the trials."""
+        return [TrialConfig(self.phase, self.candidate, split) for split in self.splits]
+
+
+@dataclass(frozen=True)
 class Curves:
     """The curves of one trial; every field but the last is float32 (points,).
 

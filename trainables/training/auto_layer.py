@@ -18,39 +18,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from trainables.methods.protocol import LANE_SETTINGS
 from trainables.methods.registry import METHODS, Contrastive
 from trainables.records.types import AUTO
 from trainables.training.contrastive import ContrastiveStack
-from trainables.training.protocol import Evaluation, LaneFailure, LaneResult, LaneTraining, diverged, ready
-from trainables.training.settings import Lane, Settings
+from trainables.training.protocol import Evaluation, LaneFailure, LaneResult, LaneTraining, PackInputs, diverged, ready
 from trainables.training.stack import Stack
 from trainables.training.supervised import SupervisedStack
-
-# Starts lanes that all know their layer; the arguments are those of `start_training`.
-_Start = Callable[[Tensor, Tensor, Sequence[Lane], Settings, int | None], LaneTraining]
 
 
 class ScoutedTraining:
     """A `LaneTraining` of a pack with lanes whose layer is `auto`: first the scouts train, then the lanes.
 
-    Arguments and errors are those of `start_training`; `start` starts the lanes once their layers are known.
+    `inputs` and errors are those of `start_training`; `start` starts the lanes once their layers are known.
     """
 
-    def __init__(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        lanes: Sequence[Lane],
-        settings: Settings,
-        steps_per_epoch: int | None,
-        start: _Start,
-    ) -> None:
-        self._progress, self._steps = ready(lanes, settings, steps_per_epoch)
-        self._embeddings, self._labels, self._settings = embeddings, labels, settings
-        self._lanes, self._start = list(lanes), start
+    def __init__(self, inputs: PackInputs, start: Callable[[PackInputs], LaneTraining]) -> None:
+        self._progress, self._steps = ready(inputs)
+        self._inputs, self._lanes, self._start = inputs, list(inputs.lanes), start
         self._training: LaneTraining | None = None
         self._failures: dict[int, LaneFailure] = {}
         self._scouted_s: dict[int, float] = {}
@@ -92,13 +78,13 @@ class ScoutedTraining:
                 own = [p for p in places if isinstance(self._lanes[p].method, Contrastive) is objective]
                 if own:
                     self._scout(own, contrastive=objective)
-            self._training = self._start(self._embeddings, self._labels, self._lanes, self._settings, self._steps)
+            self._training = self._start(replace(self._inputs, lanes=self._lanes, steps_per_epoch=self._steps))
             self._training.stop(self._failures)
         return self._training
 
     def _scout(self, places: Sequence[int], *, contrastive: bool) -> None:
         """Train the scouts of some lanes of one objective, and give those lanes their layers."""
-        settings = self._settings
+        inputs, settings = self._inputs, self._inputs.settings
         control = METHODS["contrastive_control" if contrastive else "control"]
         scouts = []
         for place in places:
@@ -107,10 +93,10 @@ class ScoutedTraining:
             scouts.append(replace(lane, method=control, params=kept))
         stack: Stack
         if contrastive:
-            stack = ContrastiveStack(self._embeddings, scouts, self._steps, settings)
+            stack = ContrastiveStack(inputs.embeddings, scouts, self._steps, settings)
             epochs = settings.pretraining.epochs
         else:
-            stack = SupervisedStack(self._embeddings, self._labels, scouts, self._steps, settings)
+            stack = SupervisedStack(inputs.embeddings, inputs.labels, scouts, self._steps, settings)
             epochs = settings.epochs
         stack.train(epochs)
         for place, loss, cka, spent_s in zip(places, stack.mean_loss(), stack.cka(), stack.device_s, strict=True):

@@ -8,7 +8,7 @@ ends early leaves its stack, and the others get faster.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -32,46 +32,38 @@ from trainables.training.protocol import (
     LaneFailure,
     LaneProgress,
     LaneResult,
+    PackInputs,
     TrainingError,
     cka_metrics,
     diverged,
     drop,
     ready,
 )
-from trainables.training.settings import Lane, Settings
 from trainables.training.supervised import SupervisedStack
 
 
 class Training:
     """A `LaneTraining` of a pack in supervised training.
 
-    The first arguments, and the errors, are those of `start_training`. `trunk` are frozen layers between the embeddings
-    and the classifiers, with a lane for each of `lanes`, which are then of one method. `stage` is the prefix of the
-    purpose of every random stream.
+    Args:
+        inputs: As for `start_training`, which names the errors too.
+        trunk: Frozen layers between the embeddings and the classifiers, with the same lanes, all of one method.
+        stage: Prefix of the purpose of every random stream.
     """
 
-    def __init__(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        lanes: Sequence[Lane],
-        settings: Settings,
-        steps_per_epoch: int | None = None,
-        trunk: Trunk | None = None,
-        stage: str = "",
-    ) -> None:
-        self._settings = settings
-        self._labels = labels
-        self._progress, steps = ready(lanes, settings, steps_per_epoch)
+    def __init__(self, inputs: PackInputs, trunk: Trunk | None = None, stage: str = "") -> None:
+        self._settings, self._labels = inputs.settings, inputs.labels
+        self._progress, steps = ready(inputs)
         self._outcome: dict[int, LaneResult | LaneFailure | None] = {}
         self.epoch = 0
         groups: dict[str, list[int]] = {}
-        for index, lane in enumerate(lanes):
+        for index, lane in enumerate(inputs.lanes):
             groups.setdefault(lane.method.name, []).append(index)
         self._stacks: list[tuple[list[int], SupervisedStack]] = []
         for members in groups.values():
             own = [self._progress[index].lane for index in members]
-            self._stacks.append((members, SupervisedStack(embeddings, labels, own, steps, settings, trunk, stage)))
+            stack = SupervisedStack(inputs.embeddings, inputs.labels, own, steps, inputs.settings, trunk, stage)
+            self._stacks.append((members, stack))
 
     @property
     def finished(self) -> bool:

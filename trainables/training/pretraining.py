@@ -7,19 +7,26 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from trainables.methods.protocol import LANE_SETTINGS
 from trainables.methods.registry import METHODS
 from trainables.training.contrastive import ContrastiveStack
 from trainables.training.engine import Training
-from trainables.training.protocol import Evaluation, LaneFailure, LaneResult, cka_metrics, diverged, drop, ready
-from trainables.training.settings import Lane, Settings
+from trainables.training.protocol import (
+    Evaluation,
+    LaneFailure,
+    LaneResult,
+    PackInputs,
+    cka_metrics,
+    diverged,
+    drop,
+    ready,
+)
 from trainables.training.supervised import SupervisedStack
 
 # Metrics of the linear probe that a trial has too, as `probe_` and their name.
@@ -37,21 +44,14 @@ class _Past:
 
 
 class ContrastiveTraining:
-    """A `LaneTraining` of a pack of contrastive lanes of one method; arguments and errors as for `start_training`."""
+    """A `LaneTraining` of a pack of contrastive lanes of one method; argument and errors as for `start_training`."""
 
-    def __init__(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        lanes: Sequence[Lane],
-        settings: Settings,
-        steps_per_epoch: int | None = None,
-    ) -> None:
-        progress, self._steps = ready(lanes, settings, steps_per_epoch)
-        self._embeddings, self._labels, self._given, self._settings = embeddings, labels, list(lanes), settings
-        self._stack = ContrastiveStack(embeddings, [one.lane for one in progress], self._steps, settings)
-        self._members = list(range(len(lanes)))
-        self._past = [_Past() for _ in lanes]
+    def __init__(self, inputs: PackInputs) -> None:
+        progress, self._steps = ready(inputs)
+        self._inputs, self._settings = inputs, inputs.settings
+        self._stack = ContrastiveStack(inputs.embeddings, [one.lane for one in progress], self._steps, self._settings)
+        self._members = list(range(len(progress)))
+        self._past = [_Past() for _ in progress]
         self._outcome: dict[int, LaneFailure | None] = {}
         self._judges: tuple[Training, Training] | None = None
         self.epoch = 0
@@ -79,7 +79,7 @@ class ContrastiveTraining:
                 self._pretrain(epochs)
             if self.epoch == n_pretraining and self._members:
                 self._judges = self._freeze()
-            nothing = np.full(len(self._given), np.nan)
+            nothing = np.full(len(self._past), np.nan)
             losses = nothing.copy()
             losses[self._members] = [self._past[index].losses[-1] for index in self._members]
             return Evaluation(self.epoch, losses, nothing, nothing, nothing)
@@ -114,7 +114,7 @@ class ContrastiveTraining:
             pairs = zip(*(judge.results() for judge in self._judges), strict=True)
             for index, (classifier, probe) in zip(self._members, pairs, strict=True):
                 found[index] = self._joined(self._past[index], classifier, probe)
-        return [found[index] for index in range(len(self._given))]
+        return [found[index] for index in range(len(self._past))]
 
     def _pretrain(self, epochs: int) -> None:
         """Pretrain, and add a point to every lane's curves; lanes that fail leave."""
@@ -139,13 +139,14 @@ class ContrastiveTraining:
         self._stack.release()
         lanes = []
         for index in self._members:
-            given = self._given[index]
+            given = self._inputs.lanes[index]
             params = {name: value for name, value in given.params.items() if name in LANE_SETTINGS}
             lanes.append(replace(given, method=METHODS["control"], params=params))
 
         def judge(stage: str, hidden: tuple[int, ...], evaluate_every_epochs: int) -> Training:
             own = replace(settings, hidden=hidden, residual=False, evaluate_every_epochs=evaluate_every_epochs)
-            return Training(self._embeddings, self._labels, lanes, own, self._steps, self._stack.trunk(), stage)
+            inputs = replace(self._inputs, lanes=lanes, settings=own, steps_per_epoch=self._steps)
+            return Training(inputs, self._stack.trunk(), stage)
 
         every = settings.evaluate_every_epochs
         # The probe's learning curve is not recorded: without early stopping, only its end is evaluated.
@@ -154,7 +155,7 @@ class ContrastiveTraining:
 
     def _spread(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Spread the values of the lanes that went on over the whole pack."""
-        spread = np.full(len(self._given), np.nan)
+        spread = np.full(len(self._past), np.nan)
         spread[self._members] = values
         return spread
 

@@ -27,6 +27,26 @@ class TrainingError(StudyError):
 
 
 @dataclass(frozen=True)
+class PackInputs:
+    """What a pack is trained on, and how.
+
+    Attributes:
+        embeddings: float32 (items, features), on the device to train on.
+        labels: int64 class of each item (items,), on the same device.
+        lanes: The trials; contrastive lanes must all be of the same method.
+        settings: Shared by all lanes.
+        steps_per_epoch: Steps per epoch; None for as many whole batches as the smallest lane's training items give.
+            A study gives it, so that it does not depend on the other lanes.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    lanes: Sequence[Lane]
+    settings: Settings
+    steps_per_epoch: int | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One point of the learning curves; every array is (lanes of the pack,), NaN for lanes that have left.
 
@@ -126,25 +146,21 @@ class LaneProgress:
     n_worse: int = 0
 
 
-def ready(lanes: Sequence[Lane], settings: Settings, steps_per_epoch: int | None) -> tuple[list[LaneProgress], int]:
+def ready(inputs: PackInputs) -> tuple[list[LaneProgress], int]:
     """Return the lanes without the items that early stopping holds out, and the steps per epoch.
-
-    Args:
-        lanes: The lanes of a pack.
-        settings: Shared by all of them.
-        steps_per_epoch: None for as many whole batches as the smallest lane's training items give.
 
     Raises:
         TrainingError: There is no lane, or a batch is larger than a lane's training items.
     """
-    if not lanes:
+    settings = inputs.settings
+    if not inputs.lanes:
         raise TrainingError("A pack must have at least one lane, got none.")
-    for lane in lanes:
+    for lane in inputs.lanes:
         if problem := too_short(lane, settings):
             raise TrainingError(problem)
-    progress = [_hold_out(lane, settings.held_out_fraction) for lane in lanes]
+    progress = [_hold_out(lane, settings.held_out_fraction) for lane in inputs.lanes]
     smallest = min(len(one.lane.split.train) for one in progress)
-    return progress, steps_per_epoch or smallest // settings.batch_size
+    return progress, inputs.steps_per_epoch or smallest // settings.batch_size
 
 
 def too_short(lane: Lane, settings: Settings) -> str | None:

@@ -10,9 +10,8 @@ from study.config.schema import Pruning, Search
 from study.search.early_stopping import Stopping, is_beaten
 from study.search.proposals import FixedProposals, proposals
 from study.search.queue import PackQueue
-from trainables.packs.pack import Pack
 from trainables.records.failures import Stop
-from trainables.records.types import Candidate, Curves, TrialConfig, TrialRecord
+from trainables.records.types import Candidate, Curves, Pack, TrialConfig, TrialRecord
 
 EPOCHS = 24
 

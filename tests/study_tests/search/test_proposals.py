@@ -6,8 +6,7 @@ from study.config.schema import Search
 from study.search.proposals import FixedProposals, proposals
 from study.search.queue import PackQueue
 from study.search.space import combinations, n_candidates, unguided
-from trainables.packs.pack import Pack
-from trainables.records.types import Candidate, TrialConfig
+from trainables.records.types import Candidate, Pack, TrialConfig
 
 SEARCH = {
     "control": {},

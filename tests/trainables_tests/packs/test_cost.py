@@ -12,8 +12,8 @@ import pytest
 
 from tests.trainables_tests.training.test_engine import SETTINGS, items
 from trainables.packs.cost import PackCost, measure_pack
-from trainables.packs.pack import Pack, PackContext
-from trainables.records.types import Candidate
+from trainables.packs.pack import PackContext
+from trainables.records.types import Candidate, Pack
 from trainables.training.settings import Pretraining, Settings
 
 Measure = Callable[[str, Callable[[Settings], float]], PackCost]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.trainables_tests.training.test_engine import SETTINGS, items
-from trainables.packs.pack import Pack, PackContext
+from trainables.packs.pack import PackContext
 from trainables.packs.trainable import PackTrainable
 from trainables.records.parquet import read_record_file
-from trainables.records.types import Candidate
+from trainables.records.types import Candidate, Pack
 from trainables.sampling.splits import make_split, withhold
 
 PACK = Pack("paper", Candidate.of("control", {}), (0, 1, 2, 3, 4, 5))

@@ -15,7 +15,7 @@ from tests.trainables_tests.training.test_engine import SETTINGS, finish, items,
 from trainables.methods.registry import METHODS, Contrastive
 from trainables.training import cuda_graph as capture
 from trainables.training.contrastive import ContrastiveStack
-from trainables.training.protocol import LaneResult
+from trainables.training.protocol import LaneResult, PackInputs
 from trainables.training.settings import Settings
 from trainables.training.stack import Stack
 from trainables.training.start import start_training
@@ -104,7 +104,7 @@ def test_a_trained_stack_lets_go_of_its_graph(name: str, replays: list[int], mon
 
     monkeypatch.setattr(Stack, "__init__", noted)
     x, labels = items()
-    finish(start_training(x, labels, lanes_of(name, [3, 4]), replace(SETTINGS, cuda_graph=True)))
+    finish(start_training(PackInputs(x, labels, lanes_of(name, [3, 4]), replace(SETTINGS, cuda_graph=True))))
     assert len(replays) == len(made) > 0, "each was captured"
     assert [stack._captured for stack in made] == [None] * len(made)
 
@@ -148,7 +148,7 @@ def test_whole_trials_on_a_gpu(name: str, precision: Any) -> None:
     x, labels = (tensor.to("cuda") for tensor in items())
 
     def run(seeds: Sequence[int], settings: Settings) -> list[LaneResult]:
-        return finish(start_training(x, labels, lanes_of(name, seeds), settings))
+        return finish(start_training(PackInputs(x, labels, lanes_of(name, seeds), settings)))
 
     settings = replace(SETTINGS, precision=precision)
     usual, graphed = run([3, 4], settings), run([3, 4], replace(settings, cuda_graph=True))
@@ -156,6 +156,6 @@ def test_whole_trials_on_a_gpu(name: str, precision: Any) -> None:
         for one, other in [*zip(usual, graphed, strict=True), (usual[1], run([4], settings)[0])]:
             np.testing.assert_allclose(one.curves.epoch_loss, other.curves.epoch_loss, atol=1e-4)
             assert one.metrics["auc_weighted"] == pytest.approx(other.metrics["auc_weighted"], abs=1e-3)
-    cpu = finish(start_training(*items(), lanes_of(name, [3, 4]), SETTINGS))
+    cpu = finish(start_training(PackInputs(*items(), lanes_of(name, [3, 4]), SETTINGS)))
     for result, there in zip(graphed, cpu, strict=True):
         assert result.metrics["auc_weighted"] == pytest.approx(there.metrics["auc_weighted"], abs=0.03)

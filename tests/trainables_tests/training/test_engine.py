@@ -13,7 +13,7 @@ from trainables.methods.registry import METHODS, Contrastive
 from trainables.sampling.splits import make_split
 from trainables.training.engine import Training
 from trainables.training.model import LaneMLP
-from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, TrainingError
+from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, PackInputs, TrainingError
 from trainables.training.settings import HoldOut, Lane, Pretraining, Settings
 from trainables.training.stack import triangular
 from trainables.training.start import start_training
@@ -55,7 +55,7 @@ def finish(training: LaneTraining) -> list[LaneResult]:
 
 def run(name: str, seeds: Sequence[int], settings: Settings = SETTINGS) -> list[LaneResult]:
     x, labels = items()
-    return finish(start_training(x, labels, lanes_of(name, seeds), settings))
+    return finish(start_training(PackInputs(x, labels, lanes_of(name, seeds), settings)))
 
 
 def assert_equal_lanes(one: LaneResult, other: LaneResult) -> None:
@@ -71,14 +71,14 @@ def test_a_lane_equals_its_solo_run(name: str, standardize: bool) -> None:
     """Same parameters after 50 steps, whatever the company."""
     settings = replace(SETTINGS, standardize=standardize)
     x, labels = items()
-    together = Training(x, labels, lanes_of(name, [3, 4, 5]), settings)
+    together = Training(PackInputs(x, labels, lanes_of(name, [3, 4, 5]), settings))
     (_, stack) = together._stacks[0]
     together.advance()
     together.advance()
     stack.train(2)
     assert stack.n_steps == 50
     for place, seed in enumerate([3, 4, 5]):
-        solo = Training(x, labels, lanes_of(name, [seed]), settings)
+        solo = Training(PackInputs(x, labels, lanes_of(name, [seed]), settings))
         (_, alone) = solo._stacks[0]
         alone.train(10)
         assert len(alone.known[0]) == len(stack.known[place])
@@ -111,7 +111,7 @@ def test_tf32_ends_with_training() -> None:
 
     for precision in ("tf32", "float32"):
         lane = replace(lanes_of("control", [3])[0], method=Augmentation("control", watch))
-        finish(Training(x, labels, [lane], replace(SETTINGS, epochs=1, precision=precision)))
+        finish(Training(PackInputs(x, labels, [lane], replace(SETTINGS, epochs=1, precision=precision))))
         assert not torch.backends.cuda.matmul.allow_tf32
     assert seen == [True] * 5 + [False] * 5
 
@@ -131,17 +131,17 @@ def test_a_pack_mixes_candidates_methods_and_settings() -> None:
         Lane(METHODS[name], params, seed, make_split(800, 0.2, "paper", seed))
         for seed, (name, params) in enumerate(variants)
     ]
-    together = finish(Training(x, labels, lanes, SETTINGS))
+    together = finish(Training(PackInputs(x, labels, lanes, SETTINGS)))
     for lane, result in zip(lanes, together, strict=True):
-        (solo,) = finish(Training(x, labels, [lane], SETTINGS))
+        (solo,) = finish(Training(PackInputs(x, labels, [lane], SETTINGS)))
         assert_equal_lanes(result, solo)
-    plain = finish(Training(x, labels, [replace(lanes[2], params={"alpha": 0.9})], SETTINGS))
+    plain = finish(Training(PackInputs(x, labels, [replace(lanes[2], params={"alpha": 0.9})], SETTINGS)))
     assert not np.allclose(plain[0].items.confidence, together[2].items.confidence, atol=1e-3)
 
 
 def test_lanes_that_leave_change_nothing_for_the_rest() -> None:
     x, labels = items()
-    training = Training(x, labels, lanes_of("soft_e_mixup", range(4)), SETTINGS)
+    training = Training(PackInputs(x, labels, lanes_of("soft_e_mixup", range(4)), SETTINGS))
     training.advance()
     training.stop([0, 2])
     evaluation = training.advance()
@@ -249,7 +249,7 @@ def test_a_lane_that_diverges_fails_alone() -> None:
     x, labels = items()
     lanes = lanes_of("e_mixup", [0, 1, 2])
     lanes[1] = replace(lanes[1], params={**lanes[1].params, "learning_rate_low": 1e30})
-    training = Training(x, labels, lanes, SETTINGS)
+    training = Training(PackInputs(x, labels, lanes, SETTINGS))
     while not training.finished:
         training.advance()
     failed = training.results()[1]
@@ -266,6 +266,6 @@ def test_a_batch_larger_than_the_split_is_refused() -> None:
     x, labels = items()
     settings = Settings(epochs=1, batch_size=256)
     with pytest.raises(TrainingError, match=r"The batch \(256\) must not exceed the 160 training items of split"):
-        Training(x, labels, lanes_of("control", [0]), settings)
+        Training(PackInputs(x, labels, lanes_of("control", [0]), settings))
     with pytest.raises(TrainingError, match="at least one lane"):
-        Training(x, labels, [], settings)
+        Training(PackInputs(x, labels, [], settings))
