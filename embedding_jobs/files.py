@@ -45,9 +45,12 @@ def write_whole(path: Path, content: bytes | memoryview) -> Path:
     return path
 
 
-def remove_asides(folder: Path) -> None:
-    """Remove the unfinished files that killed writers left in a folder."""
-    for path in folder.glob(".*.tmp"):
+def remove_asides(folder: Path, name: str = "*") -> None:
+    """Remove the unfinished files that killed writers left in a folder, of one file or of all.
+
+    Only whoever may write these files now may call this: it would remove a living writer's file too.
+    """
+    for path in folder.glob(f".{name}.{'[0-9a-f]' * 32}.tmp"):
         path.unlink(missing_ok=True)
 
 

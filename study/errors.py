@@ -15,7 +15,7 @@ StudyError
 ├── TrackerError       a tracking server that cannot start
 ├── ModelError         an exported model
 └── ClusterError       a Ray cluster
-└── TransferError  a report that did not arrive from a cluster as it was sent
+    └── TransferError  a report that did not arrive from a cluster as it was sent
 """
 
 from __future__ import annotations

@@ -38,7 +38,6 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else two lines for every run that ends on a server
-    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
 _NO_CURVES = Curves(*[np.empty(0, dtype=np.float32)] * 11)

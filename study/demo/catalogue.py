@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from study.errors import RunError
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -94,7 +96,7 @@ def make_catalogue(directory: Path, n_products: int = 3200, seed: int = 0) -> Pa
 
     Raises:
         ValueError: `n_products` is too small, or `seed` is negative.
-        FileExistsError: `directory` is a file, or contains something other than a catalogue.
+        RunError: `directory` is a file, or contains something other than a catalogue.
     """
     families = _families()
     counts = _class_counts(families, n_products)
@@ -106,7 +108,7 @@ def make_catalogue(directory: Path, n_products: int = 3200, seed: int = 0) -> Pa
         return directory / _TABLE
     # Only a catalogue is ever replaced, never a user's files.
     if directory.exists() and not (directory.is_dir() and set(os.listdir(directory)) <= {_TABLE, _IMAGES, _MARK}):
-        raise FileExistsError(f"{directory} must be new, empty, or an earlier catalogue; choose another directory")
+        raise RunError(f"{directory} must be new, empty, or an earlier catalogue; choose another directory")
     aside = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     (aside / _IMAGES).mkdir(parents=True)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from analysis.report.write import write_report
 from analysis.results.aggregate import StudyResults
 from analysis.results.load import ReportError, load_study
 from study.config.schema import StudySpec
-from study.errors import TrackingError
+from study.errors import RunError, TrackingError
 from study.execution.prepare import prepare
 from study.search.importance import write_importances
 from study.state.lock import read_activity
 from study.state.results import StudyReport
 from study.tracking.background import BackgroundTracker
+
+if TYPE_CHECKING:
+    from study.tracking.mlflow import Tracker
 
 
 def finish_study(spec: StudySpec, tracker: BackgroundTracker | None = None) -> StudyReport:
@@ -29,28 +34,35 @@ def finish_study(spec: StudySpec, tracker: BackgroundTracker | None = None) -> S
     Raises:
         DescriptionError: No study was run in the directory.
         RecordError: A record file is damaged.
-        RunError: A run has just begun in the directory, and `tracker` is None.
     """
     prepare()
+    ended, tracking_problem = None, None
+    if tracker is not None:
+        try:
+            ended = tracker.close()  # before anything that may fail, so that no trial waits in its queue
+        except TrackingError as error:
+            tracking_problem = str(error)
     results = load_study(spec.root)
     results = replace(results, importances=write_importances(spec, results))
-    report, report_problem, tracking_problem = None, None, None
+    report, report_problem = None, None
     try:
         report = write_report(spec.root, results=results)
     except ReportError as error:
         report_problem = str(error)
-    try:
-        _end_run(spec, results, tracker)
-    except TrackingError as error:
-        tracking_problem = str(error)
+    if tracking_problem is None:
+        try:
+            _end_run(spec, results, ended)
+        except TrackingError as error:
+            tracking_problem = str(error)
     return StudyReport(results, report, report_problem, tracking_problem)
 
 
-def _end_run(spec: StudySpec, results: StudyResults, tracker: BackgroundTracker | None) -> None:
+def _end_run(spec: StudySpec, results: StudyResults, tracker: Tracker | None) -> None:
     from study.tracking.sync import attach, end_run  # imports MLflow
 
     folders = {"report": spec.root / "report"}
     if tracker is not None:
-        end_run(tracker.close(), spec, results, folders)
+        end_run(tracker, spec, results, folders)
     elif read_activity(spec.root) is None:
-        attach(spec, folders, results)
+        with suppress(RunError):  # a run has just begun; it attaches its own report
+            attach(spec, folders, results)

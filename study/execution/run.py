@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import ray
 
+from embedding_jobs.files import remove_asides
 from embedding_jobs.pipeline.extract import extract
 from embedding_jobs.pipeline.summary import ExtractionSummary
 from study.config.schema import StudySpec
@@ -21,7 +22,7 @@ from study.state.description import describe, refuse_changes
 from study.state.lock import Activity, only_run, write_activity
 from study.state.results import StudyResult
 from study.tracking.background import BackgroundTracker
-from trainables.records.description import write_description
+from trainables.records.description import DESCRIPTION, write_description
 from trainables.records.failures import read_failures
 from trainables.records.parquet import read_records
 
@@ -85,6 +86,8 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
         class_names, labels = np.unique(embeddings.labels, return_inverse=True)
         description = describe(spec, embeddings, [str(name) for name in class_names])
         refuse_changes(spec, description)
+        remove_asides(spec.root, DESCRIPTION)
+        remove_asides(spec.records)
         write_description(spec.root, description)
         tracker = BackgroundTracker(
             lambda: make_tracker(spec, description), lambda: read_records(spec.records), progress.say

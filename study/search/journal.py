@@ -15,7 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from embedding_jobs.files import whole_file
+from embedding_jobs.files import remove_asides, whole_file
 from study.config.schema import Search
 from study.search.proposals import Outcome, percent_done
 from study.search.space import distributions
@@ -74,6 +74,7 @@ class Journal:
 
     def _make(self, path: Path, outcomes: Mapping[Candidate, Outcome]) -> None:
         """Write the whole journal again."""
+        remove_asides(path.parent, path.name)
         with whole_file(path) as aside:
             self._studies = self._open(aside)
             for candidate, outcome in outcomes.items():

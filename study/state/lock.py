@@ -57,7 +57,7 @@ def only_run(directory: Path) -> Iterator[None]:
     """
     try:
         with hold_lock(directory / _LOCK):
-            remove_asides(directory)
+            remove_asides(directory, _ACTIVITY)
             try:
                 yield
             finally:

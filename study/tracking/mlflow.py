@@ -21,7 +21,7 @@ from analysis.results import mlflow_schema as schema
 from analysis.results.aggregate import UNDEFINED, CandidateSummary
 from analysis.results.controls import is_reference
 from analysis.results.mlflow import SQLITE, UNREACHABLE, connect, search_runs
-from embedding_jobs.files import whole_file
+from embedding_jobs.files import remove_asides, whole_file
 from study.errors import TrackingError
 from study.state.results import StudyOutcome
 from trainables.records.types import TrialRecord
@@ -280,5 +280,6 @@ def _make_database(uri: str) -> None:
     if not uri.startswith(SQLITE) or path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_asides(path.parent, path.name)
     with whole_file(path) as aside:
         connect(f"{SQLITE}{aside}", max_retries=0).search_experiments(max_results=1)

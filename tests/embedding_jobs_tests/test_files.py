@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -39,10 +40,16 @@ def test_a_store_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
-    for name in (".part.1.tmp", ".other.2.tmp", "part", ".keep"):
+    for name in (f".part.{uuid4().hex}.tmp", f".other.{uuid4().hex}.tmp", "part", ".keep.tmp", ".keep"):
         (tmp_path / name).touch()
     remove_asides(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [".keep", "part"]
+    assert sorted(os.listdir(tmp_path)) == [".keep", ".keep.tmp", "part"]
+    left = tmp_path / f".part.{uuid4().hex}.tmp"
+    left.touch()
+    remove_asides(tmp_path, "other")
+    assert left.exists()
+    remove_asides(tmp_path, "part")
+    assert not left.exists()
 
 
 def test_one_process_holds_a_lock_until_it_ends(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ def test_interrupted_run_is_continued_past_damage_and_changes(
     units = sorted((store / ".units" / "title--words").glob("*.arrow"))
     assert len(units) >= 4
     units[0].write_bytes(units[0].read_bytes()[:100])
-    (store / ".units" / "title--words" / ".x.arrow.123.tmp").write_bytes(b"half")
-    (store / "title--words" / ".part-00000.parquet.123.tmp").write_bytes(b"half")
+    (store / ".units" / "title--words" / f".x.arrow.{'0' * 32}.tmp").write_bytes(b"half")
+    (store / "title--words" / f".part-00000.parquet.{'0' * 32}.tmp").write_bytes(b"half")
     # The table changes while the column is unfinished: what depends on it is made again, and nothing else is.
     titles = pq.read_table(source.table).column("title").to_pylist()
     changed = write_table(Path(source.table), [*titles[:40], "another title", *titles[41:]])

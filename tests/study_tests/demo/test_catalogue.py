@@ -12,6 +12,7 @@ from PIL import Image
 
 from study.demo import catalogue as demo
 from study.demo.catalogue import make_catalogue
+from study.errors import RunError
 
 N_SMALL = 200
 
@@ -153,7 +154,7 @@ def test_what_a_killed_process_left_aside_is_cleared(tmp_path: Path) -> None:
 def test_somebody_elses_files_are_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(FileExistsError, match="choose another directory"):
+        with pytest.raises(RunError, match="choose another directory"):
             make_catalogue(place, n_products=N_SMALL)
     assert contents(tmp_path) == {"notes.txt": b"mine"}
 
