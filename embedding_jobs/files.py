@@ -13,10 +13,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
-class LockHeldError(Exception):
-    """Another process holds the lock."""
-
-
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield the path of a file to write aside; then flush it to the disk and rename it to `path`.
@@ -61,18 +57,17 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
+def hold_lock(path: Path, held: Exception) -> Iterator[None]:
     """Hold a lock file. The system releases it when the process ends, however it ends.
 
-    Raises:
-        LockHeldError: Another process still holds it after half a second.
+    Raises `held` if another process still holds the lock after half a second.
     """
     # `is_locked` may hold the lock for a moment. A soft lock, for file systems without locks, outlives its process.
     lock = FileLock(path, timeout=0.5, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
-        raise LockHeldError(f"{path} is held by another process") from None
+        raise held from None
     try:
         yield
     finally:

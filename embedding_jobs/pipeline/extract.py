@@ -25,7 +25,7 @@ import ray.exceptions
 from embedding_jobs.encoders.config import EncoderConfig, TextEncoderConfig, column_name
 from embedding_jobs.encoders.registry import encoder_kind, fingerprint
 from embedding_jobs.errors import EncoderError, SourceError, StoreError
-from embedding_jobs.files import LockHeldError, hold_lock
+from embedding_jobs.files import hold_lock
 from embedding_jobs.pipeline.column import ColumnRun, FoundColumn, existing_column, find_column
 from embedding_jobs.pipeline.pool import EncoderPool, encoder_pool
 from embedding_jobs.pipeline.summary import ColumnSummary, ExtractionProgress, ExtractionSummary, summarise
@@ -83,7 +83,8 @@ def extract(
         existing_column(opened, column_name(column, config), fingerprints[column], on_error)
 
     opened.directory.mkdir(parents=True, exist_ok=True)
-    with _lock(opened.directory):
+    held = StoreError(f"Another run writes to {opened.directory}. Wait for it to end, or stop it.")
+    with hold_lock(opened.directory / ".lock", held):
         items = ensure_items(source, facts, opened, rows_per_shard)
         columns = []
         for column, config in encoders.items():
@@ -292,16 +293,6 @@ def _check_encoders(source: Source, encoders: Mapping[str, EncoderConfig]) -> No
             )
         if config.vector_dtype not in ("float32", "float16"):
             raise EncoderError(f"`vector_dtype` must be float32 or float16, got {config.vector_dtype!r}")
-
-
-@contextmanager
-def _lock(directory: Path) -> Iterator[None]:
-    """Hold the lock of the store."""
-    try:
-        with hold_lock(directory / ".lock"):
-            yield
-    except LockHeldError:
-        raise StoreError(f"Another run writes to {directory}. Wait for it to end, or stop it.") from None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from embedding_jobs.files import LockHeldError, hold_lock, is_locked, remove_asides, write_whole
+from embedding_jobs.files import hold_lock, is_locked, remove_asides, write_whole
 from study.errors import RunError
 
 _LOCK, _ACTIVITY = ".lock", "running.json"
@@ -55,12 +55,10 @@ def only_run(directory: Path) -> Iterator[None]:
     Raises:
         RunError: Another run holds the lock.
     """
-    try:
-        with hold_lock(directory / _LOCK):
-            remove_asides(directory, _ACTIVITY)
-            try:
-                yield
-            finally:
-                (directory / _ACTIVITY).unlink(missing_ok=True)
-    except LockHeldError:
-        raise RunError(f"Another `study run` works in {directory}. Wait for its end, or stop it.") from None
+    held = RunError(f"Another `study run` works in {directory}. Wait for its end, or stop it.")
+    with hold_lock(directory / _LOCK, held):
+        remove_asides(directory, _ACTIVITY)
+        try:
+            yield
+        finally:
+            (directory / _ACTIVITY).unlink(missing_ok=True)

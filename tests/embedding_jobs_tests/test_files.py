@@ -10,7 +10,8 @@ from uuid import uuid4
 import pytest
 
 from embedding_jobs.errors import StoreError
-from embedding_jobs.files import LockHeldError, hold_lock, is_locked, remove_asides, whole_file, write_whole
+from embedding_jobs.errors import StoreError
+from embedding_jobs.files import hold_lock, is_locked, remove_asides, whole_file, write_whole
 from embedding_jobs.store.shards import write_stored
 
 
@@ -58,7 +59,7 @@ def test_one_process_holds_a_lock_until_it_ends(tmp_path: Path) -> None:
     assert not path.exists(), "asking makes no file"
     code = (
         "import sys, pathlib\nfrom embedding_jobs.files import hold_lock\n"
-        "with hold_lock(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+        "with hold_lock(pathlib.Path(sys.argv[1]), ValueError()):\n    print('held', flush=True)\n    sys.stdin.read()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -66,14 +67,14 @@ def test_one_process_holds_a_lock_until_it_ends(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     assert is_locked(path)
-    with pytest.raises(LockHeldError), hold_lock(path):
+    with pytest.raises(StoreError, match="held by a run"), hold_lock(path, StoreError("held by a run")):
         pass
     process.kill()
     process.communicate()
     assert not is_locked(path)
-    with hold_lock(path):
+    with hold_lock(path, StoreError("held by a run")):
         assert is_locked(path)
-        with pytest.raises(LockHeldError), hold_lock(path):
+        with pytest.raises(ValueError, match="held again"), hold_lock(path, ValueError("held again")):
             pass
         assert is_locked(path), "the refused one does not free it"
     assert not is_locked(path)

@@ -1,0 +1,26 @@
+"""Tests of the lock of a study's directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from embedding_jobs.errors import StoreError
+from embedding_jobs.files import hold_lock
+from study.errors import RunError
+from study.state.lock import only_run
+
+
+def test_the_error_of_another_lock_inside_a_run_is_not_reported_as_another_run(tmp_path: Path) -> None:
+    store = tmp_path / "store.lock"
+    held = StoreError("Another run writes to the store.")
+    with (
+        hold_lock(store, held),
+        pytest.raises(StoreError, match="writes to the store"),
+        only_run(tmp_path),
+        hold_lock(store, held),
+    ):
+        pass
+    with only_run(tmp_path), pytest.raises(RunError, match="Another `study run` works"), only_run(tmp_path):
+        pass
