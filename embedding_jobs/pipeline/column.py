@@ -205,7 +205,6 @@ class ColumnRun:
                 n_inputs_done=n_now,
                 n_inputs=sum(len(self._plan.unit_rows(unit)) for unit in self._todo),
                 inputs_per_s=n_now / seconds if seconds > 0 else 0.0,
-                elapsed_s=time.time() - self._found.began_s,
             )
         )
 

@@ -28,7 +28,7 @@ from embedding_jobs.errors import EncoderError, SourceError, StoreError
 from embedding_jobs.files import hold_lock
 from embedding_jobs.pipeline.column import ColumnRun, FoundColumn, existing_column, find_column
 from embedding_jobs.pipeline.pool import EncoderPool, encoder_pool
-from embedding_jobs.pipeline.summary import ColumnSummary, ExtractionProgress, ExtractionSummary, summarise
+from embedding_jobs.pipeline.summary import ColumnSummary, ExtractionProgress, summarise
 from embedding_jobs.pipeline.workers import Encode, Job, Prepare, Unit, WrittenUnit, guarded, write
 from embedding_jobs.ray_session import start_ray
 from embedding_jobs.sources.items import Source
@@ -51,8 +51,8 @@ def extract(
     on_error: Literal["fail", "skip"] = "fail",
     on_progress: Callable[[ExtractionProgress], None] | None = None,
     start_ray: Callable[[], None] | None = None,
-) -> ExtractionSummary:
-    """Bring a store up to date with a table. Only what is missing is encoded.
+) -> tuple[ColumnSummary, ...]:
+    """Encode what a store does not have of a table yet, and return what was done with each column.
 
     Args:
         source: The table.
@@ -110,14 +110,7 @@ def extract(
                 for config in {repr(found.job.config): found.job.config for found in incomplete}.values():
                     sharing = [found for found in incomplete if found.job.config == config]
                     summaries |= _encode(sharing, on_progress or (lambda _: None))
-    return ExtractionSummary(
-        store=str(opened.directory),
-        n_items=facts.n_items,
-        n_classes=facts.n_classes,
-        source_digest=facts.digest,
-        n_empty_texts=facts.n_empty_texts,
-        columns=tuple(summaries[found.name] for found in columns),
-    )
+    return tuple(summaries[found.name] for found in columns)
 
 
 def _encode(
@@ -159,16 +152,16 @@ def _pipeline(units: list[Unit], job: Job, pool: EncoderPool) -> Iterator[Writte
         # Ray calls these arguments deprecated, but offers no other way to limit the retries after a crash.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         data = data.map(
-            _PrepareRow,
-            fn_constructor_args=(job.config,),
+            _StageOfRows,
+            fn_constructor_args=(Prepare, job.config),
             compute=ray.data.ActorPoolStrategy(size=min(pool.n_preparing, len(units)), max_tasks_in_flight_per_actor=2),
             num_cpus=pool.task_cpus,
             max_restarts=-1,
             max_task_retries=N_RETRIES,
         )
         data = data.map(
-            _EncodeRow,
-            fn_constructor_args=(job.config, pool.device, pool.n_threads),
+            _StageOfRows,
+            fn_constructor_args=(Encode, job.config, pool.device, pool.n_threads),
             compute=ray.data.ActorPoolStrategy(size=min(pool.n_actors, len(units)), max_tasks_in_flight_per_actor=2),
             num_cpus=pool.actor_cpus,
             num_gpus=pool.actor_gpus or None,
@@ -250,20 +243,14 @@ def _alive_nodes() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-class _PrepareRow:
-    def __init__(self, config: EncoderConfig) -> None:
-        self._prepare = Prepare(config)
+class _StageOfRows:
+    """A stage that an actor keeps, for the rows of Ray Data."""
+
+    def __init__(self, kind: type[Prepare] | type[Encode], *settings: Any) -> None:
+        self._stage = kind(*settings)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"unit": guarded(self._prepare, row["unit"])}
-
-
-class _EncodeRow:
-    def __init__(self, config: EncoderConfig, device: str, n_threads: int) -> None:
-        self._encode = Encode(config, device, n_threads)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"unit": guarded(self._encode, row["unit"])}
+        return {"unit": guarded(self._stage, row["unit"])}
 
 
 def _write_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from embedding_jobs.errors import StoreError
 from embedding_jobs.sources.items import hash_inputs, size_column
 from embedding_jobs.store.manifests import ItemsManifest
 from embedding_jobs.store.shards import Shard, parquet_bytes, part_name, read_part, vectors_of, write_stored
-from embedding_jobs.store.store import ITEMS, SKIP_NOTE, Store
+from embedding_jobs.store.store import ITEMS, Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -151,7 +151,8 @@ class Gatherer:
         needed: set[int] = set()
         self._last_unit: dict[int, int] = {}
         for number in missing:
-            units = self._units_of(number)
+            inputs = plan.shard_inputs(number)
+            units = np.unique(inputs[self._holder[inputs] < 0] // plan.items_per_unit)
             needed.update(units.tolist())
             self._last_unit[number] = int(units.max(initial=-1))
         self.units = tuple(sorted(needed))
@@ -192,10 +193,6 @@ class Gatherer:
         data = parquet_bytes(table, compression="none", metadata={_KEY: self._plan.shard_keys[number]})
         sha256 = write_stored(self._store.path(self._plan.name) / file, data)
         return Shard(file, len(inputs), len(data), sha256)
-
-    def _units_of(self, number: int) -> NDArray[np.int64]:
-        inputs = self._plan.shard_inputs(number)
-        return np.unique(inputs[self._holder[inputs] < 0] // self._plan.items_per_unit)
 
     def _part(self, number: int, dimension: int) -> tuple[NDArray[Any], list[str | None]]:
         if number not in self._parts:
@@ -246,19 +243,6 @@ def read_unit(path: Path, dimension: int | None = None) -> tuple[NDArray[Any], l
         return vectors_of(table, width, path), table.column("note").to_pylist()
     except (pa.ArrowException, AttributeError, OSError) as error:
         raise StoreError(f"the unit {path} must be readable: {error}; delete it and run again") from error
-
-
-def full_vectors(vectors: NDArray[Any], errors: Sequence[str | None], dtype: str) -> NDArray[Any]:
-    """Put the vectors of readable inputs into their rows; a skipped input gets NaN."""
-    readable = np.array([error is None for error in errors], dtype=bool)
-    out = np.full((len(errors), vectors.shape[1]), np.nan, dtype=dtype)
-    out[readable] = vectors
-    return out
-
-
-def merged_notes(notes: Sequence[str | None], errors: Sequence[str | None]) -> list[str | None]:
-    """Return the note of each input: why it was skipped, else the preprocessor's note."""
-    return [note if error is None else SKIP_NOTE + error for note, error in zip(notes, errors, strict=True)]
 
 
 def _vectors(vectors: NDArray[Any]) -> pa.FixedSizeListArray:

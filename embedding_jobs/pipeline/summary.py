@@ -21,7 +21,6 @@ class ExtractionProgress:
         n_inputs_done: Number of distinct inputs that this run has encoded.
         n_inputs: Number of distinct inputs to encode in this run.
         inputs_per_s: Inputs per second since the first unit began; 0 before it is finished.
-        elapsed_s: Seconds since the run began with the column.
     """
 
     column: str
@@ -30,7 +29,6 @@ class ExtractionProgress:
     n_inputs_done: int
     n_inputs: int
     inputs_per_s: float
-    elapsed_s: float
 
 
 @dataclass(frozen=True)
@@ -70,18 +68,6 @@ class ColumnSummary:
     tokens_per_s: float = 0.0
     waiting_fraction: float = 0.0
     peak_rss_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class ExtractionSummary:
-    """What a run did. `source_digest` and counts describe the table as it was read."""
-
-    store: str
-    n_items: int
-    n_classes: int
-    source_digest: str
-    n_empty_texts: dict[str, int]
-    columns: tuple[ColumnSummary, ...]
 
 
 def summarise(manifest: ColumnManifest) -> ColumnSummary:

@@ -16,11 +16,11 @@ from embedding_jobs.encoders.config import EncoderConfig, encoder_name
 from embedding_jobs.encoders.protocol import Encoder, Prepared, Preprocessor
 from embedding_jobs.encoders.registry import encoder_kind
 from embedding_jobs.errors import EncoderError, SourceError, StoreError
-from embedding_jobs.pipeline.planning import full_vectors, merged_notes, write_unit
+from embedding_jobs.pipeline.planning import write_unit
 from embedding_jobs.sources import tables
 from embedding_jobs.sources.items import Source, image_location, read_image_bytes
 from embedding_jobs.store.items import read_inputs
-from embedding_jobs.store.store import Store
+from embedding_jobs.store.store import SKIP_NOTE, Store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -182,12 +182,19 @@ class Encode:
 
 
 def write(unit: Unit) -> WrittenUnit:
-    """Write an encoded unit; one with unreadable inputs is not encoded unless the job skips them."""
+    """Write an encoded unit, with NaN and a note for a skipped input.
+
+    A unit with unreadable inputs is not encoded unless the job skips them.
+    """
     prepared = unit.prepared
     assert prepared is not None
     if unit.vectors is not None:
-        vectors = full_vectors(unit.vectors, prepared.errors, unit.job.config.vector_dtype)
-        write_unit(Path(unit.path), vectors, merged_notes(prepared.notes, prepared.errors))
+        readable = np.array([error is None for error in prepared.errors], dtype=bool)
+        vectors = np.full((len(readable), unit.vectors.shape[1]), np.nan, dtype=unit.job.config.vector_dtype)
+        vectors[readable] = unit.vectors
+        noted = zip(prepared.notes, prepared.errors, strict=True)
+        notes = [note if error is None else SKIP_NOTE + error for note, error in noted]
+        write_unit(Path(unit.path), vectors, notes)
     errors = [(int(row), error) for row, error in zip(unit.rows, prepared.errors, strict=True) if error is not None]
     return WrittenUnit(
         name=unit.name,

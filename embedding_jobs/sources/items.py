@@ -84,7 +84,6 @@ class SourceFacts:
         labels_digest: Hash of all labels in order.
         input_digests: Hash of all values in order by input column (of an image: its path and size, or its bytes).
         n_empty_texts: Number of items without text by text column.
-        n_missing_images: Number of items without an image, or whose image file is missing.
         images_are_bytes: Whether the image column holds the images themselves.
     """
 
@@ -94,15 +93,7 @@ class SourceFacts:
     labels_digest: str
     input_digests: dict[str, str]
     n_empty_texts: dict[str, int]
-    n_missing_images: int = 0
-    images_are_bytes: bool = False
-
-    @property
-    def digest(self) -> str:
-        """Return one hash of ids, labels and inputs."""
-        parts = [self.ids_digest, self.labels_digest]
-        parts += [f"{name}={value}" for name, value in sorted(self.input_digests.items())]
-        return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+    images_are_bytes: bool
 
 
 def size_column(image: str) -> str:
@@ -166,7 +157,7 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
 
     Args:
         source: The table and its columns.
-        allow_missing_images: Count items without an image instead of raising.
+        allow_missing_images: Whether items may have no image.
 
     Raises:
         SourceError: Columns are missing; ids are null or repeated; labels are null; there are fewer than two classes;
@@ -227,7 +218,6 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
         labels_digest=digests["label"].hexdigest(),
         input_digests={name: digests[f"={name}"].hexdigest() for name in source.inputs},
         n_empty_texts=n_empty,
-        n_missing_images=lost_images.count,
         images_are_bytes=are_bytes,
     )
 

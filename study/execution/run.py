@@ -10,7 +10,6 @@ import ray
 
 from embedding_jobs.files import remove_asides
 from embedding_jobs.pipeline.extract import extract
-from embedding_jobs.pipeline.summary import ExtractionSummary
 from study.config.schema import StudySpec
 from study.execution.finish import finish_study
 from study.execution.pack_context import load_embeddings, pack_context
@@ -27,10 +26,10 @@ from trainables.records.failures import read_failures
 from trainables.records.parquet import read_records
 
 
-def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
+def embed(spec: StudySpec, progress: Progress) -> None:
     """Encode the shards that are missing in the store. Ray is started after the table was checked, if it is needed."""
     with loss_as_error():
-        summary = extract(
+        columns = extract(
             spec.data.source,
             spec.column_encoders,
             spec.store,
@@ -40,7 +39,7 @@ def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
             start_ray=lambda: _connect(spec, progress),
         )
     progress.end_embedding()
-    for column in summary.columns:
+    for column in columns:
         done = f"{column.n_inputs_encoded:,} distinct inputs encoded in {column.elapsed_s:.0f} s"
         progress.say(
             f"{column.name}: {column.n_items:,} items, {done if column.n_inputs_encoded else 'already encoded'}"
@@ -48,7 +47,6 @@ def embed(spec: StudySpec, progress: Progress) -> ExtractionSummary:
             + (f", {column.n_truncated:,} texts cut at the model's limit" if column.n_truncated else "")
             + (f", {column.n_skipped:,} skipped" if column.n_skipped else "")
         )
-    return summary
 
 
 def _connect(spec: StudySpec, progress: Progress) -> None:

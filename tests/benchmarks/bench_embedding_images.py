@@ -86,7 +86,7 @@ def main() -> None:
         source = Source(str(Path(folder) / "table.parquet"), "id", "label", (), "image")
         for number in range(options.repeats):
             theirs.append(bare(best, len(paths)))
-            column = extract(source, {"image": config}, Path(folder) / f"store-{number}").columns[0]
+            column = extract(source, {"image": config}, Path(folder) / f"store-{number}")[0]
             ours.append(column.inputs_per_s)
             shares.append(1 - column.waiting_fraction)
             print(f"  repeat {number}: this {ours[-1]:.2f}, bare loop {theirs[-1]:.2f} images a second")

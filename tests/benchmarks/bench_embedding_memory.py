@@ -52,9 +52,7 @@ def run(model: str, n_rows: int) -> None:
                 writer.write_table(pa.table([list(ids), [str(i % 50) for i in ids], titles], schema=schema))
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=300 << 20)
         config = TextEncoderConfig(model, layers=1)
-        column = extract(
-            Source(str(table), "id", "label", ("title",)), {"title": config}, Path(folder) / "store"
-        ).columns[0]
+        column = extract(Source(str(table), "id", "label", ("title",)), {"title": config}, Path(folder) / "store")[0]
         ray.shutdown()
     print(f"peak {column.peak_rss_bytes} rate {column.inputs_per_s}")
 

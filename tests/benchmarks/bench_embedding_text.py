@@ -72,7 +72,7 @@ def main() -> None:
             peer.encode(titles, batch_size=best)
             theirs.append(len(titles) / (time.perf_counter() - start))
             summary = extract(source, {"title": TextEncoderConfig(MODEL)}, Path(folder) / f"store-{number}")
-            column = summary.columns[0]
+            column = summary[0]
             ours.append(column.n_items / (column.elapsed_s - column.startup_s))
             shares.append(1 - column.waiting_fraction)
             starts.append(column.startup_s)

@@ -10,7 +10,6 @@ from uuid import uuid4
 import pytest
 
 from embedding_jobs.errors import StoreError
-from embedding_jobs.errors import StoreError
 from embedding_jobs.files import hold_lock, is_locked, remove_asides, whole_file, write_whole
 from embedding_jobs.store.shards import write_stored
 

@@ -33,7 +33,7 @@ def main(table: str, store: str) -> int:
     except (StoreError, SourceError, EncoderError) as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         return 2
-    print(f"done {summary.columns[0].n_inputs_encoded}", flush=True)
+    print(f"done {summary[0].n_inputs_encoded}", flush=True)
     return 0
 
 

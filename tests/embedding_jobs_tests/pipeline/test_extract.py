@@ -65,8 +65,7 @@ def test_text_and_images_into_a_store_that_is_then_left_alone(
         + [f"{folder}/manifest.json" for folder in ("items", PHOTO, TITLE)]
         + [f"{f}/part-0000{i}.parquet" for f in ("items", PHOTO, TITLE) for i in range(3)]
     )
-    assert summary.n_empty_texts == {"title": 2}
-    title, photo = summary.columns
+    title, photo = summary
     assert (title.n_items, title.n_distinct, title.n_inputs_encoded, title.n_empty) == (60, 41, 41, 2)
     assert (photo.n_distinct, photo.n_skipped, photo.n_shards_written) == (60, 0, 3)
     assert [p.n_shards_done for p in seen if p.column == TITLE][-1] == 3
@@ -87,7 +86,7 @@ def test_text_and_images_into_a_store_that_is_then_left_alone(
 
     before = {name: (store / name).stat().st_mtime_ns for name in file_list(store) if name != ".lock"}
     again = extract(catalogue, encoders, store)
-    assert [column.n_inputs_encoded for column in again.columns] == [0, 0]
+    assert [column.n_inputs_encoded for column in again] == [0, 0]
     assert {name: (store / name).stat().st_mtime_ns for name in before} == before
 
     # Damage of every kind is repaired, byte for byte, from what is sound and what must be encoded again.
@@ -105,8 +104,8 @@ def test_text_and_images_into_a_store_that_is_then_left_alone(
         Store(store).load(["title"])
     repaired = extract(catalogue, encoders, store)
     assert contents(store) == whole
-    assert repaired.columns[0].n_inputs_encoded == 25, "only units whose inputs no sound shard holds"
-    assert repaired.columns[1].n_inputs_encoded == 0, "the shards carry what a manifest is made of"
+    assert repaired[0].n_inputs_encoded == 25, "only units whose inputs no sound shard holds"
+    assert repaired[1].n_inputs_encoded == 0, "the shards carry what a manifest is made of"
 
     # A finished store is for one table and one encoder.
     with pytest.raises(StoreError, match=r"`layers` \(store: 2, study: 1\)"):
@@ -124,7 +123,7 @@ def test_text_and_images_into_a_store_that_is_then_left_alone(
         pa.Table.from_pylist([{**row, "kind": "scarf"} if row["sku"] == 7 else row for row in rows]), catalogue.table
     )
     relabelled = extract(catalogue, {"title": text_config}, store)
-    assert relabelled.columns[0].n_inputs_encoded == 0
+    assert relabelled[0].n_inputs_encoded == 0
     fresh = Store(store).load(["title", "photo"])
     assert fresh.labels[7] == "scarf"
     assert fresh.digest != loaded.digest
@@ -147,7 +146,7 @@ def test_unreadable_images_fail_by_name_or_are_skipped_in_place(
 
     summary = extract(catalogue, {"photo": image_config}, store, on_error="skip")
     assert not any(name.endswith(".tmp") for name in file_list(store)), "nor of the run that was cut short"
-    assert summary.columns[0].n_skipped == 2
+    assert summary[0].n_skipped == 2
     loaded = Store(store).load(["photo"])
     assert loaded.ids.tolist() == [str(i) for i in range(60) if i not in (5, 41)]
     assert loaded.provenance["n_items_left_out"] == 2
@@ -201,7 +200,7 @@ def test_images_as_bytes_and_half_precision(
     config = replace(image_config, vector_dtype="float16")
     source = replace(catalogue, table=str(folder / "inline.parquet"))
     summary = extract(source, {"photo": config}, tmp_path / "inline", rows_per_shard=30)
-    assert summary.columns[0].n_distinct == 59
+    assert summary[0].n_distinct == 59
     half = Store(tmp_path / "inline").load(["photo"]).matrix
     assert half.dtype == np.float32
     single = encode(image_config, [row["photo"] for row in inline])

@@ -130,7 +130,7 @@ def test_columns_share_an_encoder_and_are_added_beside_what_is_there(
     extract(source, {"title": word_config}, store, rows_per_shard=20)
     alone = contents(store)
     summary = extract(both, {"title": word_config, "text": word_config}, store)
-    assert [column.n_inputs_encoded for column in summary.columns] == [0, 60]
+    assert [column.n_inputs_encoded for column in summary] == [0, 60]
     now = contents(store)
     assert all(now[name] == data for name, data in alone.items() if name.startswith("title--words/"))
     extract(both, {"title": word_config, "text": word_config}, tmp_path / "fresh", rows_per_shard=20)
@@ -162,7 +162,7 @@ def test_unreadable_items_are_written_again_and_other_rows_refused(
         with pytest.raises(StoreError, match=f"{damage} must be readable"):
             Store(store).load(["title"])
         assert [entry.file for entry in Store(store).verify()] == [damage]
-        assert extract(source, {"title": word_config}, store).columns[0].n_inputs_encoded == 0
+        assert extract(source, {"title": word_config}, store)[0].n_inputs_encoded == 0
         assert contents(store) == whole
     rows = pq.read_table(source.table)
     pq.write_table(rows.take([*range(1, 90), 0]), source.table)
