@@ -99,7 +99,6 @@ class CustomEncoderConfig:
 
     Attributes:
         kind: Name of the entry point.
-        model: Name of the encoder.
         options: Settings of the kind; JSON values.
         vector_dtype: Type of the stored vectors.
     """

@@ -16,7 +16,6 @@ class ModelFolder:
     """A model's files on this machine.
 
     Attributes:
-        path: The folder.
         commit: For a hub model, the commit that the revision stands for.
     """
 

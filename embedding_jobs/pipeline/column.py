@@ -64,9 +64,6 @@ class FoundColumn:
 
     Attributes:
         store: The store; its items are complete.
-        items: Their manifest.
-        job: What to encode.
-        fingerprint: The encoder's fingerprint.
         manifest: The column's manifest; None if the column is not complete.
         damaged: With a manifest, the numbers of the shards that are missing or damaged.
         began_s: When the run looked, seconds since 1970.
@@ -109,13 +106,7 @@ class ColumnRun:
     """
 
     def __init__(self, found: FoundColumn, device: str, on_progress: Callable[[ExtractionProgress], None]) -> None:
-        """Plan what is missing.
-
-        Args:
-            found: The column, of which something is missing.
-            device: Where the rest is encoded, "cpu" or "cuda".
-            on_progress: Called after each unit and each shard.
-        """
+        """Plan what is missing; `on_progress` is called after each unit and each shard."""
         self.name = found.name
         self._found = found
         self._store, self._items, self._job = found.store, found.items, found.job

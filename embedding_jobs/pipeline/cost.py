@@ -27,8 +27,6 @@ class EncodingCost:
     """How fast a column is encoded.
 
     Attributes:
-        column: The column.
-        n_inputs: Number of inputs that were encoded.
         prepared_per_s: Inputs per second of one preprocessing task.
         encoded_per_s: Inputs per second of one encoder.
     """
@@ -43,13 +41,6 @@ def measure_encoder(source: Source, column: str, config: EncoderConfig, device: 
     """Encode the first unit of a table, at most 256 inputs; the vectors are not kept.
 
     Each time is the smallest of several repeats, since other work on the machine only ever adds to it.
-
-    Args:
-        source: The table.
-        column: Its column.
-        config: The encoder.
-        device: "cpu" or "cuda".
-        n_threads: Threads of the encoder on a CPU.
 
     Raises:
         SourceError: The table cannot be read.

@@ -70,13 +70,8 @@ class Plan:
 def make_plan(store: Store, items: ItemsManifest, name: str, column: str, made_of: dict[str, Any], n_unit: int) -> Plan:
     """Read a column's inputs once, keep 16 bytes of each, and cut them into units and shards.
 
-    Args:
-        store: The store; its items are complete.
-        items: Their manifest.
-        name: `<column>--<encoder>`.
-        column: The data's column.
-        made_of: Everything that a vector depends on, besides its input.
-        n_unit: Number of distinct inputs in a unit.
+    The store's items are complete. `made_of` is everything that a vector depends on, besides its input; `n_unit` is the
+    number of distinct inputs in a unit.
     """
     salt = json.dumps(made_of, sort_keys=True).encode()
     hashes = np.empty((items.n_items, 2), dtype=np.uint64)

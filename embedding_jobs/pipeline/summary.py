@@ -17,7 +17,6 @@ class ExtractionProgress:
     Attributes:
         column: `<column>--<encoder>`.
         n_shards_done: Number of shards written, including earlier runs.
-        n_shards: Number of all shards.
         n_inputs_done: Number of distinct inputs that this run has encoded.
         n_inputs: Number of distinct inputs to encode in this run.
         inputs_per_s: Inputs per second since the first unit began; 0 before it is finished.
@@ -37,11 +36,8 @@ class ColumnSummary:
 
     Attributes:
         name: `<column>--<encoder>`.
-        n_items: Number of rows.
-        n_distinct: Number of distinct inputs.
         n_inputs_encoded: Number of distinct inputs that this run encoded.
         n_shards_written: Number of shards that this run wrote.
-        n_empty: Number of empty texts.
         n_truncated: Number of texts cut at the model's limit.
         n_skipped: Number of rows without a vector.
         n_tokens: Number of tokens (text) or pixels (images) that this run encoded.

@@ -35,11 +35,6 @@ class Job:
     """One column to encode: what every worker needs to know.
 
     Attributes:
-        source: The table.
-        column: The data's column.
-        config: The settings of its encoder.
-        store: Directory of the store.
-        rows_per_shard: Number of rows in a shard of the store.
         images_are_bytes: Whether an image column holds the images themselves.
         skip: Whether to write units with unreadable inputs.
     """
@@ -58,10 +53,8 @@ class Unit:
     """A unit on its way through the stages.
 
     Attributes:
-        job: The column it belongs to.
         name: `<column>--<encoder>`.
         index: Its number in the plan.
-        path: Where to write it.
         rows: Rows of its inputs, shape (inputs,), ascending.
         prepared: The prepared inputs, after the first stage.
         vectors: After the second stage, shape (readable inputs, dimension).
@@ -99,7 +92,6 @@ class WrittenUnit:
     Attributes:
         name: `<column>--<encoder>`.
         index: Its number in the plan.
-        n_inputs: Number of distinct inputs.
         amount: Number of tokens or pixels that were encoded.
         errors: (row, reason) of unreadable inputs; with any, the unit is written only if the job skips them.
         encoding: When it was encoded; None if it was not.

@@ -78,8 +78,6 @@ class SourceFacts:
     """What one pass over a valid source found.
 
     Attributes:
-        n_items: Number of rows.
-        n_classes: Number of distinct labels.
         ids_digest: Hash of all ids in order.
         labels_digest: Hash of all labels in order.
         input_digests: Hash of all values in order by input column (of an image: its path and size, or its bytes).

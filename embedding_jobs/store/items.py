@@ -50,13 +50,7 @@ def with_stored_columns(source: Source, store: Store, table_columns: list[str]) 
 def checked_source(
     source: Source, encoded: Collection[str], store: Store, on_error: Literal["fail", "skip"]
 ) -> tuple[Source, SourceFacts]:
-    """Check the source, with all input columns that the store already has.
-
-    Args:
-        source: The table.
-        encoded: The columns to encode.
-        store: The store; it may not exist yet.
-        on_error: What to do about an unreadable image.
+    """Check the source, with all input columns that the store already has, if there is a store.
 
     Returns:
         The source with the added columns, and what is in it.

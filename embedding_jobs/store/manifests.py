@@ -39,22 +39,16 @@ class ColumnManifest:
     """One column of vectors, and how it was made.
 
     Attributes:
-        column: The data's column.
-        encoder: Name of the encoder in the store.
         ids_digest: Digest of the ids of the encoded items.
         input_digest: Digest of the column's values.
         fingerprint: Everything that a vector depends on, besides its input.
-        settings: All settings of the encoder.
         made_with: Software and device of each run that wrote vectors.
-        dimension: Length of a vector.
         dtype: "float32" or "float16".
         n_items: Number of rows, including skipped ones.
         rows_per_shard: Rows in every shard but the last.
         n_distinct: Number of distinct inputs; each was encoded once.
-        n_empty: Number of empty texts.
         n_truncated: Number of texts cut at the model's limit.
         n_skipped: Number of rows without a vector.
-        shards: The files.
     """
 
     column: str

@@ -71,7 +71,6 @@ class Work:
         labels: Each item's label (items,).
         dimensions: Length of each column's vectors.
         columns_left: Columns whose embeddings are missing or incomplete.
-        phases: The packs.
         n_shards: Shards per column.
     """
 

@@ -64,12 +64,9 @@ class NodeFacts:
         n_gpus: GPUs that torch finds.
         gpu_bytes: Memory of the smallest GPU.
         gpus_are_busy: Whether some GPUs are in use, so that the node did not examine any.
-        encoders: By column.
         storage_problem: Why the study's directory is not writable; "" if it is.
-        table_bytes: Size of the table's files.
         table_problem: Why the table is not readable; "" if it is.
         free_disk_bytes: Free space in the study's directory.
-        free_memory_bytes: Available memory.
         auth_mode: RAY_AUTH_MODE of the node's processes.
         token_is_open: Whether users other than the owner can read the token file.
     """

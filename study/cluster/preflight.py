@@ -21,8 +21,6 @@ class Check:
     Attributes:
         node: Its address; "driver" for the tracker, to which the driver alone writes.
         what: answers, versions, devices, encoders, storage, table, disk, memory, token, or tracker.
-        ok: Whether the node passed.
-        found: What was found.
         remedy: What to do where the node failed.
     """
 
@@ -57,12 +55,7 @@ def judge(
 ) -> list[Check]:
     """Compare the nodes' facts with what the study needs, and with each other.
 
-    Args:
-        spec: The study.
-        asked: Every node.
-        facts: From `ask_nodes`.
-        unseen: From `read_across`.
-        needs: None where the needs are unknown; disk and memory are then not checked.
+    `facts` are from `ask_nodes`, `unseen` from `read_across`. Without `needs`, disk and memory are not checked.
     """
     known = [found for found in facts.values() if isinstance(found, NodeFacts)]
     checks = []

@@ -24,11 +24,7 @@ def has_secret_parameter(address: str) -> bool:
 
 
 def secret_problems(sections: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a problem for each address with a user or password, without its value.
-
-    Args:
-        sections: The study file's sections and top-level values, by name.
-    """
+    """Yield a problem for each address with a user or password, without its value."""
     for place, remedy in _PRINTED.items():
         section, _, key = place.partition(".")
         value = getattr(sections.get(section), key, None) if key else sections.get(section)
@@ -39,8 +35,7 @@ def secret_problems(sections: Mapping[str, Any]) -> Iterator[str]:
 def is_loopback(host: str) -> bool:
     """Return whether a host is this machine's loopback, which other machines do not reach.
 
-    Args:
-        host: Name or address without a port; an IPv6 address with or without its brackets.
+    A host is a name or an address without a port; an IPv6 address with or without its brackets.
     """
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback

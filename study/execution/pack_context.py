@@ -30,13 +30,7 @@ def load_embeddings(spec: StudySpec) -> Embeddings:
 def pack_context(
     spec: StudySpec, embeddings: Embeddings, labels: np.ndarray, description: StudyDescription
 ) -> PackContext:
-    """Return the context of a study's packs.
-
-    Args:
-        spec: The study.
-        embeddings: The embeddings that its trials read.
-        labels: Index of each item's label among the sorted label names (items,).
-        description: The study's description.
+    """Return the context of a study's packs; `labels` (items,) are indices of the sorted label names.
 
     Raises:
         RunError: `splits.unknown_classes` names a class that no item has.
@@ -46,13 +40,7 @@ def pack_context(
 
 
 def pilot_context(spec: StudySpec, labels: Sequence[str], n_features: int) -> PackContext:
-    """Return the context of packs that measure the cost of training. It has no embeddings yet: they are random.
-
-    Args:
-        spec: The study.
-        labels: Each item's label (items,).
-        n_features: Dimensions of the embeddings.
-    """
+    """Return the context of packs that measure the cost of training. It has no embeddings yet: they are random."""
     names, indices = np.unique(np.array(labels), return_inverse=True)
     return _context(spec, np.empty((0, n_features), np.float32), indices, [str(name) for name in names], {})
 

@@ -39,9 +39,6 @@ class RunState:
     """What the phases of one run share and update.
 
     Attributes:
-        spec: The study.
-        progress: Shows the progress.
-        tracker: Writes trained trials to MLflow.
         description: The study's description, as it is in its directory.
         recorded: Records from before this run; emptied when the first phase ends, to free their memory.
         scores: The objective of every recorded trial.
@@ -92,9 +89,7 @@ class RunState:
 def train_phases(run: RunState, context: Callable[[], ray.ObjectRef]) -> None:
     """Train what is missing of every phase of a study's protocol.
 
-    Args:
-        run: The run.
-        context: Puts the `PackContext` into the object store; called when there is something to train.
+    `context` puts the `PackContext` into the object store; it is called when there is something to train.
 
     Raises:
         RunError: The study's directory cannot be written to.
@@ -168,9 +163,6 @@ class PhaseRun:
     """Record what happens to the packs of one phase while Tune trains them: a `PackWatcher`.
 
     Args:
-        run: The run.
-        phase: The phase.
-        queue: The packs.
         stopping: The rules of early stopping; None outside the search.
         journal: The search as Optuna studies; None where nothing is searched.
 

@@ -28,11 +28,7 @@ _PLAIN_LINE_EVERY_S = 10  # where no terminal can show a live table
 
 @contextmanager
 def chatter_to(log: Path) -> Iterator[Console]:
-    """Append everything that libraries print, also in native code, to a file, and yield a console for the user.
-
-    Args:
-        log: The file; its folder is made.
-    """
+    """Append everything that libraries print, also in native code, to a file, and yield a console for the user."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -93,12 +89,7 @@ class Progress:
     def start_phase(self, phase: str, queue: PackQueue, n_planned: int, n_stopped: int, objective: str) -> None:
         """Show the table of a phase from now on.
 
-        Args:
-            phase: The name of the phase.
-            queue: The packs.
-            n_planned: All trials of the phase, without early stopping.
-            n_stopped: Trials that early stopping has already saved.
-            objective: The metric that candidates are compared by.
+        `n_planned` counts all trials of the phase, `n_stopped` those that early stopping has already saved.
         """
         self.end_embedding()
         self._phase, self._queue, self._n_planned, self._objective = phase, queue, n_planned, objective

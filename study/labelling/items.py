@@ -32,11 +32,8 @@ class RankedItem:
     Attributes:
         rank: From 1.
         row: Its row in the table.
-        id: Its id.
         predicted: The predicted class, or "none".
         confidence: Probability of the most probable class.
-        most_probable: The most probable class.
-        texts: Its texts, by column.
         image: Path of its image; None if it has no image, or the table contains the images.
     """
 

@@ -43,8 +43,6 @@ class InputColumn:
 
     Attributes:
         column: Name of the column in the table.
-        encoder: Name of the encoder.
-        dimension: Length of its vectors.
         fingerprint: Everything that a vector depends on.
     """
 

@@ -33,13 +33,9 @@ class TrainedModel:
 def train_best(
     root: Path, cell: str | None = None, split: int | None = None, *, all_items: bool = False
 ) -> TrainedModel:
-    """Train a candidate of a finished study for use.
+    """Train the candidate of a finished study that `find_trial` finds, for use.
 
-    Args:
-        root: The study's directory.
-        cell: As for `find_trial`.
-        split: As for `find_trial`.
-        all_items: Whether to train on every labelled item instead of the split's training items, for as many epochs.
+    With `all_items`, it is trained on every labelled item instead of the split's training items, for as many epochs.
 
     Raises:
         RunError: No finished trial matches, or the study's embeddings have changed.

@@ -32,7 +32,6 @@ class Verification:
     """The comparison of a cell with its retraining.
 
     Attributes:
-        trial: The cell.
         figures: Every recorded figure.
         n_items: Validation items.
         n_changed: Validation items with another prediction or another judgement.
@@ -56,13 +55,9 @@ class Verification:
 
 
 def verify_cell(root: Path, cell: str, split: int | None, tolerance: float = 0.001) -> Verification:
-    """Train a cell again from the study's own description, and compare.
+    """Retrain the trial that `find_trial` finds, from the study's own description, and compare.
 
-    Args:
-        root: The study's directory.
-        cell: As for `find_trial`.
-        split: As for `find_trial`.
-        tolerance: Largest difference that agrees; rounding on other hardware explains differences below the default.
+    `tolerance` is the largest difference that agrees; rounding on other hardware explains those below the default.
 
     Raises:
         RunError: No finished trial matches, or the study's embeddings have changed.

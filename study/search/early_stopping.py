@@ -68,7 +68,6 @@ class Stopping:
     """The early stopping of one search phase, and the candidates that it has stopped.
 
     Args:
-        settings: The study file's rules.
         metric: The study's objective. ASHA judges by it where it is evaluated during training, else by accuracy.
         n_epochs: Epochs of a whole training, by objective.
         splits: Split seeds of the phase.
@@ -135,11 +134,8 @@ class Stopping:
     ) -> Stop | None:
         """Return racing's stop between two packs of a candidate; None where the candidate goes on.
 
-        Args:
-            phase: The phase.
-            candidate: The candidate.
-            scores: Its score on each split that it was trained on.
-            best: Score of its method's best candidate, on every split.
+        `scores` has a score for each split that the candidate was trained on, `best` those of its method's best
+        candidate on every split.
         """
         racing, met = self.settings.racing, sorted(scores)
         if racing is None or not met:

@@ -30,9 +30,7 @@ _TARGET_QUANTILE = 0.25
 def importances(search: Search, scores: Mapping[Candidate, float]) -> dict[str, dict[str, float]]:
     """Compute the importance of each hyperparameter, by method. Those of a method add up to 1.
 
-    Args:
-        search: The study file's search.
-        scores: Mean objective of every complete candidate.
+    `scores` has the mean objective of every complete candidate.
 
     Returns:
         Only methods with several hyperparameters to choose and at least 10 complete candidates.

@@ -33,7 +33,6 @@ class Journal:
 
     Args:
         path: The journal's file. Only the run that holds the directory's lock writes to it.
-        search: The study file's search.
         outcomes: Score or stop of each finished candidate.
     """
 

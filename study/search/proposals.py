@@ -26,11 +26,7 @@ class Proposals(Protocol):
     planned: int  # number of candidates in the end
 
     def next_batch(self, outcomes: Mapping[Candidate, Outcome]) -> list[Candidate] | None:
-        """Return the next candidates, or None when all are proposed.
-
-        Args:
-            outcomes: The outcome of every candidate proposed so far.
-        """
+        """Return the next candidates, or None when all are proposed, given the outcome of every earlier one."""
         ...
 
 
@@ -38,7 +34,6 @@ class FixedProposals:
     """Candidates known from the start: a grid, or the winners of a search that are confirmed.
 
     Args:
-        candidates: All candidates.
         batch_size: How many are proposed at a time; None for all at once.
     """
 
@@ -61,8 +56,6 @@ class SampledProposals:
     now: after further splits have changed the scores, or on a processor with other rounding.
 
     Args:
-        search: The study file's search.
-        method: Name of one of its methods.
         before: Candidates that earlier runs proposed, in order.
     """
 
@@ -118,13 +111,7 @@ class SampledProposals:
 
 
 def proposals(search: Search, method: str, before: Sequence[Candidate] = ()) -> Proposals:
-    """Return the proposals of the study file's sampler for one of its methods.
-
-    Args:
-        search: The study file's search.
-        method: Name of one of its methods.
-        before: Candidates that earlier runs proposed, in order.
-    """
+    """Return the proposals of the study file's sampler for a method; `before` are those of earlier runs, in order."""
     known = known_candidates(search, method)
     if known is None:
         return SampledProposals(search, method, before)

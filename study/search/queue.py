@@ -21,8 +21,6 @@ class PackQueue:
     """The packs of one phase that are not yet trained, method by method in turn.
 
     Args:
-        phase: The phase.
-        methods: Proposals of each method.
         splits: Split seeds that every candidate is trained on.
         scores: Score of each trial already recorded.
         lanes_per_pack: Largest number of trials in a pack; None for all splits of a candidate.
@@ -88,10 +86,6 @@ class PackQueue:
         """Take in the scores of a trained pack. A method whose batch is complete proposes its next one.
 
         A trial without a score failed for good: its method's batch stays incomplete, and the other methods go on.
-
-        Args:
-            pack: The pack.
-            scores: Score of each of its trials that has one.
         """
         self._close(pack)
         self._scores.update(scores)
@@ -100,15 +94,7 @@ class PackQueue:
         self._advance_if_complete(pack.candidate.method)
 
     def judge(self, pack: Pack, evaluations: Evaluations) -> bool:
-        """Stop the pack's candidate in the middle of its training, if early stopping says so.
-
-        Args:
-            pack: A pack in training.
-            evaluations: Evaluations of its training so far.
-
-        Returns:
-            Whether the candidate was stopped.
-        """
+        """Stop the candidate of a pack in training if early stopping says so, and return whether it was stopped."""
         if self._stopping is None:
             return False
         candidate = pack.candidate

@@ -105,13 +105,7 @@ def distributions(search: Search, method: str) -> dict[str, BaseDistribution]:
 
 
 def sampled(search: Search, method: str, chosen: Mapping[str, float]) -> Candidate:
-    """Return the candidate of a sampler's choice, completed with the method's single values.
-
-    Args:
-        search: The study file's search.
-        method: Name of one of its methods.
-        chosen: A value for each of `distributions`.
-    """
+    """Return the candidate of a sampler's choice (a value for each of `distributions`) and the single values."""
     single: dict[str, float] = {}
     for name, values in _values(search, method).items():
         if name not in chosen and not isinstance(values, Range):

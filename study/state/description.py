@@ -32,13 +32,7 @@ def description_before(spec: StudySpec) -> StudyDescription | None:
 
 
 def describe(spec: StudySpec, embeddings: Embeddings, class_names: Sequence[str]) -> StudyDescription:
-    """Describe a study that is about to run.
-
-    Args:
-        spec: The study.
-        embeddings: What its trials read.
-        class_names: Every label, sorted.
-    """
+    """Describe a study that is about to run; `class_names` is every label, sorted."""
     plan, deciding = plan_of(spec, description_before(spec)), spec.deciding_settings()
     return StudyDescription(
         methods=plan.methods,
@@ -69,10 +63,7 @@ def describe(spec: StudySpec, embeddings: Embeddings, class_names: Sequence[str]
 def plan_of(spec: StudySpec, before: StudyPlan | None) -> StudyPlan:
     """Return what a study file asks for now, with the candidates that are known: listed, or proposed before.
 
-    Args:
-        spec: The study.
-        before: What earlier runs planned and proposed, if there were any. Their proposals stand where the study file
-            asks for the same.
+    Proposals of earlier runs, in `before`, are kept where the study file asks for the same.
     """
     search, counts, known = spec.search, {}, {}
     for method in search.methods:
@@ -110,9 +101,7 @@ def plans_differ(one: StudyPlan, other: StudyPlan) -> bool:
 def refuse_changes(spec: StudySpec, description: StudyDescription | None = None) -> None:
     """Refuse to go on in a directory whose records were made with other settings or data.
 
-    Args:
-        spec: The study.
-        description: The description of the study as it would run now; None to compare the study file alone.
+    `description` is that of the study as it would run now; None compares the study file alone.
 
     Raises:
         DescriptionError: With the settings that differ.

@@ -43,7 +43,6 @@ class StudyResult(StudyReport):
     """The result of a run. A notebook shows it as the report's table.
 
     Attributes:
-        directory: The study's directory.
         n_trained: Trials trained by this run.
         n_recorded: Trials recorded in all.
         failures: The packs that failed for good, in this run or before it.

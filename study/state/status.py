@@ -23,10 +23,7 @@ class MethodStatus:
     """The trials of one method in one phase.
 
     Attributes:
-        phase: The phase.
-        method: The method.
         n_planned: Planned trials, without early stopping.
-        n_done: Recorded trials.
         n_failed: Trials that failed for good.
         n_stopped: Trials that early stopping saved.
     """
@@ -50,8 +47,6 @@ class Status:
 
     Attributes:
         methods: Its methods, phase by phase.
-        failures: Packs that failed for good.
-        stops: Candidates that early stopping ended.
         activity: What a run is doing now; None when there is no run.
         left_s: Seconds that the missing trials will take, at the speed of this run so far, or one after the other; None
             where nothing is known about it.
@@ -72,11 +67,9 @@ class Status:
 
 
 def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
-    """Count what the study file plans now against what its directory holds.
+    """Compare what the study file plans now with what its directory holds.
 
-    Args:
-        spec: The study.
-        before: The description that the last run wrote, if there was one.
+    `before` is the description that the last run wrote, if there was one.
 
     Raises:
         RecordError: A record file is damaged or of another version.

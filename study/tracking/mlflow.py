@@ -40,12 +40,9 @@ class StudyFacts:
     """What the run of a study shows.
 
     Attributes:
-        name: The study's name.
         key: Identifies the study: the same name with other deciding settings is another study.
         params: The settings, flat.
         made_by: Versions, hardware, commit and digests.
-        table: The table.
-        n_items: Number of items in the table.
         data_digest: Digest of the table's content.
         description: `study.json`; a report from the server alone needs a copy.
     """
@@ -66,7 +63,6 @@ class Tracker:
     Args:
         uri: MLflow tracking address.
         experiment: Experiment name; made if missing.
-        about: What the run of the study shows.
         artifacts: Folder for artifacts if the address is a database; MLflow's default is the working directory.
 
     Attributes:

@@ -40,15 +40,9 @@ def make_tracker(spec: StudySpec, description: StudyDescription) -> Tracker:
 
 
 def attach(spec: StudySpec, folders: Mapping[str, Path], results: StudyResults | None = None) -> str:
-    """Attach folders to the study's MLflow run and end it.
+    """Attach folders, by the name they get, to the study's MLflow run, end it, and return its id.
 
-    Args:
-        spec: The study.
-        folders: Folders to attach, by the name they get.
-        results: The study's results; read from its directory if None.
-
-    Returns:
-        The id of the run.
+    The study's results are read from its directory if `results` is None.
 
     Raises:
         RunError: A run works in the directory; it attaches its own report.
@@ -83,13 +77,7 @@ def sync(spec: StudySpec) -> int:
 
 
 def end_run(tracker: Tracker, spec: StudySpec, results: StudyResults, folders: Mapping[str, Path]) -> None:
-    """End the study's MLflow run with its results, why planned trials are missing, and more folders.
-
-    Args:
-        tracker: The study's tracker, which has every record.
-        spec: The study.
-        results: The study's results.
-        folders: Folders to attach, by the name they get.
+    """End the study's MLflow run: attach its results, why planned trials are missing, and `folders` by their names.
 
     Raises:
         TrackingError: The server cannot be reached.
