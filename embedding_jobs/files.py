@@ -44,7 +44,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> Path:
 def remove_asides(folder: Path, name: str = "*") -> None:
     """Remove the unfinished files that killed writers left in a folder, of one file or of all.
 
-    Only whoever may write these files now may call this: it would remove a living writer's file too.
+    Only the process that may write these files now may call this: it also removes the file of a living writer.
     """
     for path in folder.glob(f".{name}.{'[0-9a-f]' * 32}.tmp"):
         path.unlink(missing_ok=True)

@@ -89,13 +89,9 @@ def load_spec(path: str | Path, *, remote: bool = False, encodes: bool = True) -
 def check_spec(
     raw: Mapping[str, Any], path: str | Path = "study.yaml", *, remote: bool = False, encodes: bool = True
 ) -> StudySpec:
-    """Check the contents of a study file.
+    """Check the contents of a study file, as `load_spec` does.
 
-    Args:
-        raw: The file's contents.
-        path: Path of the file. Relative paths in it are relative to its folder.
-        remote: As in `load_spec`.
-        encodes: As in `load_spec`.
+    Relative paths in it are relative to the folder of `path`.
 
     Raises:
         SpecError: With every problem that was found.

@@ -74,14 +74,13 @@ class Tracker:
 
     def __init__(self, uri: str, experiment: str, about: StudyFacts, artifacts: Path) -> None:
         self._uri, self._about = uri, about
-        self._study_key = about.key
         self._experiment_name, self._artifacts = experiment, artifacts
         self._known: dict[str, _Known] = {}
         with self._as_tracking_errors():
             _make_database(uri)
             self._client = connect(uri, max_retries=0)
             self._experiment = self._experiment_id()
-            for run in search_runs(self._client, [self._experiment], schema.runs_of(self._study_key)):
+            for run in search_runs(self._client, [self._experiment], schema.runs_of(self._about.key)):
                 self._known[run.data.tags[schema.KEY_TAG]] = _Known(run.info.run_id, run.info.status != "RUNNING")
             self.study_run = self._study_run_id()
             self._client.log_artifact(self.study_run, str(about.description))
@@ -117,7 +116,7 @@ class Tracker:
             self._client.set_terminated(self.study_run, "FINISHED" if outcome.complete else "FAILED")
 
     def _summarise(self, candidate: CandidateSummary) -> None:
-        run = self._known.get(schema.candidate_key(self._study_key, candidate.phase, candidate.candidate))
+        run = self._known.get(schema.candidate_key(self._about.key, candidate.phase, candidate.candidate))
         if run is None:  # the server was absent when the trials were written: `study sync` writes both
             return
         # The step is the number of splits and the time is 0, so writing the same splits again changes nothing.
@@ -132,7 +131,7 @@ class Tracker:
 
     def _write(self, record: TrialRecord) -> int:
         config = record.config
-        key = schema.trial_key(self._study_key, config)
+        key = schema.trial_key(self._about.key, config)
         known = self._known.get(key)
         if known is not None and known.finished:
             return 0
@@ -162,7 +161,7 @@ class Tracker:
 
     def _candidate_run_id(self, record: TrialRecord, start_ms: int) -> str:
         config = record.config
-        key = schema.candidate_key(self._study_key, config.phase, config.candidate)
+        key = schema.candidate_key(self._about.key, config.phase, config.candidate)
         run = self._known.get(key) or self._create(
             key, f"{config.phase}: {config.candidate}", self.study_run, start_ms, record.provenance
         )
@@ -174,7 +173,7 @@ class Tracker:
     def _create(
         self, key: str, name: str, parent: str | None, start_ms: int | None, made_by: Mapping[str, str]
     ) -> _Known:
-        tags = schema.tags_of(self._study_key, key, made_by)
+        tags = schema.tags_of(self._about.key, key, made_by)
         if parent is not None:
             tags["mlflow.parentRunId"] = parent
         run = self._client.create_run(self._experiment, start_time=start_ms, tags=tags, run_name=name)
