@@ -92,11 +92,9 @@ _METHOD_STYLES: Mapping[str, LineStyle] = {
     "deep_pca": LineStyle(*_PURPLE, _DASH_DOT),
 }
 
-
 _FURTHER_STYLES = tuple(
     LineStyle(*color, _SHORT) for color in (_GREEN, _PURPLE, _BLUE, _VERMILION, _SKY, _ORANGE, _GREY)
 )
-
 
 _OF_FAMILIES = {
     ("deep_dropout", False): LineStyle(*_PURPLE),
@@ -108,7 +106,11 @@ _OF_FAMILIES = {
     ("feature_corruption", False): LineStyle(*_GREEN, (), "X"),
 }
 
-_OF_OBJECTIVES = {CONTRASTIVE: LineStyle(*_VERMILION), SUPERVISED: LineStyle(*_BLUE, (), "s")}
+# The style of each objective, for figures with one curve per objective.
+OBJECTIVE_STYLES: Mapping[str, LineStyle] = {
+    CONTRASTIVE: LineStyle(*_VERMILION),
+    SUPERVISED: LineStyle(*_BLUE, (), "s"),
+}
 
 _BY_DEPTH = (_BLACK, _SKY, _BLUE, _GREEN, _ORANGE, _VERMILION, _PURPLE, _GREY)
 
@@ -126,11 +128,6 @@ def family_styles(families: Sequence[tuple[str, bool]]) -> list[LineStyle]:
     """Return the style of each (augmentation, stop-gradient), for figures with layers along the x axis."""
     further = iter(_FURTHER_STYLES * len(families))
     return [_OF_FAMILIES.get(family) or next(further) for family in families]
-
-
-def objective_styles(objectives: Sequence[str]) -> list[LineStyle]:
-    """Return the style of each objective, for figures with one curve per objective."""
-    return [_OF_OBJECTIVES[objective] for objective in objectives]
 
 
 def depth_styles(n: int) -> list[LineStyle]:

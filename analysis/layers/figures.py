@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from analysis.figures.styles import LineStyle, depth_styles, family_styles, objective_styles
+from analysis.figures.styles import OBJECTIVE_STYLES, LineStyle, depth_styles, family_styles
 from analysis.figures.types import LineFigure, Series
 from analysis.format import figure_name, signed
 from analysis.layers.gains import AUTO, BESIDE, INPUT, OBJECTIVES, PROBE, Family, Gains
-from trainables.records.types import TrialRecord
+from trainables.records.types import SUPERVISED, TrialRecord
 
 # A figure, and the style of each of its series.
 Drawing = tuple[LineFigure, dict[str, LineStyle]]
@@ -47,53 +47,54 @@ def pair_names(n: int) -> list[str]:
 
 def gain_figures(gains: Gains) -> list[Drawing]:
     """Describe the gains by layer in one figure: one drawing per objective, all on the same axes."""
-    fixed = {target.layer for target in gains.intervals if target.layer is not None} - {AUTO}
+    layers = {target.layer for target in gains.intervals if target.layer is not None}
     beside = [name for name in BESIDE if any(target.augmentation == name for target in gains.intervals)]
     # Layers lie at their number; `auto` and the methods beside follow, apart from them.
-    positions: dict[int | str, float] = {layer: float(layer) for layer in sorted(fixed)}
-    for place in ([AUTO] if any(target.layer == AUTO for target in gains.intervals) else []) + beside:
+    positions: dict[int | str, float] = {layer: float(layer) for layer in sorted(layers - {AUTO})}
+    apart: list[int | str] = [*layers & {AUTO}, *beside]
+    for place in apart:
         positions[place] = max(positions.values()) + _APART
-    ticks = {x: _tick(place) for place, x in positions.items()}
     objectives = [objective for objective in OBJECTIVES if gains.families(objective)]
-    families = [
-        *(f for objective in objectives for f in gains.families(objective)),
-        *((name, False) for name in beside),
-    ]
-    families = list(dict.fromkeys(families))
+    of_layers = (family for objective in objectives for family in gains.families(objective))
+    families = list(dict.fromkeys((*of_layers, *((name, False) for name in beside))))
     styles = dict(zip(map(family_name, families), family_styles(families), strict=True))
     drawn = {objective: _series(gains, objective, families, positions) for objective in objectives}
-    # What untrained layers cost may run off the axis, so that the rest can be read.
-    shown = [one for name in objectives for family, one in drawn[name].items() if gains.trains_below(name, family)]
+    # In supervised training with a stop-gradient the layers below keep their initial weights. What that costs is not
+    # the augmentation's fault, and may run off the axis, so that the rest can be read.
+    shown = [
+        one
+        for objective, own in drawn.items()
+        for (_, stops), one in own.items()
+        if objective != SUPERVISED or not stops
+    ]
     limits = _limits(shown, -gains.region, gains.region)
     name, narrow = figure_name(gains.figure), ", too narrow" if gains.figure in PROBE else ""
-    figures = [
-        LineFigure(
-            f"layers-{gains.figure}-{objective}",
-            f"{objective.capitalize()}: gain in {name} by layer",
-            f"Bar: 95 % interval {gains.basis}{narrow}. Shade: ±{gains.region:g}, practically equal."
-            + _off_axis(drawn[objective].values(), limits),
-            "augmented layer",
-            f"gain in {name}",
-            tuple(drawn[objective].values()),
-            x_limits=(min(positions.values()) - 0.6, max(positions.values()) + 0.6),
-            y_limits=limits,
-            spread="bars",
-            reference="zero",
-            ticks=ticks,
-            region=gains.region,
-            columns=("gain", "low", "high"),
+    note = f"Bar: 95 % interval {gains.basis}{narrow}. Shade: ±{gains.region:g}, practically equal."
+    return [
+        (
+            LineFigure(
+                f"layers-{gains.figure}-{objective}",
+                f"{objective.capitalize()}: gain in {name} by layer",
+                note + _off_axis(own.values(), limits),
+                "augmented layer",
+                f"gain in {name}",
+                tuple(own.values()),
+                x_limits=(min(positions.values()) - 0.6, max(positions.values()) + 0.6),
+                y_limits=limits,
+                spread="bars",
+                reference="zero",
+                ticks={x: _tick(place) for place, x in positions.items()},
+                region=gains.region,
+                columns=("gain", "low", "high"),
+            ),
+            styles,
         )
-        for objective in objectives
+        for objective, own in drawn.items()
     ]
-    return [(figure, styles) for figure in figures]
 
 
 def similarity_figures(controls: Mapping[str, Sequence[TrialRecord]]) -> list[Drawing]:
-    """Describe the CKA of neighbouring layers without augmentation: through training, on the same axes, and at its end.
-
-    Args:
-        controls: The trials of each objective's control.
-    """
+    """Describe the CKA of neighbouring layers in the controls: through training, on the same axes, and at its end."""
     learning: dict[str, tuple[Series, ...]] = {}
     finals: list[Series] = []
     for objective, records in controls.items():
@@ -130,8 +131,7 @@ def similarity_figures(controls: Mapping[str, Sequence[TrialRecord]]) -> list[Dr
             spread="bars",
             ticks=dict(zip(map(float, range(n)), pair_names(n), strict=True)),
         )
-        names = [one.method for one in finals]
-        found.append((figure, dict(zip(names, objective_styles(names), strict=True))))
+        found.append((figure, {one.method: OBJECTIVE_STYLES[one.method] for one in finals}))
     return found
 
 
@@ -148,10 +148,8 @@ def _through_training(records: Sequence[TrialRecord]) -> tuple[np.ndarray, np.nd
     """Return epochs (points,) and the CKA there (trials, points, pairs); empty where trials differ or have none."""
     values = [np.asarray(record.curves.epoch_cka, dtype=np.float64) for record in records]
     epochs = [record.curves.epoch for record in records]
-    if not values or any(
-        own.shape != values[0].shape or own.size == 0 or not np.array_equal(at, epochs[0])
-        for own, at in zip(values, epochs, strict=True)
-    ):
+    differ = len({own.shape for own in values}) != 1 or any(not np.array_equal(at, epochs[0]) for at in epochs)
+    if differ or not values[0].size:
         return np.empty(0), np.empty((0, 0, 0))
     stacked = np.stack(values)
     # Once contrastive layers are frozen, CKA is no longer recorded.
@@ -163,21 +161,17 @@ def _series(
     gains: Gains, objective: str, families: Sequence[Family], positions: Mapping[int | str, float]
 ) -> dict[Family, Series]:
     """Return one series per family, with a point at each of its positions."""
-    found = {}
-    for family in families:
-        points = [
-            (positions[family[0] if target.layer is None else target.layer], own.estimate, own.low, own.high)
-            for target, own in gains.intervals.items()
-            if (target.objective, target.family) == (objective, family)
-        ]
-        if points:
-            found[family] = Series(family_name(family), *np.array(points).T)
-    return found
+    points: dict[Family, list[tuple[float, ...]]] = {}
+    for target, own in gains.intervals.items():
+        if target.objective == objective:
+            x = positions[target.augmentation if target.layer is None else target.layer]
+            points.setdefault(target.family, []).append((x, own.estimate, own.low, own.high))
+    return {f: Series(family_name(f), *np.array(points[f]).T) for f in families if f in points}
 
 
 def _limits(series: Sequence[Series], *also: float) -> tuple[float, float]:
     """Return axis limits that hold every end of some curves, and some further values."""
-    values = np.array([*also, *(value for one in series for value in (*one.mean, *one.low, *one.high))])
+    values = np.concatenate([also, *(ends for one in series for ends in (one.mean, one.low, one.high))])
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
     margin = 0.06 * (high - low)

@@ -94,14 +94,6 @@ class Gains:
         found = (t.family for t in self.intervals if t.objective == objective and t.layer is not None)
         return list(dict.fromkeys(found))
 
-    def trains_below(self, objective: str, family: Family) -> bool:
-        """Return whether the layers below the augmented one are trained.
-
-        In supervised training with a stop-gradient they keep their initial weights, and the augmentation is not to
-        blame for what that costs. In contrastive learning they learn from the other view.
-        """
-        return objective != SUPERVISED or not family[1]
-
     def by_layer(self, objective: str, family: Family) -> dict[int, Values]:
         """Return the gains of a family at each fixed layer, from the input on."""
         targets = (target for target in self.intervals if (target.objective, target.family) == (objective, family))

@@ -39,7 +39,6 @@ import pandas as pd
 from analysis.layers.section import Layers, layers_json
 from analysis.report.tables import Evidence, headings, table_rows
 from analysis.results.aggregate import MethodSummary, Spread, StudyResults
-from analysis.statistics.intervals import optimism
 
 # Version of `results.json`.
 RESULTS_FORMAT = 1
@@ -123,7 +122,6 @@ def results_json(results: StudyResults, evidence: Evidence, layers: Layers | Non
 
 def _method(summary: MethodSummary, results: StudyResults, evidence: Evidence) -> dict[str, Any]:
     own = evidence.get(summary.method)
-    nested = results.description.protocol == "nested"
     return {
         "method": summary.method,
         "hyperparameters": None if summary.candidate is None else dict(summary.candidate.params),
@@ -131,7 +129,7 @@ def _method(summary: MethodSummary, results: StudyResults, evidence: Evidence) -
         "figures": _figures(summary.figures),
         "duration_s": summary.duration_s,
         "choosing_score": summary.choosing_score.mean,
-        "optimism": optimism(summary.choosing_score.mean, summary.objective.mean) if nested else None,
+        "optimism": summary.optimism if results.description.protocol == "nested" else None,
         "intervals": {name: dataclasses.asdict(interval) for name, interval in own.intervals.items()} if own else {},
         "against_control": {
             name: {key: value for key, value in dataclasses.asdict(difference).items() if key != "figure"}

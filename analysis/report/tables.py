@@ -11,7 +11,6 @@ from analysis.format import UNDEFINED_TEXT, figure_name, heading, number, signed
 from analysis.results.aggregate import CandidateSummary, MethodSummary, Spread, StudyResults
 from analysis.results.controls import references_text
 from analysis.statistics.decisions import MethodEvidence
-from analysis.statistics.intervals import optimism
 from trainables.records.types import Candidate, value_text
 
 Evidence = Mapping[str, MethodEvidence]
@@ -179,8 +178,7 @@ def _row(summary: MethodSummary, top: float, results: StudyResults, own: MethodE
         text = f"incomplete: {summary.n_complete} of {summary.n_planned} candidates"
     else:
         text = values_text(summary.candidate)
-    nested = results.description.protocol == "nested"
-    exceeds = optimism(summary.choosing_score.mean, summary.objective.mean) if nested else math.nan
+    exceeds = summary.optimism if results.description.protocol == "nested" else math.nan
     return TableRow(
         method=summary.method,
         hyperparameters=text,

@@ -39,16 +39,16 @@ def findings(results: StudyResults, evidence: Evidence) -> list[Finding]:
     objective = results.description.objective
     return [
         Finding(
-            method=own.method,
+            method=method,
             decision=str(own.differences[objective].decision),
-            text=sentence(own.differences[objective], own.method, figure_name(objective)),
+            text=sentence(own.differences[objective], method, figure_name(objective)),
             beside="; ".join(
                 f"{figure_name(name)} {in_short(difference)}"
                 for name, difference in own.differences.items()
                 if name != objective and math.isfinite(difference.two_way.low)
             ),
         )
-        for own in evidence.values()
+        for method, own in evidence.items()
         if objective in own.differences
     ]
 

@@ -97,6 +97,11 @@ class MethodSummary:
         """J, the number of splits."""
         return len(self.splits)
 
+    @property
+    def optimism(self) -> float:
+        """By how much the score that chose the candidate exceeds its score on the reported splits."""
+        return self.choosing_score.mean - self.objective.mean
+
     def figure(self, name: str) -> Spread:
         """Return a figure by name; `UNDEFINED` if it was not recorded."""
         return self.figures.get(name, UNDEFINED)

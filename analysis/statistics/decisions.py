@@ -74,12 +74,10 @@ class MethodEvidence:
     """Intervals of one method's figures, and of its differences to the reference.
 
     Attributes:
-        method: Name of the method.
         intervals: Two-way interval of each figure that is a mean over items.
         differences: Difference to the reference, by figure; empty for a reference, and if the study has no reference.
     """
 
-    method: str
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     differences: Mapping[str, Difference] = field(default_factory=dict)
 
@@ -134,9 +132,7 @@ def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, fl
             for figure, seen in _resampled(own, reference, n_items).items()
         ]
     return {
-        method: MethodEvidence(
-            method, intervals[method], {own[method].figure: own[method] for own in found if method in own}
-        )
+        method: MethodEvidence(intervals[method], {own[method].figure: own[method] for own in found if method in own})
         for method in reported
     }
 

@@ -268,11 +268,6 @@ def further_splits(parts: Components, region: float, n_tests: int = 1) -> int | 
     return None
 
 
-def optimism(choosing_score: float, reported_score: float) -> float:
-    """Return by how much the score that chose a candidate exceeds its score on items that did not choose it."""
-    return choosing_score - reported_score
-
-
 def two_way_bootstrap(
     statistic: Callable[[Values, Values], Values], n_splits: int, n_items: int, *, draws: int, seed: int
 ) -> Values:

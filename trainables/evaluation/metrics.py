@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from trainables.records.types import N_BINS
 
@@ -176,14 +177,13 @@ def figures(logits: Tensor, target: Tensor, against_threshold: Accuracies) -> di
     confidence, predicted = probability.max(-1)
     known = target >= 0
     right = (predicted == target).double()
-    one_hot = torch.zeros((len(target), logits.shape[1] + 1), dtype=torch.float64, device=logits.device)
-    one_hot = one_hot.scatter_(1, (target + 1)[:, None], 1.0)[:, 1:]
+    expected = one_hot(target + 1, logits.shape[1] + 1)[:, 1:]  # of a "none" item 0 for every class
     out = {
         "ece_known": calibration_error(confidence[known], right[known]),
         "ece_open": calibration_error(confidence, right),
         "overconfidence_known": float((confidence - right)[known].mean()),
         "overconfidence_open": float((confidence - right).mean()),
-        "brier": float((probability - one_hot).square().sum(-1).mean()),
+        "brier": float((probability - expected).square().sum(-1).mean()),
         "ood_prevalence": float((~known).double().mean()),
     }
     crossing = crossing_threshold(against_threshold.all, against_threshold.none)

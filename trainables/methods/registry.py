@@ -12,7 +12,6 @@ Importing this module does not import torch: the study file is checked against i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
 
@@ -31,41 +30,30 @@ class MethodError(StudyError):
     """An unknown method."""
 
 
-@dataclass(frozen=True)
-class Contrastive:
-    """A label-free method as the augmentation of one of two views; see `trainables.training.contrastive`.
+class Contrastive(Augmentation):
+    """A label-free method as the augmentation of one of two views; see `trainables.training.contrastive`."""
 
-    It has the method's hyperparameters and `temperature`.
 
-    Attributes:
-        augmentation: The method.
+def contrastive(method: Method) -> Contrastive:
+    """Return a label-free method as a contrastive one: `contrastive_` and its name, with a temperature of the loss."""
+    return Contrastive(
+        f"{CONTRASTIVE}_{method.name}",
+        method.transform,
+        {**method.hyperparameters, "temperature": Hyperparameter(0.1, 0, 10, low_included=False)},
+        static=getattr(method, "static", False),
+        canonical=partial(canonical, method),
+    )
+
+
+def canonical(method: Method, params: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the hyperparameters that represent all that train the same; by default the given ones.
+
+    Args:
+        method: The method.
+        params: A value for each of its hyperparameters.
     """
-
-    augmentation: Method
-
-    @property
-    def name(self) -> str:
-        """`contrastive_` and the method's name."""
-        return f"{CONTRASTIVE}_{self.augmentation.name}"
-
-    @property
-    def hyperparameters(self) -> Mapping[str, Hyperparameter]:
-        """The method's hyperparameters, and the temperature of the loss."""
-        return {**self.augmentation.hyperparameters, "temperature": Hyperparameter(0.1, 0, 10, low_included=False)}
-
-    @property
-    def static(self) -> bool:
-        """Whether the method is static."""
-        return bool(getattr(self.augmentation, "static", False))
-
-    @property
-    def transform(self) -> Transform:
-        """The method's transform, which makes the second view."""
-        return self.augmentation.transform
-
-    def canonical(self, params: Mapping[str, float]) -> Mapping[str, float]:
-        """Return the hyperparameters that represent all that train the same."""
-        return canonical(self.augmentation, params)
+    own = getattr(method, "canonical", None)
+    return params if own is None else own(params)
 
 
 _ALPHA = {"alpha": Hyperparameter(0.3, 0, 10, low_included=False)}
@@ -103,7 +91,7 @@ _SUPERVISED: dict[str, Method] = {
 # The built-in methods by name.
 METHODS: dict[str, Method] = _SUPERVISED | {
     method.name: method
-    for method in (Contrastive(plain) for plain in _SUPERVISED.values() if getattr(plain, "label_free", False))
+    for method in (contrastive(plain) for plain in _SUPERVISED.values() if getattr(plain, "label_free", False))
 }
 
 
@@ -127,20 +115,9 @@ def get_method(name: str) -> Method:
     if plain != name:
         method = get_method(plain)
         if getattr(method, "label_free", False):
-            return Contrastive(method)
+            return contrastive(method)
         raise MethodError(
             f"`{name}` is not a method: contrastive training has no targets, and `{plain}` needs them; name one of "
             f"{', '.join(known for known in METHODS if known.startswith(CONTRASTIVE))}."
         )
     raise MethodError(f"`{name}` is not a method; the methods are {', '.join(method_names())}.")
-
-
-def canonical(method: Method, params: Mapping[str, float]) -> Mapping[str, float]:
-    """Return the hyperparameters that represent all that train the same; by default the given ones.
-
-    Args:
-        method: The method.
-        params: A value for each of its hyperparameters.
-    """
-    own = getattr(method, "canonical", None)
-    return params if own is None else own(params)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from trainables.evaluation.metrics import (
     ROC_GRID,
@@ -225,8 +225,7 @@ _LEARNING = ("loss", "accuracy", "accuracy_known", "accuracy_none")
 
 def _held_out_loss(logits: Tensor, target: Tensor) -> float:
     """Return the mean binary cross-entropy; the target of an item of an unknown class is 0 for every class."""
-    y = torch.zeros((len(target), logits.shape[1] + 1), device=logits.device)
-    y = y.scatter_(1, (target + 1)[:, None], 1.0)[:, 1:]
+    y = one_hot(target + 1, logits.shape[1] + 1)[:, 1:].float()
     return float(binary_cross_entropy_with_logits(logits, y))
 
 

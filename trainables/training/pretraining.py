@@ -88,13 +88,8 @@ class ContrastiveTraining:
         if not probe.finished:
             probe.advance()
         self.epoch = n_pretraining + found.epoch
-        return Evaluation(
-            epoch=self.epoch,
-            loss=self._spread(found.loss),
-            accuracy=self._spread(found.accuracy),
-            accuracy_known=self._spread(found.accuracy_known),
-            accuracy_none=self._spread(found.accuracy_none),
-        )
+        columns = (found.loss, found.accuracy, found.accuracy_known, found.accuracy_none)
+        return Evaluation(self.epoch, *map(self._spread, columns))
 
     def stop(self, lanes: Iterable[int]) -> None:
         """Remove lanes without a result, given their positions in the pack."""

@@ -10,11 +10,17 @@ import numpy as np
 import pytest
 
 from analysis.report.tables import table_rows
-from analysis.results.aggregate import maximum_deviation, spread
+from analysis.results.aggregate import MethodSummary, Spread, maximum_deviation, spread
 from analysis.results.load import load_study
 from trainables.records.types import Candidate
 
 Make = Callable[..., Path]
+
+
+def test_optimism_is_what_choosing_gained() -> None:
+    chosen, reported = (Spread(mean, 0.0, 1) for mean in (0.98, 0.97))
+    summary = MethodSummary("control", Candidate("control"), (0,), reported, {}, 1.0, chosen, 1, 1)
+    assert summary.optimism == pytest.approx(0.01)
 
 
 def test_maximum_deviation_is_the_largest_distance_from_the_mean() -> None:

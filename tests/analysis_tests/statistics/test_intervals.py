@@ -18,7 +18,6 @@ from analysis.statistics.intervals import (
     holm,
     nadeau_bengio_interval,
     naive_interval,
-    optimism,
     two_way_bootstrap,
     two_way_interval,
 )
@@ -168,7 +167,3 @@ def test_the_bootstrap_of_a_mean_agrees_with_the_interval() -> None:
     draws = two_way_bootstrap(mean, 20, 300, draws=800, seed=0)
     assert draws.std() == pytest.approx(two_way_interval(values).standard_error, rel=0.1)
     assert np.array_equal(draws, two_way_bootstrap(mean, 20, 300, draws=800, seed=0))
-
-
-def test_optimism_is_what_choosing_gained() -> None:
-    assert optimism(0.98, 0.97) == pytest.approx(0.01)
