@@ -29,13 +29,9 @@ _BESIDE = 0.12
 def draw(
     figure: LineFigure | ForestFigure, styles: Mapping[str, LineStyle], *, threshold: float, legend: bool
 ) -> Figure:
-    """Return a drawn figure.
+    """Return a drawn figure; an axis of thresholds marks the study's.
 
-    Args:
-        figure: The values to draw.
-        styles: The style of each method in it.
-        threshold: The study's threshold, marked if the x axis shows thresholds.
-        legend: Whether to draw a title and a legend; the page has its own.
+    With `legend` it has a title and a legend: the page has its own.
     """
     with matplotlib.rc_context(dict(SHEET)):
         if isinstance(figure, ForestFigure):

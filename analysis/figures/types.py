@@ -50,10 +50,7 @@ class LineFigure:
         name: File name without its ending.
         title: What the figure shows, in a few words.
         note: How to read it, in one sentence.
-        x_label: Label of the x axis.
-        y_label: Label of the y axis.
         series: One curve per method; a figure without series is not shown.
-        x_limits: Range of the x axis.
         y_limits: Range of the y axis; None to fit the curves.
         spread: How low and high are drawn: `dotted` lines, a `band`, `bars` side by side, or `none`.
         x_scale: `linear` or `log`.
@@ -112,7 +109,6 @@ class ForestRow:
     """One method of a forest plot; intervals are (low, high).
 
     Attributes:
-        method: Name of the method.
         estimate: Difference to the method's control.
         two_way: The interval that decides.
         naive: The interval of a paired t over splits.
@@ -130,13 +126,9 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class ForestFigure:
-    """Differences to the methods' controls in one figure, with their intervals.
+    """Differences to the methods' controls in one figure, with their intervals; texts are as in `LineFigure`.
 
     Attributes:
-        name: File name without its ending.
-        title: What the figure shows, in a few words.
-        note: How to read it, in one sentence.
-        x_label: Label of the x axis.
         region: Half width of the region of practical equivalence.
         rows: One row per method, in the study's order.
     """

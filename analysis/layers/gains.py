@@ -69,8 +69,7 @@ class Gains:
     """The gains of every target in one figure.
 
     Attributes:
-        figure: Name of the figure.
-        region: Half width of its region of practical equivalence.
+        region: Half width of the figure's region of practical equivalence.
         values: Gain of each target (splits, items), NaN for items that a split does not judge; (splits,) for the linear
             probe.
     """

@@ -78,13 +78,7 @@ def draw_of_study(figure: LineFigure | ForestFigure, results: StudyResults) -> P
 
 
 def draw_figure(figure: LineFigure | ForestFigure, styles: Mapping[str, LineStyle], *, threshold: float) -> PageFigure:
-    """Draw a figure for a page and for files.
-
-    Args:
-        figure: The values to show.
-        styles: The style of each of its methods.
-        threshold: The study's threshold, marked where it runs along the x axis.
-    """
+    """Draw a figure for a page and for files; an axis of thresholds marks the study's."""
     whole = figures.draw(figure, styles, threshold=threshold, legend=True)
     bare = figures.draw(figure, styles, threshold=threshold, legend=False)
     label = html.escape(figure.alternative_text)

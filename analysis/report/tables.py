@@ -127,12 +127,7 @@ def terminal_table(results: StudyResults) -> TerminalTable:
 
 
 def table_rows(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> list[TableRow]:
-    """Return one row per method, in the study's order.
-
-    Args:
-        results: The study.
-        evidence: What the items say of each method; without it the columns of intervals stay empty.
-    """
+    """Return one row per method, in the study's order; without evidence the columns of intervals stay empty."""
     top = max((summary.objective.mean for summary in results.methods if summary.candidate), default=math.nan)
     return [_row(summary, top, results, evidence.get(summary.method)) for summary in results.methods]
 

@@ -22,7 +22,6 @@ class Finding:
     """One method against its control.
 
     Attributes:
-        method: Name of the method.
         decision: On the study's objective, in a word.
         text: The same as a sentence.
         beside: The decisions in the other figures, in short.

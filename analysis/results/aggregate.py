@@ -45,8 +45,6 @@ class CandidateSummary:
     """One candidate over the splits of one phase.
 
     Attributes:
-        candidate: The method and its hyperparameters.
-        phase: The phase of the splits.
         splits: Finished split seeds, sorted.
         missing_splits: Planned split seeds without a finished trial, sorted.
         figures: Every recorded figure, by name.
@@ -71,8 +69,7 @@ class MethodSummary:
     """The best candidate of a method on the splits of the reported phase.
 
     Attributes:
-        method: Name of the method.
-        candidate: The best candidate; None if no candidate has finished every split.
+        candidate: None if no candidate has finished every split.
         splits: Split seeds of all figures below.
         objective: The study's objective.
         figures: Every recorded figure, by name.
@@ -127,11 +124,7 @@ def maximum_deviation(x: npt.ArrayLike) -> float:
 
 
 def spread(x: npt.ArrayLike) -> Spread:
-    """Return mean and maximum deviation of the values that are not NaN.
-
-    Args:
-        x: Values (splits,); NaN where the figure is not defined.
-    """
+    """Return mean and maximum deviation of the values (splits,) that are not NaN."""
     values = np.asarray(x, dtype=np.float64)
     values = values[~np.isnan(values)]
     if values.size == 0:

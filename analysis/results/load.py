@@ -42,11 +42,7 @@ def load_study(directory: Path, *, with_items: bool = False) -> StudyResults:
 
 
 def with_unfinished(results: StudyResults, folder: Path) -> StudyResults:
-    """Return a study with the reasons why planned trials are missing.
-
-    Args:
-        results: The study and its finished trials.
-        folder: Folder with the notes on failures and stops.
+    """Return a study with the reasons why planned trials are missing, from the notes in a folder.
 
     Raises:
         RecordError: A file is damaged or of another version.

@@ -65,9 +65,7 @@ class Contrast:
     """The difference of one method between a further study and the first study.
 
     Attributes:
-        method: Name of the method.
         study: Name of the further study.
-        figure: Name of the figure.
         interval: 95 % interval of the difference.
         n_splits: Number of paired splits; 0 if the difference is unpaired.
         basis: Whether the difference is paired, and why not, in words.

@@ -46,7 +46,6 @@ class Difference:
     """The difference of a method to its reference in one figure.
 
     Attributes:
-        figure: Name of the figure.
         reference: The method that the difference is to: the control of the method's objective.
         two_way: The interval that decides; from the two-way bootstrap for figures that are not a mean over items.
         naive: Interval of the paired t over splits, for comparison.
@@ -152,13 +151,7 @@ def item_matrix(records: Sequence[TrialRecord], column: str, n_items: int) -> np
 
 
 def sentence(difference: Difference, method: str, name: str) -> str:
-    """Return the decision as a sentence.
-
-    Args:
-        difference: Difference of the method to its reference.
-        method: Name of the method.
-        name: Name of the figure in texts.
-    """
+    """Return the decision as a sentence."""
     interval = difference.two_way
     estimate = f"{signed(interval.estimate)} in {name}"
     if math.isnan(interval.low):

@@ -184,11 +184,7 @@ def two_way_interval(difference: Values, *, overlap: float = 0.0) -> Interval:
 
 
 def naive_interval(split_means: Values) -> Interval:
-    """Return the paired t interval over splits, which ignores that splits share items: too narrow, for comparison.
-
-    Args:
-        split_means: Mean difference of each split (splits,).
-    """
+    """Return the paired t interval of mean differences (splits,), for comparison: too narrow, as splits share items."""
     j = len(split_means)
     error = math.sqrt(float(np.var(split_means, ddof=1)) / j) if j > 1 else math.nan
     return interval_of(float(np.mean(split_means)), error, j - 1)

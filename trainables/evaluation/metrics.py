@@ -57,12 +57,7 @@ def correct_at(confidence: Tensor, predicted: Tensor, target: Tensor, threshold:
 
 
 def accuracies(correct: Tensor, target: Tensor) -> Accuracies:
-    """Return the accuracies over all, known and "none" items.
-
-    Args:
-        correct: bool (..., items).
-        target: Class of each item, -1 for "none" (..., items).
-    """
+    """Return the accuracies over all, known and "none" items; arguments (..., items), as for `correct_at`."""
     right, none = correct.double(), (target == -1).double()
     n_none = none.sum(-1)
     return Accuracies(
@@ -145,13 +140,7 @@ def weighted_auc(logits: Tensor, target: Tensor) -> WeightedAuc:
 
 
 def accuracy_curves(confidence: Tensor, predicted: Tensor, target: Tensor) -> Accuracies:
-    """Return the accuracies at each of `THRESHOLDS`; every field is (len(THRESHOLDS),).
-
-    Args:
-        confidence: Highest probability of each item (items,).
-        predicted: Class of that probability (items,).
-        target: Class of each item, -1 for "none" (items,).
-    """
+    """Return the accuracies at each of `THRESHOLDS`; arguments (items,), as for `correct_at`."""
     at = torch.stack([correct_at(confidence, predicted, target, float(t)) for t in THRESHOLDS])
     return accuracies(at, target.expand(len(THRESHOLDS), -1))
 
@@ -241,12 +230,7 @@ def detection(score: Tensor, positive: Tensor) -> dict[str, float]:
 
 
 def crossing_threshold(overall: Tensor, none: Tensor) -> float:
-    """Return the threshold at which overall and "none" accuracy cross, interpolated; NaN where they do not.
-
-    Args:
-        overall: Accuracy over all items at each of `THRESHOLDS`.
-        none: Accuracy over "none" items at each of `THRESHOLDS`.
-    """
+    """Return where overall and "none" accuracy at each of `THRESHOLDS` cross, interpolated; NaN where they do not."""
     gap = (overall - none).cpu().numpy()
     for index in range(1, len(gap)):
         if gap[index - 1] >= 0 >= gap[index] and gap[index - 1] > gap[index]:

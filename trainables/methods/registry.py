@@ -46,12 +46,7 @@ def contrastive(method: Method) -> Contrastive:
 
 
 def canonical(method: Method, params: Mapping[str, float]) -> Mapping[str, float]:
-    """Return the hyperparameters that represent all that train the same; by default the given ones.
-
-    Args:
-        method: The method.
-        params: A value for each of its hyperparameters.
-    """
+    """Return the hyperparameters that represent all that train the same; by default the given ones."""
     own = getattr(method, "canonical", None)
     return params if own is None else own(params)
 

@@ -31,7 +31,6 @@ class PackCost:
     """What a pack costs on one device. Times are of all lanes together, and above 0.
 
     Attributes:
-        pack: The pack.
         shortest_s: The shortest training: one epoch of each kind, one evaluation, and the final figures.
         epoch_s: A further epoch.
         pretraining_epoch_s: A further epoch of pretraining; 0 for a method without pretraining.
@@ -39,7 +38,6 @@ class PackCost:
         record_bytes: Size of the record file.
         process_bytes: Peak memory of the process, embeddings included.
         gpu_bytes: Peak memory on the GPU, embeddings included; 0 without a GPU.
-        device: Name of the device.
     """
 
     pack: Pack
@@ -58,10 +56,6 @@ def measure_pack(context: PackContext, pack: Pack) -> PackCost:
 
     Nothing of it is kept. Each time is the smallest of several repeats, since other work on the machine only ever
     adds to it.
-
-    Args:
-        context: Shared by all packs of the study.
-        pack: The pack.
     """
     embeddings, labels, hardware = on_device(context)
     settings = context.settings

@@ -49,10 +49,6 @@ class TrainedLane:
 def train_trial(context: PackContext, trial: TrialConfig) -> TrainedLane:
     """Train one trial exactly as a study trains it.
 
-    Args:
-        context: Shared by all packs of the study.
-        trial: The trial's coordinates.
-
     Raises:
         TrainingError: The trial gives no result.
     """

@@ -97,9 +97,6 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
 def on_device(context: PackContext) -> tuple[Tensor, Tensor, str]:
     """Prepare this process for packs.
 
-    Args:
-        context: Shared by all packs of the study.
-
     Returns:
         Embeddings and labels on the device to train on, and the name of the device.
     """
@@ -117,14 +114,7 @@ def on_device(context: PackContext) -> tuple[Tensor, Tensor, str]:
 
 
 def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: Tensor) -> LaneTraining:
-    """Return a pack of a study in training; each of its trials is a lane.
-
-    Args:
-        context: Shared by all packs of the study.
-        pack: The pack.
-        embeddings: The context's embeddings, on the device to train on.
-        labels: The context's labels, on the same device.
-    """
+    """Return a pack of a study in training; each trial is a lane, on the tensors of `on_device`."""
     return _training(context, pack.phase, _lanes(context, pack), embeddings, labels)
 
 

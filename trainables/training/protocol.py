@@ -51,7 +51,6 @@ class Evaluation:
     """One point of the learning curves; every array is (lanes of the pack,), NaN for lanes that have left.
 
     Attributes:
-        epoch: Epochs trained.
         loss: Mean training loss since the previous evaluation.
         accuracy: Accuracy over all validation items, at the settings' threshold.
         accuracy_known: Accuracy over items of known classes.

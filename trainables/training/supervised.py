@@ -67,11 +67,7 @@ class SupervisedStack(Stack):
 
     @torch.inference_mode()
     def predict(self, items: Sequence[Indices]) -> list[Tensor]:
-        """Compute the logits of each lane on its items: (items, known classes of the lane).
-
-        Args:
-            items: Item indices of each lane.
-        """
+        """Compute the logits of each lane on its items: (items, known classes of the lane)."""
         started_s = time.perf_counter()
         logits = [
             torch.empty((len(own), width), device=self._device) for own, width in zip(items, self._widths, strict=True)
