@@ -210,7 +210,7 @@ def _files(table: str) -> tuple[Any, list[str], str]:
     filesystem, path = open_place(table)
     info = filesystem.get_file_info(path)
     if info.type == fs.FileType.NotFound:
-        raise SourceError(f"the table must exist, found nothing at {table}; correct the path (data.table)")
+        raise SourceError(f"there is no table at {table}; correct the path (data.table)")
     if info.type == fs.FileType.File:
         kind = _format(path)
         if kind is None:

@@ -27,7 +27,7 @@ def show_table(shown: TerminalTable, *, n_left: int = 2) -> None:
     rows = [row[:n_shown] for row in shown.rows]
     show_rows(shown.headings[:n_shown], rows, width, n_left=n_left, no_wrap=n_shown > _N_LEAST)
     if n_shown < len(shown.headings):
-        console.print(f"A wider terminal, and the report, also show: {', '.join(shown.headings[n_shown:])}.")
+        console.print(f"A wider terminal and the page also show: {', '.join(shown.headings[n_shown:])}.")
 
 
 def show_rows(

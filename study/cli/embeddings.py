@@ -78,7 +78,12 @@ def remove_column(config: Path, store: Path | None, column: str, yes: bool) -> N
     opened = Store(_directory(config, store))
     name = opened.find(column)
     if not yes:
-        click.confirm(f"Remove {name} from {opened.directory}?", abort=True)
+        try:
+            agreed = click.confirm(f"Remove {name} from {opened.directory}?")
+        except click.Abort:  # there is no terminal to answer from
+            agreed = False
+        if not agreed:
+            raise click.UsageError("Nothing removed. Pass --yes to remove without a question.")
     opened.remove(name)
     click.echo(f"{name} removed. `study embed` encodes it again.")
 

@@ -83,13 +83,15 @@ def export_command(
         from study.tracking.sync import attach
 
         place = f"runs:/{attach(spec, {'model': written})}/model"
+        click.echo(f"mlflow.set_tracking_uri({spec.tracking_uri!r})")
     click.echo(f'mlflow.pyfunc.load_model({place!r}).predict(embeddings) gives class or "none", and confidence.')
+    click.echo(f"For a table of texts or pictures: study label TABLE --model {written}")
 
 
 @click.command("label")
 @click.argument("table", type=click.Path(path_type=Path))
 @config_option
-@click.option("-m", "--model", type=click.Path(path_type=Path), help="An exported model.  [default: the best, trained]")
+@click.option("-m", "--model", type=click.Path(path_type=Path), help="An exported model.  [default: train the best candidate]")
 @click.option("-n", "--top", default=100, show_default=True, type=click.IntRange(1), help="Items on the page.")
 @output_option
 def label_command(table: Path, config: Path, model: Path | None, top: int, output: Path | None) -> None:
@@ -105,13 +107,13 @@ def label_command(table: Path, config: Path, model: Path | None, top: int, outpu
     spec = load_spec(config)
     folder = output or spec.root / "label" / table.stem
     source = unlabelled_source(spec, table)
-    with chatter_to(spec.log) as console, Progress(console) as progress:
-        embeddings_of_table = embed_table(spec, source, folder / "embeddings", progress)
-    if model is None:
+    if model is None:  # the model comes first: without one, nothing is embedded
         trained = train_best(spec.root)
         classifier, says = trained.classifier, trained.summary
     else:
         classifier, says = load_classifier(model), f"{model}"
+    with chatter_to(spec.log) as console, Progress(console) as progress:
+        embeddings_of_table = embed_table(spec, source, folder / "embeddings", progress)
     items = rank_items(classifier, embeddings_of_table, source, top)
     listed = write_whole(folder / "label.csv", label_csv(items).encode())
     page = label_page(items[:top], len(items), source, spec.name, says)

@@ -131,6 +131,7 @@ def status_command(config: Path, address: str | None, name: str | None, python: 
 def retry_command(config: Path) -> None:
     """Forget failed packs, so that the next run tries them again."""
     spec = _load(config, encodes=False)
+    from analysis.format import plural
     from study.state.lock import only_run
     from trainables.records.failures import forget_failures, read_failures
 
@@ -138,7 +139,9 @@ def retry_command(config: Path) -> None:
     if failures:
         with only_run(spec.root):
             forget_failures(spec.records, failures)
-    click.echo(f"{len(failures)} failures forgotten." + (f" Next: {_command('run', config)}" if failures else ""))
+    click.echo(
+        f"{plural(len(failures), 'failure')} forgotten." + (f" Next: {_command('run', config)}" if failures else "")
+    )
 
 
 @click.command("report")
@@ -173,11 +176,12 @@ def report_command(config: Path, tracking_uri: str | None, name: str | None, out
 def sync_command(config: Path) -> None:
     """Write to MLflow what is missing there."""
     spec = _load(config, encodes=False)
+    from analysis.format import plural
     from study.tracking.sync import sync
 
     click.echo(f"Writing to {spec.tracking_uri} ...")
     written = sync(spec)
-    click.echo(f"{written} trials written to {spec.tracking_uri}; the others were there.")
+    click.echo(f"{plural(written, 'trial')} written to {spec.tracking_uri}; no trial is missing there.")
 
 
 @click.command("demo")

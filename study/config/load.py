@@ -77,7 +77,12 @@ def load_spec(path: str | Path, *, remote: bool = False, encodes: bool = True) -
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         found = ", ".join(filter(None, (error.context, error.problem)))
         by_form = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
-        hint = "; put a space after the colon of a key, and indent with spaces only" if by_form else ""
+        hint = (
+            "; look at this line and the one before: a bracket may not be closed, or the space after a colon is "
+            "missing; indent with spaces only"
+            if by_form
+            else ""
+        )
         raise SpecError(str(path), [f"it cannot be read as YAML: {place}{found}{hint}"]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(str(path), [f"it cannot be read as YAML: {error}"]) from None

@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from analysis.format import plural
 from trainables.records.failures import Failure, Stop
 from trainables.records.types import Candidate, TrialConfig, TrialRecord, value_text
 
@@ -114,7 +115,7 @@ class Progress:
             return
         self.say(
             f"{self._n_recorded + self._n_trained}/{self._n_planned} trials  {records[0].config.candidate}  "
-            f"{self._objective} {sum(scores) / len(scores):.4f} over {len(scores)} splits  "
+            f"{self._objective} {sum(scores) / len(scores):.4f} over {plural(len(scores), 'split')}  "
             f"{records[0].duration_s:.1f} s per trial  {self._left()}"
         )
 

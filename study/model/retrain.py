@@ -82,6 +82,11 @@ def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
     phases = (results.description.reported_phase, results.description.choosing_phase)
     trials = [record.config for record in results.records if record.config.candidate in wanted]
     trials.sort(key=lambda trial: (phases.index(trial.phase), trial.split))
+    if not trials and cell is None:
+        raise RunError(
+            f"No method in {root} has all its trials yet, so there is no best candidate. Run `study run`, or name a "
+            "cell, as in `study export control`; for `study label`, give an exported model (--model)."
+        )
     if not trials:
         known = ", ".join(dict.fromkeys(str(record.config.candidate) for record in results.records))
         raise RunError(f"The cell must be a method or a candidate with results, got {cell!r}: use one of {known}.")

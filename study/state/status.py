@@ -123,5 +123,5 @@ def in_words(status: Status) -> list[str]:
 
 def work_in_words(activity: Activity) -> list[str]:
     """Return what a run is doing, line by line."""
-    now = f"A run is working: {activity.doing}, for {duration(time.time() - activity.since_s)}."
+    now = f"A run is in progress: {activity.doing}, for {duration(time.time() - activity.since_s)}."
     return [now, *(f"  in training: {pack}" for pack in activity.packs)]

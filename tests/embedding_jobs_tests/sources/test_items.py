@@ -82,7 +82,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     [
         (Source("{t}", "nope", "kind"), ["id column `nope`", "`sku`"]),
         (Source("{t}", "sku", "kind", ("titel",), "photo"), ["text column `titel`", "image column `photo`"]),
-        (Source("{d}/none.csv", "sku", "kind"), ["must exist", "none.csv"]),
+        (Source("{d}/none.csv", "sku", "kind"), ["no table at", "none.csv"]),
         (Source("{d}/t.xlsx", "sku", "kind"), [".parquet", "t.xlsx"]),
         (Source("{d}/broken.parquet", "sku", "kind"), ["must be readable", "broken.parquet"]),
         (Source("{d}/broken.jsonl", "sku", "kind"), ["line 2", "broken.jsonl"]),

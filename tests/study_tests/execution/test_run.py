@@ -225,7 +225,7 @@ def test_what_cannot_be_written_ends_the_run_and_what_raises_is_tried_again(
     assert read_failures(tmp_path / "out/records") == [failure]
 
     done = CliRunner().invoke(study.cli.app.study, ["retry", "-c", str(path)])
-    assert done.output.startswith("1 failures forgotten. Next: study run -c"), done.output
+    assert done.output.startswith("1 failure forgotten. Next: study run -c"), done.output
     result, _ = run(path)
     assert (result.n_trained, result.failures) == (2, ())
     done = CliRunner().invoke(study.cli.app.study, ["status", "-c", str(path)])
