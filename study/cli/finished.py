@@ -91,7 +91,9 @@ def export_command(
 @click.command("label")
 @click.argument("table", type=click.Path(path_type=Path))
 @config_option
-@click.option("-m", "--model", type=click.Path(path_type=Path), help="An exported model.  [default: train the best candidate]")
+@click.option(
+    "-m", "--model", type=click.Path(path_type=Path), help="An exported model.  [default: the best candidate]"
+)
 @click.option("-n", "--top", default=100, show_default=True, type=click.IntRange(1), help="Items on the page.")
 @output_option
 def label_command(table: Path, config: Path, model: Path | None, top: int, output: Path | None) -> None:
