@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.format import plural
+from trainables.records.choice import choose_best, mean_score
 from trainables.records.failures import Failure, Stop
 from trainables.records.types import Candidate, TrialConfig, TrialRecord, value_text
 
@@ -158,20 +159,17 @@ class Progress:
         table.add_column("trials", justify="right")
         table.add_column(f"best {self._objective}", justify="right")
         table.add_column("with")
-        by_method: dict[str, list[tuple[float, Candidate, list[float]]]] = defaultdict(list)
-        for candidate, scores in self._scores.items():
-            by_method[candidate.method].append((sum(scores) / len(scores), candidate, scores))
+        means = {candidate: mean_score(scores) for candidate, scores in self._scores.items()}
         proposed = self._queue.candidates if self._queue is not None else {}
-        for method in proposed:
-            seen = by_method.get(method, [])
+        for method, candidates in proposed.items():
+            seen = {candidate: mean for candidate, mean in means.items() if candidate.method == method}
             best, shown = "", ""
-            if seen:
-                mean, candidate, scores = max(seen, key=lambda entry: entry[0])
+            if (candidate := choose_best(seen)) is not None:
+                mean, scores = seen[candidate], self._scores[candidate]
                 best = f"{mean:.4f} ± {max(abs(score - mean) for score in scores):.4f}"
                 shown = ", ".join(f"{name} {value_text(name, value)}" for name, value in candidate.params)
-            table.add_row(
-                method, f"{len(seen)}/{len(proposed[method])}", str(sum(len(entry[2]) for entry in seen)), best, shown
-            )
+            n_trials = sum(len(self._scores[candidate]) for candidate in seen)
+            table.add_row(method, f"{len(seen)}/{len(candidates)}", str(n_trials), best, shown)
         done = self._n_recorded + self._n_trained
         failed = f", {self._n_failed} failed" if self._n_failed else ""
         failed += f", {self._n_stopped} saved by early stopping" if self._n_stopped else ""
