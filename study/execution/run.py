@@ -23,7 +23,7 @@ from study.state.results import StudyResult
 from study.tracking.background import BackgroundTracker
 from trainables.records.description import DESCRIPTION, write_description
 from trainables.records.failures import read_failures
-from trainables.records.parquet import read_records
+from trainables.records.parquet import read_records, set_aside_damaged
 
 
 def embed(spec: StudySpec, progress: Progress) -> None:
@@ -87,6 +87,8 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
         remove_asides(spec.root, DESCRIPTION)
         remove_asides(spec.records)
         write_description(spec.root, description)
+        for damaged in set_aside_damaged(spec.records):
+            progress.say(damaged)
         tracker = BackgroundTracker(
             lambda: make_tracker(spec, description), lambda: read_records(spec.records), progress.say
         )

@@ -14,7 +14,7 @@ from study.state.description import plan_of, plans_differ
 from study.state.lock import Activity, read_activity
 from trainables.records.description import StudyDescription
 from trainables.records.failures import Failure, Stop, read_failures, read_stops
-from trainables.records.parquet import read_coordinates
+from trainables.records.parquet import read_packs
 from trainables.records.types import TrialConfig
 
 
@@ -75,7 +75,9 @@ def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
         RecordError: A record file is damaged or of another version.
     """
     plan = plan_of(spec, before)
-    durations = read_coordinates(spec.records)
+    durations = {
+        trial: duration_s for pack in read_packs(spec.records) for trial, duration_s in pack.durations_s.items()
+    }
     failures = read_failures(spec.records)
     stops = read_stops(spec.records) if spec.search.pruning.is_on else []
 

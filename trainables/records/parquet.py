@@ -1,7 +1,8 @@
 """Read and write record files: one Parquet file per pack, one row per trial.
 
-A file is written aside, flushed and renamed: a record file that exists is complete. Any Parquet reader can open it, and
-nothing in it is executable.
+A file is written aside, flushed and renamed: a record file that exists is complete. It holds the SHA-256 of the rest of
+the file, which every reader verifies first, so that a changed bit anywhere is an error and never another result. Any
+Parquet reader can open it, and nothing in it is executable.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,27 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedding_jobs.files import whole_file
-from trainables.records.types import Candidate, Curves, ItemResults, RecordError, TrialConfig, TrialRecord
+from embedding_jobs.files import write_whole
+from trainables.records.types import (
+    Candidate,
+    Curves,
+    DamagedRecordError,
+    ItemResults,
+    RecordError,
+    TrialConfig,
+    TrialRecord,
+)
 
 # Version of the record file's schema; a file of another version is refused.
-_FORMAT = 2
+_FORMAT = 3
 
 _METADATA_KEY = b"embedding_ablation_study"
+
+# What precedes the digest, which is written as 64 hexadecimal digits; the text occurs once in a file.
+_DIGEST_MARK, _N_DIGEST = b"sha256 of all other bytes: ", 64
+
+# What the name of a damaged file gets behind it, which makes it no record file.
+_DAMAGED = ".damaged"
 
 _CKA = "epoch_cka"
 
@@ -80,14 +95,18 @@ def write_records(directory: Path, records: Sequence[TrialRecord]) -> Path:
     Returns:
         The path of the file, named by `record_name`.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     rows = [_row(record) for record in records]
     metadata = {"format": _FORMAT, "provenance": dict(records[0].provenance)}
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
-    path = directory / record_name([record.config for record in records])
-    with whole_file(path) as aside:
-        pq.write_table(table, aside, compression="zstd")
-    return path
+    file = pa.BufferOutputStream()
+    # The checksums of pages are for other readers of Parquet: the digest covers the pages too.
+    with pq.ParquetWriter(file, table.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({f"{_METADATA_KEY.decode()}.digest": _DIGEST_MARK + b"0" * _N_DIGEST})
+    content = bytearray(file.getvalue())
+    begin, digest = _digest(content)
+    content[begin : begin + _N_DIGEST] = digest
+    return write_whole(directory / record_name([record.config for record in records]), bytes(content))
 
 
 def read_records(directory: Path, *, with_items: bool = False) -> list[TrialRecord]:
@@ -112,30 +131,59 @@ def read_records(directory: Path, *, with_items: bool = False) -> list[TrialReco
     return [found[config][0] for config in sorted(found)]
 
 
-def read_coordinates(directory: Path) -> dict[TrialConfig, float]:
-    """Read the coordinates and device seconds of every trial, sorted; much faster than reading the records.
+@dataclass(frozen=True)
+class RecordedPack:
+    """What a record file is about, without the results in it.
+
+    Attributes:
+        path: The file.
+        provenance: Digests of settings and embeddings, versions, hardware and commit that made it.
+        durations_s: Device seconds of each of its trials.
+    """
+
+    path: Path
+    provenance: Mapping[str, str]
+    durations_s: Mapping[TrialConfig, float]
+
+
+def read_packs(directory: Path) -> list[RecordedPack]:
+    """Read what each record file is about, sorted by file name; much faster than reading the records.
 
     Args:
         directory: Folder of the study's records; a missing folder has none.
 
     Raises:
-        RecordError: A file is damaged.
+        RecordError: A file is damaged or of another version.
     """
-    found: dict[TrialConfig, float] = {}
-    wanted = ["phase", "method", "params", "split", "duration_s"]
+    packs = []
+    for path in record_files(directory):
+        rows, provenance = _read(path, ["phase", "method", "params", "split", "duration_s"])
+        durations = {
+            TrialConfig(row["phase"], Candidate.of(row["method"], dict(row["params"])), row["split"]): row["duration_s"]
+            for row in rows.to_pylist()
+        }
+        packs.append(RecordedPack(path, provenance, durations))
+    return packs
+
+
+def set_aside_damaged(directory: Path) -> list[str]:
+    """Rename the damaged record files of a folder, so that their trials are missing; nothing is deleted.
+
+    Returns:
+        What happened to each file and why, in one sentence.
+    """
+    done = []
     for path in record_files(directory):
         try:
-            with pq.ParquetFile(path) as file:
-                # A column of another type may be a pickled object, which would run its maker's code when read.
-                if any(file.schema_arrow.field(name).type != _SCHEMA.field(name).type for name in wanted):
-                    raise RecordError(f"{path} is not a record file. Remove it and run the study again.")
-                rows = file.read(columns=wanted).to_pylist()
-        except (pa.ArrowException, KeyError, OSError) as error:
-            raise RecordError(f"{path} cannot be read: {error}. Remove it and run the study again.") from error
-        for row in rows:
-            candidate = Candidate.of(row["method"], dict(row["params"]))
-            found[TrialConfig(row["phase"], candidate, row["split"])] = row["duration_s"]
-    return dict(sorted(found.items()))
+            _verified(path)
+        except DamagedRecordError as error:
+            aside, n = path.with_name(path.name + _DAMAGED), 1
+            while aside.exists():
+                n += 1
+                aside = path.with_name(f"{path.name}{_DAMAGED}-{n}")
+            path.rename(aside)
+            done.append(f"{error.problem}. It is set aside as {aside.name}, and its trials are trained again.")
+    return done
 
 
 def record_files(directory: Path) -> list[Path]:
@@ -149,20 +197,56 @@ def read_record_file(path: Path, *, with_items: bool = False) -> list[TrialRecor
     Raises:
         RecordError: The file is damaged or of another version.
     """
+    rows, provenance = _read(path, [name for name in _SCHEMA.names if with_items or not name.startswith("item_")])
+    return [_record(rows, index, provenance, with_items) for index in range(rows.num_rows)]
+
+
+def _read(path: Path, columns: Sequence[str]) -> tuple[pa.Table, Mapping[str, str]]:
+    """Return some columns of a record file, and the provenance of its trials."""
+    content = _verified(path)
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
             schema = file.schema_arrow
             metadata = json.loads((schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+            # A column of another type may be a pickled object, which would run its maker's code when read.
             if metadata.get("format") != _FORMAT or not schema.equals(_SCHEMA):
                 raise RecordError(
                     f"{path} is not a record file of format {_FORMAT} (found {metadata.get('format')}). "
                     "Remove it and run the study again, or use the version that wrote it."
                 )
-            wanted = [name for name in _SCHEMA.names if with_items or not name.startswith("item_")]
-            rows = file.read(columns=wanted)
+            return file.read(columns=list(columns)), metadata["provenance"]
     except (pa.ArrowException, OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise RecordError(f"{path} cannot be read: {error}. Remove it and run the study again.") from error
-    return [_record(rows, index, metadata["provenance"], with_items) for index in range(rows.num_rows)]
+
+
+def _verified(path: Path) -> bytes:
+    """Return the content of a record file, which is as it was written.
+
+    Raises:
+        DamagedRecordError: It is not.
+        RecordError: The file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error}. Make it readable, or remove it.") from error
+    begin, digest = _digest(content)
+    if begin < 0:
+        raise DamagedRecordError(f"{path} is damaged, or no record file: it has no digest")
+    if content[begin : begin + _N_DIGEST] != digest:
+        raise DamagedRecordError(f"{path} is damaged: its content does not have the digest that was written with it")
+    return content
+
+
+def _digest(content: bytes | bytearray) -> tuple[int, bytes]:
+    """Return where the digest of a file begins, or -1 where there is none, and what it must be."""
+    mark = content.rfind(_DIGEST_MARK)
+    if mark < 0:
+        return -1, b""
+    begin, view = mark + len(_DIGEST_MARK), memoryview(content)
+    found = hashlib.sha256(view[:begin])
+    found.update(view[begin + _N_DIGEST :])
+    return begin, found.hexdigest().encode()
 
 
 def _row(record: TrialRecord) -> dict[str, Any]:

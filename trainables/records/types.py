@@ -27,6 +27,18 @@ class RecordError(StudyError):
     """A record file that cannot be read, or does not belong to this study."""
 
 
+class DamagedRecordError(RecordError):
+    """A record file whose content is not what was written.
+
+    Attributes:
+        problem: Which file, and what is wrong with it.
+    """
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"{problem}. `study run` sets it aside and trains its trials again.")
+
+
 @dataclass(frozen=True, order=True)
 class Candidate:
     """A method with its hyperparameters, without a split.

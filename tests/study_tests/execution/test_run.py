@@ -259,7 +259,7 @@ main()
 def test_the_command_survives_kill_and_reports(
     make_encoded_study: MakeStudy, encoded: Path, tmp_path: Path, command: Command
 ) -> None:
-    """Kill -9 in the middle of training: the next run trains the rest, and the outcome is that of a whole run."""
+    """Kill -9 in the middle of training, and a flipped bit: the next run mends it, and the outcome is a whole run's."""
     sections = {"training": {"epochs": 60}, "splits": {"n_splits": 3}, "resources": {"cpus_per_pack": 2}}
     path = make_encoded_study(**sections)
     killed = subprocess.run(
@@ -275,9 +275,20 @@ def test_the_command_survives_kill_and_reports(
     n_before = len(read_records(records))
     assert 3 <= n_before < 9, "killed in the middle"
 
+    damaged = min(records.glob("*.parquet"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    for reader in ("status", "report", "sync"):
+        code, _, err = command(reader, "-c", str(path))
+        assert code == 2
+        assert f"{damaged} is damaged" in err
+        assert "`study run` sets it aside" in err
     code, out, err = command("run", "-c", str(path))
     assert code == 0, err
-    assert f"9 trials recorded in {records}, {9 - n_before} of them by this run." in out
+    assert f"set aside as {damaged.name}.damaged" in out
+    assert damaged.with_name(f"{damaged.name}.damaged").read_bytes() == content
+    assert f"9 trials recorded in {records}, {9 - n_before + 3} of them by this run." in out
     assert "Traceback" not in out + err
     assert (tmp_path / "out/report/report.html").stat().st_size > 10_000
     runs = runs_of(tmp_path / "out/mlflow.db")
@@ -366,4 +377,4 @@ def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path, comman
     code, _, err = command("report", "-c", str(path))
     assert code == 2
     assert "paper-control-0.parquet" in err
-    assert "Remove it and run the study again" in err
+    assert "`study run` sets it aside and trains its trials again" in err

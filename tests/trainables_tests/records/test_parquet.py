@@ -1,5 +1,6 @@
 """Record files: whole or absent, exact, and refused when damaged."""
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -8,8 +9,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainables.records.parquet import read_records, record_name, write_records
-from trainables.records.types import AUTO, Candidate, Curves, ItemResults, RecordError, TrialConfig, TrialRecord
+from trainables.records.parquet import (
+    read_packs,
+    read_records,
+    record_files,
+    record_name,
+    set_aside_damaged,
+    write_records,
+)
+from trainables.records.types import (
+    AUTO,
+    Candidate,
+    Curves,
+    DamagedRecordError,
+    ItemResults,
+    RecordError,
+    TrialConfig,
+    TrialRecord,
+)
 
 
 def record(split: int = 0, method: str = "e_mixup", n: int = 5, **params: float) -> TrialRecord:
@@ -81,7 +98,7 @@ def test_nothing_is_left_when_writing_fails(tmp_path: Path, monkeypatch: pytest.
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         write_records(tmp_path, [record()])
     assert list(tmp_path.iterdir()) == []
@@ -97,14 +114,62 @@ def test_half_written_files_are_not_seen(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, kept: int) -> None:
     path = write_records(tmp_path, [record()])
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(RecordError, match=f"{path.name}.*Remove it and run the study again"):
+    with pytest.raises(DamagedRecordError, match=f"{path.name} is damaged.*`study run` sets it aside"):
         read_records(tmp_path)
+
+
+@pytest.mark.parametrize("read", [read_records, read_packs])
+def test_every_flipped_bit_is_an_error(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = write_records(tmp_path, [record(split, n=300, alpha=0.3) for split in range(3)])
+    content = path.read_bytes()
+    for position in np.random.default_rng(0).choice(8 * len(content), 600, replace=False):
+        flipped = bytearray(content)
+        flipped[position // 8] ^= 1 << position % 8
+        path.write_bytes(flipped)
+        with pytest.raises(DamagedRecordError, match=path.name):
+            read(tmp_path)
+
+
+def test_a_damaged_file_is_set_aside_and_kept(tmp_path: Path) -> None:
+    sound, path = write_records(tmp_path, [record(0)]), write_records(tmp_path, [record(1)])
+    for suffix in (".damaged", ".damaged-2"):
+        write_records(tmp_path, [record(1)])
+        content = path.read_bytes()[:-1] + b"x"
+        path.write_bytes(content)
+        (said,) = set_aside_damaged(tmp_path)
+        assert f"{path} is damaged" in said
+        assert f"set aside as {path.name}{suffix}, " in said
+        assert (tmp_path / f"{path.name}{suffix}").read_bytes() == content
+        assert record_files(tmp_path) == [sound]
+        assert [one.config.split for one in read_records(tmp_path)] == [0]
+
+
+def test_other_programs_find_checksums_of_the_pages(tmp_path: Path) -> None:
+    path = write_records(tmp_path, [record(0, n=300)])
+    table = pq.read_table(path, page_checksum_verification=True)
+    assert table.num_rows == 1
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    with pytest.raises(OSError, match="CRC checksum verification failed"):
+        pq.read_table(pa.BufferReader(bytes(content)), page_checksum_verification=True)
 
 
 def test_a_foreign_parquet_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(RecordError, match="not a record file of format 2 "):
+    with pytest.raises(RecordError, match=r"other\.parquet is damaged, or no record file"):
         read_records(tmp_path)
+
+
+def test_a_record_of_another_version_is_refused_and_left_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.records.parquet._FORMAT", 99)
+    path = write_records(tmp_path, [record()])
+    monkeypatch.undo()
+    with pytest.raises(RecordError, match=r"not a record file of format \d+ \(found 99\)"):
+        read_records(tmp_path)
+    assert set_aside_damaged(tmp_path) == []
+    assert path.exists()
 
 
 def test_the_layer_auto_is_written_as_the_study_file_says_it() -> None:
