@@ -29,6 +29,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def private_folder(path: Path) -> Path:
+    """Make a folder that only its owner can enter, if it is missing; the mode of one that exists is its owner's choice.
+
+    Returns:
+        The path of the folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
 def write_whole(path: Path, content: bytes | memoryview) -> Path:
     """Write a file as a whole, and create its folder if it is missing.
 

@@ -1,16 +1,19 @@
-"""Start Ray on this machine with little output and with token authentication.
+"""Start Ray on this machine with little output, token authentication and a private folder.
 
 Ray listens on all network interfaces, and everybody who can connect to it can run any code. Only its token
-authentication prevents this, and by default every user of the machine can read the token.
+authentication prevents this, and by default every user of the machine can read the token, and write to Ray's folder.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import secrets
 import sys
 from pathlib import Path
+
+from embedding_jobs.ray_folder import end_folder, end_leftovers, make_ray_folder
 
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
@@ -47,13 +50,41 @@ def token_path() -> Path:
 
 
 def start_ray() -> None:
-    """Start a Ray that only this process uses and that ends with it."""
+    """Start a Ray that only this process uses and that ends with it.
+
+    What killed runs of this user have left of theirs is ended first.
+
+    Raises:
+        StudyError: No folder is fit for Ray's sockets.
+    """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     use_token(create=True)
     import ray
 
-    ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    end_leftovers()
+    folder = make_ray_folder()
+    _folders.append(folder)
+    atexit.register(stop_ray)
+    ray.init(
+        "local",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(folder / "ray"),  # Ray opens this one to everybody, but not the one around it
+    )
+
+
+def stop_ray() -> None:
+    """Stop the Ray that `start_ray` has started, and remove its folder; without such a Ray, do nothing."""
+    if _folders:
+        import ray
+
+        ray.shutdown()
+        end_folder(_folders.pop())
+
+
+_folders: list[Path] = []
 
 
 def _has_content(path: Path) -> bool:

@@ -25,12 +25,12 @@ import ray.exceptions
 from embedding_jobs.encoders.config import EncoderConfig, TextEncoderConfig, column_name
 from embedding_jobs.encoders.registry import encoder_kind, fingerprint
 from embedding_jobs.errors import EncoderError, SourceError, StoreError
-from embedding_jobs.files import hold_lock
+from embedding_jobs.files import hold_lock, private_folder
 from embedding_jobs.pipeline.column import ColumnRun, FoundColumn, existing_column, find_column
 from embedding_jobs.pipeline.pool import EncoderPool, encoder_pool
 from embedding_jobs.pipeline.summary import ColumnSummary, ExtractionProgress, summarise
 from embedding_jobs.pipeline.workers import Encode, Job, Prepare, Unit, WrittenUnit, guarded, write
-from embedding_jobs.ray_session import start_ray
+from embedding_jobs.ray_session import start_ray, stop_ray
 from embedding_jobs.sources.items import Source
 from embedding_jobs.store.items import checked_source, ensure_items
 from embedding_jobs.store.store import Store
@@ -82,7 +82,7 @@ def extract(
     for column, config in encoders.items():
         existing_column(opened, column_name(column, config), fingerprints[column], on_error)
 
-    opened.directory.mkdir(parents=True, exist_ok=True)
+    private_folder(opened.directory)
     held = StoreError(f"Another run writes to {opened.directory}. Wait for it to end, or stop it.")
     with hold_lock(opened.directory / ".lock", held):
         items = ensure_items(source, facts, opened, rows_per_shard)
@@ -294,4 +294,4 @@ def _ray(start: Callable[[], None] | None) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        stop_ray()

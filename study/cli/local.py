@@ -191,9 +191,10 @@ def sync_command(config: Path) -> None:
 @quiet_option
 def demo_command(directory: Path, quiet: bool) -> None:
     """Run a small study of a made-up catalogue: five methods."""
+    from embedding_jobs.files import private_folder
     from study.demo.catalogue import make_catalogue
 
-    directory.mkdir(parents=True, exist_ok=True)
+    private_folder(directory)
     click.echo(f"Making the catalogue in {directory} ...")
     make_catalogue(directory / "catalogue")
     config = directory / "study.yaml"

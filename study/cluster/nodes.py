@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from embedding_jobs.encoders.config import EncoderConfig
 from embedding_jobs.encoders.registry import encoder_kind, fingerprint
 from embedding_jobs.errors import EncoderError, SourceError
+from embedding_jobs.files import private_folder
 from embedding_jobs.ray_session import MODE, token_path
 from embedding_jobs.sources.tables import table_bytes
 from study.config.schema import StudySpec
@@ -202,7 +203,7 @@ def _examine(
     root = Path(directory)
     storage_problem, free = "", 0
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        private_folder(root)
         (root / mark).write_text(mark)
         free = shutil.disk_usage(root).free
     except OSError as error:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.format import plural
+from embedding_jobs.files import private_folder
 from trainables.records.choice import choose_best, mean_score
 from trainables.records.failures import Failure, Stop
 from trainables.records.types import Candidate, TrialConfig, TrialRecord, value_text
@@ -31,7 +32,7 @@ _PLAIN_LINE_EVERY_S = 10  # where no terminal can show a live table
 @contextmanager
 def chatter_to(log: Path) -> Iterator[Console]:
     """Append everything that libraries print, also in native code, to a file, and yield a console for the user."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(log.parent)
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import ray
 
-from embedding_jobs.files import remove_asides
+from embedding_jobs.files import private_folder, remove_asides
 from embedding_jobs.pipeline.extract import extract
 from study.config.schema import StudySpec
 from study.execution.finish import finish_study
@@ -28,6 +28,7 @@ from trainables.records.parquet import read_records, set_aside_damaged
 
 def embed(spec: StudySpec, progress: Progress) -> None:
     """Encode the shards that are missing in the store. Ray is started after the table was checked, if it is needed."""
+    private_folder(spec.root)
     with loss_as_error():
         columns = extract(
             spec.data.source,
@@ -76,7 +77,7 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
 
     progress = progress or notebook_progress()
     refuse_changes(spec)
-    spec.root.mkdir(parents=True, exist_ok=True)
+    private_folder(spec.root)
     with only_run(spec.root), loss_as_error():
         write_activity(spec.root, Activity("embedding", time.time()))
         embed(spec, progress)

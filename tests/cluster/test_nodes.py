@@ -86,7 +86,7 @@ class Cluster:
         place = Path(tempfile.mkdtemp(prefix="h", dir=self.folder))
         if number == 0:
             self.place = place
-            command += ["--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={place}"]
+            command += ["--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={place}/ray"]
         else:
             over[self.place] = place
             command += [f"--address={self.nodes[0].address}:6379", "--num-cpus=1"]

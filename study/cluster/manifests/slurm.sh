@@ -22,13 +22,15 @@ port=$((20000 + SLURM_JOB_ID % 10000))   # differs between jobs that share a nod
 umask 077
 secret=$(mktemp -d "$HOME/.ray-$SLURM_JOB_ID.XXXXXX")
 od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$secret/token"
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$secret/token RAY_TMPDIR=/tmp/ray-$SLURM_JOB_ID
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$secret/token
 export PATH=$venv/bin:$PATH
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=$(srun --nodes=1 --ntasks=1 -w "${nodes[0]}" hostname --ip-address | awk '{print $1}')
 
-ray=("$venv/bin/ray" start --block --disable-usage-stats --num-cpus="$SLURM_CPUS_PER_TASK")
+# Ray lets every user of a node write to its folder: on each node, it lies in a new one that only its owner can enter.
+private='exec "$0" "$@" --temp-dir="$(mktemp -d /tmp/ray-XXXXXX)/ray"'
+ray=(bash -c "$private" "$venv/bin/ray" start --block --disable-usage-stats --num-cpus="$SLURM_CPUS_PER_TASK")
 steps=()
 finish() {
     trap - EXIT TERM INT

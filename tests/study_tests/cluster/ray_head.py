@@ -62,7 +62,7 @@ def running_head(folder: Path, *, n_cpus: int = 2) -> Iterator[Head]:
     port, dashboard, client = (free_port() for _ in range(3))
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--num-cpus={n_cpus}"]
     command += [f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-    command += ["--dashboard-agent-listen-port=0", f"--temp-dir={folder}", "--disable-usage-stats"]
+    command += ["--dashboard-agent-listen-port=0", f"--temp-dir={folder}/ray", "--disable-usage-stats"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     with (folder / "head.log").open("wb") as log:
         process = subprocess.Popen(

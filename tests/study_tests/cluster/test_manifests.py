@@ -45,6 +45,8 @@ def test_ray_takes_the_cluster_file(name: str) -> None:
         start = config[commands][-1]
         assert "RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=" in start
         assert "0.0.0.0" not in start
+        assert "umask 077" in start
+        assert "--temp-dir=" in start
     for commands in (key for key in config if key.endswith("_commands")):
         for line in config[commands]:
             subprocess.run(["bash", "-n"], input=line, text=True, check=True)
@@ -135,7 +137,12 @@ def test_the_slurm_script_starts_every_node_with_its_token_and_cleans_up(tmp_pat
     assert done.returncode == 1, done.stderr  # the study's own
     noted = calls.read_text().splitlines()
     assert len([line for line in noted if line.startswith("ray start --block") and "--head" in line]) == 1
-    assert len([line for line in noted if line.endswith("--address=127.0.0.1:20007")]) == 2
+    assert len([line for line in noted if "--address=127.0.0.1:20007" in line]) == 2
+    folders = {Path(line.rpartition("--temp-dir=")[2]).parent for line in noted if line.startswith("ray start")}
+    assert len(folders) == 3, "each node has its own"
+    for folder in folders:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        folder.rmdir()
     assert "study run --quiet -c study.yaml" in noted
     assert "token" in noted
     assert noted.count("600") == 4

@@ -25,6 +25,7 @@ import study.execution.run
 import study.tracking.sync
 from analysis.results.mlflow_schema import KEY_TAG
 from embedding_jobs.errors import StoreError
+from embedding_jobs.ray_folder import end_leftovers, processes_of
 from study.config.load import load_spec
 from study.errors import RunError
 from study.execution.progress import Progress
@@ -244,12 +245,17 @@ def test_two_runs_in_one_directory_are_refused(make_study: MakeStudy, tmp_path: 
             run(path)
 
 
-# The command, whose process is killed as soon as it hears that a pack is trained.
+# The command. Its process is killed when it hears that a pack is trained, and has noted where the files of its Ray lie.
 KILLED = """
 import os, signal, sys
+import ray
 from study.cli.app import main
 from study.search.queue import PackQueue
-PackQueue.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+def finish(*_):
+    with open("ray_folder", "w") as file:
+        file.write(ray.get_runtime_context().get_temp_dir())
+    os.kill(os.getpid(), signal.SIGKILL)
+PackQueue.finish = finish
 sys.argv = ["study", "run", "--quiet"]
 main()
 """
@@ -271,6 +277,11 @@ def test_the_command_survives_kill_and_reports(
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
+    ray_folder = Path((tmp_path / "ray_folder").read_text()).parent
+    assert processes_of(ray_folder), "its agents wait for a minute"
+    end_leftovers()  # as the next run does that starts a Ray
+    assert not ray_folder.exists()
+    assert not processes_of(ray_folder)
     records = tmp_path / "out" / "records"
     n_before = len(read_records(records))
     assert 3 <= n_before < 9, "killed in the middle"
