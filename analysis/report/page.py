@@ -23,7 +23,6 @@ from analysis.report import text as texts
 from analysis.report.tables import Evidence, candidate_row, headings, repeats_the_paper, table_rows
 from analysis.results.aggregate import StudyResults
 from analysis.results.controls import each_with_its_own, missing_references, references_text
-from trainables.records.failures import judged_by
 from trainables.records.types import TrialRecord
 
 _MEDIA_TYPES: Mapping[str, str] = {"svg": "image/svg+xml", "pdf": "application/pdf", "csv": "text/csv"}
@@ -112,7 +111,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (family_name, figure_name, heading, judged_by, layer_name, p_text, plural, signed)
+    words = (family_name, figure_name, heading, layer_name, p_text, plural, signed)
     found.filters |= {function.__name__: function for function in words}
     return found
 

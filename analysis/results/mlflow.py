@@ -40,7 +40,7 @@ _SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else two lines for every run that ends on a server
 }
 
-_NO_CURVES = Curves(*[np.empty(0, dtype=np.float32)] * 11)
+_NO_CURVES = Curves(*[np.empty(0, dtype=np.float32)] * 12)
 
 
 def connect(uri: str, max_retries: int) -> MlflowClient:

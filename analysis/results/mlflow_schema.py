@@ -33,6 +33,7 @@ LEARNING_CURVES: Mapping[str, str] = {
     "epoch_accuracy": "curve_accuracy",
     "epoch_accuracy_known": "curve_accuracy_known",
     "epoch_accuracy_none": "curve_accuracy_none",
+    "epoch_auc_weighted": "curve_auc_weighted",
 }
 # Metrics of a trial's run that are not figures of its record.
 NOT_FIGURES = frozenset({*LEARNING_CURVES.values(), DURATION})

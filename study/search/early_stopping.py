@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from study.config.schema import Pruning
-from trainables.records.failures import Stop, judged_by
+from trainables.records.failures import Stop
 from trainables.records.types import Candidate, Pack, TrialConfig, TrialRecord
 
 # The figure that stops a candidate, by epoch: the mean over the splits in training.
@@ -64,14 +64,19 @@ def is_beaten(scores: Sequence[float], best: Sequence[float], confidence: float,
     return bool(gaps.mean() > student.ppf(1 - (1 - confidence) / n_looks, len(gaps) - 1) * error)
 
 
+def in_force(stops: Iterable[Stop], settings: Pruning, metric: str) -> list[Stop]:
+    """Return the stops of earlier runs that still hold: by a rule that is on, judged by the present objective."""
+    return [stop for stop in stops if getattr(settings, stop.rule) is not None and stop.metric == metric]
+
+
 class Stopping:
     """The early stopping of one search phase, and the candidates that it has stopped.
 
     Args:
-        metric: The study's objective. ASHA judges by it where it is evaluated during training, else by accuracy.
+        metric: The study's objective.
         n_epochs: Epochs of a whole training, by objective.
         splits: Split seeds of the phase.
-        stops: Candidates stopped by earlier runs. Stops by a rule that is off now are ignored.
+        stops: Candidates stopped by earlier runs. Those that `in_force` leaves out are trained again.
     """
 
     def __init__(
@@ -83,8 +88,8 @@ class Stopping:
         stops: Iterable[Stop] = (),
     ) -> None:
         self.settings = settings
-        self.metric = judged_by(metric)
-        self.stops = {stop.candidate: stop for stop in stops if getattr(settings, stop.rule) is not None}
+        self.metric = metric
+        self.stops = {stop.candidate: stop for stop in in_force(stops, settings, metric)}
         self._n_epochs, self._splits = n_epochs, tuple(splits)
         self._curves: dict[TrialConfig, Evaluations] = {}
 
@@ -121,6 +126,7 @@ class Stopping:
             candidate=pack.candidate,
             splits=tuple(missing),
             rule="asha",
+            metric=self.metric,
             value=evaluations[epoch],
             n_epochs_saved=len(missing) * n_epochs - len(pack.splits) * epoch,
             n_epochs_planned=len(self._splits) * n_epochs,
@@ -150,6 +156,7 @@ class Stopping:
             candidate=candidate,
             splits=missing,
             rule="racing",
+            metric=self.metric,
             value=sum(scores.values()) / len(scores),
             n_epochs_saved=len(missing) * n_epochs,
             n_epochs_planned=len(self._splits) * n_epochs,

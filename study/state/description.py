@@ -17,7 +17,6 @@ from trainables.records.description import (
     StudyPlan,
     read_description,
 )
-from trainables.records.failures import judged_by
 from trainables.records.types import CONTRASTIVE, PROTOCOLS, Candidate
 from trainables.sampling.splits import n_folds, n_searched_folds
 
@@ -183,7 +182,7 @@ def _search(spec: StudySpec) -> str:
         "set then"
     )
     if pruning.asha is not None:
-        figure, factor = judged_by(spec.objective.metric), f"{pruning.asha.reduction_factor:g}"
+        figure, factor = spec.objective.metric, f"{pruning.asha.reduction_factor:g}"
         text += (
             f"; a candidate stops at {pruning.asha.grace_epochs} epochs, or {factor} times as many, and so on, if its "
             f"{figure} there is not among the best 1/{factor} of its method's earlier batches"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from analysis.format import duration, plural
 from analysis.report.text import what_was_saved
 from study.config.schema import StudySpec
+from study.search.early_stopping import in_force
 from study.state.description import plan_of, plans_differ
 from study.state.lock import Activity, read_activity
 from trainables.records.description import StudyDescription
@@ -79,7 +80,7 @@ def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
         trial: duration_s for pack in read_packs(spec.records) for trial, duration_s in pack.durations_s.items()
     }
     failures = read_failures(spec.records)
-    stops = read_stops(spec.records) if spec.search.pruning.is_on else []
+    stops = in_force(read_stops(spec.records), spec.search.pruning, spec.objective.metric)
 
     def counted(trials: Iterable[TrialConfig]) -> Counter[tuple[str, str]]:
         return Counter((trial.phase, trial.candidate.method) for trial in trials if plan.includes(trial))

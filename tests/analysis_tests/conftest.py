@@ -158,7 +158,7 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
                 np.asarray(values, dtype=np.float32)
                 for values in (
                     EPOCHS, 1 - growth, growth * accuracy, growth * accuracy_known, growth * accuracy_none,
-                    THRESHOLDS, *at, ROC_GRID, roc_tpr, similarity(config),
+                    growth * influence.mean(), THRESHOLDS, *at, ROC_GRID, roc_tpr, similarity(config),
                 )
             )
         ),

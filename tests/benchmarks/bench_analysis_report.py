@@ -46,7 +46,7 @@ def trial(config: TrialConfig, n_items: int) -> TrialRecord:
             "n_none": float((~known).sum()),
         },
         curves=Curves(
-            *(576 * points, 1 - points, points, points, points),
+            *(576 * points, 1 - points, points, points, points, points),
             *(threshold, 1 - threshold, 1 - threshold, threshold),
             *(fpr, fpr**0.1),
         ),

@@ -125,7 +125,8 @@ def _training(
     n_train = n_train_items(len(context.labels), context.train_fraction, phase)
     n_trained_on = int(n_train * (1 - context.settings.held_out_fraction))
     steps = max(1, n_trained_on // context.settings.batch_size)
-    return start_training(PackInputs(embeddings, labels, lanes, context.settings, steps))
+    ranks = phase == "search"  # only a search stops trainings by it
+    return start_training(PackInputs(embeddings, labels, lanes, context.settings, steps, ranks))
 
 
 def _lanes(context: PackContext, pack: Pack) -> list[Lane]:

@@ -19,20 +19,15 @@ from trainables.records.parquet import record_name
 from trainables.records.types import Candidate, Pack, RecordError
 
 # Version of the files; a file of another version is refused.
-_FORMAT = 1
+_FORMAT = 2
 
 # Their folders beside the records.
 FAILED, STOPPED = "failed", "stopped"
 
-# Metrics of an evaluation during a training, each the mean over the lanes.
-EVALUATED = ("accuracy", "accuracy_known", "accuracy_none")
+# Metrics of an evaluation during a training, each the mean over the lanes: every objective that a study can have.
+EVALUATED = ("auc_weighted", "accuracy", "accuracy_known", "accuracy_none")
 
 _Note = TypeVar("_Note", bound=Pack)
-
-
-def judged_by(objective: str) -> str:
-    """Return the metric that stops a training: the study's objective if evaluations have it, else accuracy."""
-    return objective if objective in EVALUATED else "accuracy"
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,8 @@ class Stop(Pack):
 
     Attributes:
         rule: `asha` (stopped during a training) or `racing` (given no further splits).
-        value: The metric that it was judged by, when it was stopped.
+        metric: The study's objective, by which it was judged.
+        value: The metric, when it was stopped.
         n_epochs_saved: Epochs that were not trained, over all its splits.
         n_epochs_planned: Epochs that all its splits would have taken.
         evaluated_splits: With `asha`, the splits in training when it was stopped.
@@ -69,6 +65,7 @@ class Stop(Pack):
     """
 
     rule: Literal["asha", "racing"]
+    metric: str
     value: float
     n_epochs_saved: int
     n_epochs_planned: int

@@ -134,6 +134,7 @@ class Curves:
         epoch_accuracy: Accuracy over all validation items at the study's threshold.
         epoch_accuracy_known: The same over items of known classes.
         epoch_accuracy_none: The same over "none" items; NaN where there are none.
+        epoch_auc_weighted: Weighted AUC; outside the search phase, where it judges nothing, NaN before the last point.
         threshold: Confidence thresholds of the next three curves.
         threshold_accuracy: Accuracy over all validation items at each threshold.
         threshold_accuracy_known: The same over items of known classes.
@@ -149,6 +150,7 @@ class Curves:
     epoch_accuracy: npt.NDArray[np.float32]
     epoch_accuracy_known: npt.NDArray[np.float32]
     epoch_accuracy_none: npt.NDArray[np.float32]
+    epoch_auc_weighted: npt.NDArray[np.float32]
     threshold: npt.NDArray[np.float32]
     threshold_accuracy: npt.NDArray[np.float32]
     threshold_accuracy_known: npt.NDArray[np.float32]

@@ -19,6 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 from trainables.evaluation.metrics import (
     ROC_GRID,
     THRESHOLDS,
+    WeightedAuc,
     accuracies,
     accuracy_curves,
     correct_at,
@@ -52,7 +53,7 @@ class Training:
     """
 
     def __init__(self, inputs: PackInputs, trunk: Trunk | None = None, stage: str = "") -> None:
-        self._settings, self._labels = inputs.settings, inputs.labels
+        self._settings, self._labels, self._ranks = inputs.settings, inputs.labels, inputs.ranks
         self._progress, steps = ready(inputs)
         self._outcome: dict[int, LaneResult | LaneFailure | None] = {}
         self.epoch = 0
@@ -138,9 +139,10 @@ class Training:
             point = accuracies(correct, target)
             rows[-1] |= {"epoch": self.epoch, "steps": stack.n_steps, "seconds": stack.device_s[place]}
             rows[-1] |= {"accuracy": float(point.all), "accuracy_known": float(point.known)}
-            rows[-1] |= {"accuracy_none": float(point.none)}
-            if place in ends:
-                self._outcome[index] = self._result(stack, place, logits[place], target, self._progress[index])
+            auc = weighted_auc(logits[place], target) if self._ranks or place in ends else None
+            rows[-1] |= {"accuracy_none": float(point.none), "auc_weighted": auc.auc if auc else math.nan}
+            if auc and place in ends:
+                self._outcome[index] = self._result(stack, place, logits[place], target, auc, self._progress[index])
         drop(members, stack, ends)
 
     def _ending(self, members: list[int], stack: SupervisedStack) -> list[int]:
@@ -164,13 +166,18 @@ class Training:
 
     @torch.inference_mode()
     def _result(
-        self, stack: SupervisedStack, place: int, logits: Tensor, target: Tensor, progress: LaneProgress
+        self,
+        stack: SupervisedStack,
+        place: int,
+        logits: Tensor,
+        target: Tensor,
+        auc: WeightedAuc,
+        progress: LaneProgress,
     ) -> LaneResult:
         lane, rows = progress.lane, progress.rows
         confidence, predicted = _top(logits)
         correct = correct_at(confidence, predicted, target, self._settings.threshold)
         against = accuracy_curves(confidence, predicted, target)
-        auc = weighted_auc(logits, target)
         validation = lane.split.validation
         last = rows[-1]
         reached = next(row for row in rows if row["accuracy"] >= 0.99 * last["accuracy"])
@@ -199,6 +206,7 @@ class Training:
                 epoch_accuracy=learning["accuracy"],
                 epoch_accuracy_known=learning["accuracy_known"],
                 epoch_accuracy_none=learning["accuracy_none"],
+                epoch_auc_weighted=learning["auc_weighted"],
                 threshold=THRESHOLDS,
                 threshold_accuracy=_float32(against.all),
                 threshold_accuracy_known=_float32(against.known),
@@ -220,7 +228,7 @@ class Training:
         )
 
 
-_LEARNING = ("loss", "accuracy", "accuracy_known", "accuracy_none")
+_LEARNING = ("loss", "accuracy", "accuracy_known", "accuracy_none", "auc_weighted")
 
 
 def _held_out_loss(logits: Tensor, target: Tensor) -> float:

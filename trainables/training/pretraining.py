@@ -69,7 +69,7 @@ class ContrastiveTraining:
         return self._judges[0].stacks if self._judges else []
 
     def advance(self) -> Evaluation:
-        """Train every lane to the next evaluation; during pretraining there are no accuracies."""
+        """Train every lane to the next evaluation; during pretraining there are only losses."""
         n_pretraining = self._settings.pretraining.epochs
         if self._judges is None:
             if self._members:  # else every scout has failed
@@ -82,13 +82,13 @@ class ContrastiveTraining:
             nothing = np.full(len(self._past), np.nan)
             losses = nothing.copy()
             losses[self._members] = [self._past[index].losses[-1] for index in self._members]
-            return Evaluation(self.epoch, losses, nothing, nothing, nothing)
+            return Evaluation(self.epoch, losses, nothing, nothing, nothing, nothing)
         classifier, probe = self._judges
         found = classifier.advance()  # without lanes once only the probe trains
         if not probe.finished:
             probe.advance()
         self.epoch = n_pretraining + found.epoch
-        columns = (found.loss, found.accuracy, found.accuracy_known, found.accuracy_none)
+        columns = (found.loss, found.accuracy, found.accuracy_known, found.accuracy_none, found.auc_weighted)
         return Evaluation(self.epoch, *map(self._spread, columns))
 
     def stop(self, lanes: Iterable[int]) -> None:
@@ -187,6 +187,7 @@ class ContrastiveTraining:
                 epoch_accuracy=np.concatenate([nothing, curves.epoch_accuracy]),
                 epoch_accuracy_known=np.concatenate([nothing, curves.epoch_accuracy_known]),
                 epoch_accuracy_none=np.concatenate([nothing, curves.epoch_accuracy_none]),
+                epoch_auc_weighted=np.concatenate([nothing, curves.epoch_auc_weighted]),
                 epoch_cka=cka,
             ),
             items=classifier.items,

@@ -37,6 +37,8 @@ class PackInputs:
         settings: Shared by all lanes.
         steps_per_epoch: Steps per epoch; None for as many whole batches as the smallest lane's training items give.
             A study gives it, so that it does not depend on the other lanes.
+        ranks: Whether every evaluation computes the weighted AUC; otherwise only the last one does, since on many items
+            it takes as long as several epochs.
     """
 
     embeddings: Tensor
@@ -44,6 +46,7 @@ class PackInputs:
     lanes: Sequence[Lane]
     settings: Settings
     steps_per_epoch: int | None = None
+    ranks: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Evaluation:
         accuracy: Accuracy over all validation items, at the settings' threshold.
         accuracy_known: Accuracy over items of known classes.
         accuracy_none: Accuracy over "none" items; NaN where there are none.
+        auc_weighted: Weighted AUC; NaN where it was not computed.
     """
 
     epoch: int
@@ -62,6 +66,7 @@ class Evaluation:
     accuracy: Floats
     accuracy_known: Floats
     accuracy_none: Floats
+    auc_weighted: Floats
 
 
 @dataclass(frozen=True)

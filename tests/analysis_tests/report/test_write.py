@@ -254,12 +254,14 @@ def test_failures_and_candidates_that_were_given_up_are_named(study_of: Make) ->
     for alpha in (0.2, 0.4):
         candidate = Candidate.of("e_stitchup", {"alpha": alpha})
         write_failure(records, Failure("paper", candidate, (0, 1, 2), "the loss is <nan>", "...", 2, 0.0))
-    write_stop(records, Stop("paper", Candidate.of("e_mixup", {"alpha": 0.4}), (2,), "racing", 0.81, 10, 40))
+    write_stop(
+        records, Stop("paper", Candidate.of("e_mixup", {"alpha": 0.4}), (2,), "racing", "auc_weighted", 0.81, 10, 40)
+    )
     text = " ".join(Page(without_figures(directory)).text.split())
     assert "2 packs of trials could not be trained" in text
     assert "e_stitchup(alpha=0.2) on paper splits 0, 1, 2: the loss is <nan> (2 attempts)" in text
     assert "incomplete: 0 of 2 candidates" in text
-    assert "e_mixup(alpha=0.4), after 75 % of its training: its auc_weighted of 0.8100 was worse than that of" in text
+    assert "e_mixup(alpha=0.4), after 75 % of its training: its weighted AUC of 0.8100 was worse than that of" in text
     assert load_study(directory).missing == ["e_stitchup: 2 of 2 candidates have no finished paper trial."]
 
 

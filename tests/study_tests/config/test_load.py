@@ -1,18 +1,22 @@
 """The study file: every problem at once, each with its key and remedy; presets are sound."""
 
 import re
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
 import yaml
 
 from study.config.load import check_spec, load_spec
+from study.config.schema import Metric
 from study.errors import SpecError
 from study.search.space import n_candidates
 from tests.study_tests.conftest import MakeStudy
+from trainables.records.failures import EVALUATED
+from trainables.records.types import Curves
 
 PRESETS = ["paper", "nested", "demo", "deep_augmentation"]
 
@@ -21,6 +25,13 @@ def problems(path: Path) -> list[str]:
     with pytest.raises(SpecError) as caught:
         load_spec(path)
     return caught.value.problems
+
+
+def test_every_objective_is_evaluated_during_a_training_and_recorded() -> None:
+    curves = {field.name for field in fields(Curves)}
+    for metric in get_args(Metric):
+        assert metric in EVALUATED
+        assert f"epoch_{metric}" in curves
 
 
 def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) -> None:

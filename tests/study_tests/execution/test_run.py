@@ -149,27 +149,37 @@ def test_nested_stops_candidates_early_and_confirms_each_methods_best(
 ) -> None:
     path = make_encoded_study(
         splits={"protocol": "nested", "train_fraction": 0.33, "n_splits": 2, "n_search_splits": 2},
-        # Fast enough for accuracies to differ on the way.
         training={"epochs": 40, "evaluate_every_epochs": 10, "learning_rate": {"low": 3e-3, "high": 1e-2}},
-        objective={"threshold": 0.2},
         search={
             "sampler": "tpe",
             "n_candidates": 6,
             "batch_size": 2,
             "pruning": {"asha": {"grace_epochs": 10, "reduction_factor": 4}},
-            "methods": {"control": {}, "e_mixup": {"alpha": {"low": 0.1, "high": 1.0}}},
+            "methods": {
+                "control": {},
+                "e_mixup": {
+                    "alpha": 0.3,
+                    "learning_rate_low": 1e-6,
+                    "learning_rate_high": {"low": 1e-5, "high": 2e-2, "log": True},
+                },
+            },
         },
     )
     result, said = run(path)
     stops = read_stops(tmp_path / "out/records")
     assert 1 <= len(stops) <= 4, "all but the first batch are at risk"
     assert said.count("stopped by asha: e_mixup(alpha=") == len(stops)
+    assert all(
+        stop.metric == "auc_weighted" and dict(stop.candidate.params)["learning_rate_high"] < 5e-3 for stop in stops
+    )
     assert all(stop.splits == (0, 1) and stop.n_epochs_saved == 60 for stop in stops)
     assert result.n_trained == (1 + 6 - len(stops)) * 2 + 2 * 2
     records = read_records(tmp_path / "out/records")
     scores: dict[str, list[float]] = {}
     for record in records:
         if record.config.phase == "search" and record.config.candidate.method == "e_mixup":
+            assert record.curves.epoch_accuracy_known[0] == 0, "an accuracy would tie: at first every answer is none"
+            assert record.curves.epoch_auc_weighted[-1] == pytest.approx(record.metrics["auc_weighted"], abs=1e-6)
             scores.setdefault(record.config.candidate.key, []).append(record.metrics["auc_weighted"])
     best = max(scores, key=lambda key: np.mean(scores[key]))
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "out/optuna.log")))
@@ -178,7 +188,10 @@ def test_nested_stops_candidates_early_and_confirms_each_methods_best(
     assert on_disk.best_trial.user_attrs == {"candidate": best}
     confirmed = [r.config.candidate.key for r in records if r.config.phase == "confirm"]
     assert confirmed == ["control()", "control()", best, best], "the confirm phase is never cut short"
-    assert run(path)[0].n_trained == 0
+    for note in (tmp_path / "out/records/stopped").iterdir():
+        note.unlink()
+    again = run(path)[0]
+    assert (again.n_trained, set(again.stops)) == (0, set(stops)), "the records alone lead to the same stops"
     status = read_status(load_spec(path), read_description(tmp_path / "out"))
     assert sum(row.n_stopped for row in status.methods) == 2 * len(stops)
     assert status.n_missing == 0

@@ -26,7 +26,7 @@ def soft(alpha: float) -> Candidate:
     return Candidate.of("soft_e_mixup", {"alpha": alpha, "softness": 0.05})
 
 
-STOP = Stop("search", soft(0.3), (0, 1), "asha", 0.5, 100, 200, (0, 1), ((2, 0.4), (4, 0.5)))
+STOP = Stop("search", soft(0.3), (0, 1), "asha", "accuracy", 0.5, 100, 200, (0, 1), ((2, 0.4), (4, 0.5)))
 
 
 OUTCOMES: dict[Candidate, Outcome] = {

@@ -219,8 +219,33 @@ def test_items_agree_with_the_figures() -> None:
     assert seen.auc_influence.mean() == pytest.approx(result.metrics["auc_weighted"], abs=1e-6)
     assert result.curves.epoch.tolist() == [4, 8, 10]
     assert result.curves.epoch_accuracy[-1] == pytest.approx(result.metrics["accuracy"], abs=1e-6)
+    assert result.curves.epoch_auc_weighted[-1] == np.float32(result.metrics["auc_weighted"])
     at = int(np.argmin(np.abs(result.curves.threshold - 0.6)))
     assert result.curves.threshold_accuracy[at] == pytest.approx(result.metrics["accuracy"], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["control", "contrastive_control"])
+def test_each_evaluation_of_a_search_gives_the_figure_that_its_end_would(name: str) -> None:
+    x, labels = items()
+    lanes = lanes_of(name, [2])
+    training = start_training(PackInputs(x, labels, lanes, SETTINGS, ranks=True))
+    seen = {}
+    while not training.finished:
+        evaluation = training.advance()
+        if evaluation.epoch == 4 or np.isfinite(evaluation.auc_weighted[0]):
+            seen[evaluation.epoch] = evaluation.auc_weighted[0]
+    (ranked,), (unranked,) = training.results(), finish(start_training(PackInputs(x, labels, lanes, SETTINGS)))
+    curve = dict(zip(ranked.curves.epoch.tolist(), ranked.curves.epoch_auc_weighted, strict=True))
+    for epoch, value in seen.items():
+        np.testing.assert_equal(curve[epoch], np.float32(value))
+    assert ranked.metrics["auc_weighted"] == unranked.metrics["auc_weighted"]
+    assert ranked.curves.epoch_auc_weighted[-1] == np.float32(ranked.metrics["auc_weighted"])
+    assert np.isnan(unranked.curves.epoch_auc_weighted[:-1]).all()
+    if name == "control":  # a training that ends at epoch 4 ends with what was seen there
+        (short,) = finish(start_training(PackInputs(x, labels, lanes, replace(SETTINGS, epochs=4))))
+        assert seen[4] == short.metrics["auc_weighted"]
+    else:
+        assert np.isnan(seen[4]), "while hidden layers are pretrained, there is nothing to rank by"
 
 
 def test_stacked_classifier_equals_plain_modules() -> None:
