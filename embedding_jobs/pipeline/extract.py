@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +31,8 @@ from embedding_jobs.pipeline.pool import EncoderPool, encoder_pool
 from embedding_jobs.pipeline.summary import ColumnSummary, ExtractionProgress, summarise
 from embedding_jobs.pipeline.workers import Encode, Job, Prepare, Unit, WrittenUnit, guarded, write
 from embedding_jobs.ray_session import start_ray, stop_ray
-from embedding_jobs.sources.items import Source
-from embedding_jobs.store.items import checked_source, ensure_items
+from embedding_jobs.sources.items import Source, SourceFacts
+from embedding_jobs.store.items import checked_source, ensure_items, refuse_other_source
 from embedding_jobs.store.store import Store
 
 N_RETRIES = 3  # of a unit whose process died; Ray Data has no limit by default
@@ -40,6 +40,36 @@ N_RETRIES = 3  # of a unit whose process died; Ray Data has no limit by default
 _WATCH_EVERY_S = 2.0
 
 _NODE_LOST_WAIT_S = 5.0  # until Ray no longer lists a lost node
+
+
+@dataclass(frozen=True)
+class CheckedExtraction:
+    """An extraction that nothing speaks against: table, encoders and store are valid and fit together.
+
+    Attributes:
+        source: The table, with every input column that the store already has.
+        facts: What is in it.
+        encoders: Encoder by column.
+        fingerprints: Everything that a vector of each column depends on, besides its input.
+    """
+
+    source: Source
+    facts: SourceFacts
+    encoders: Mapping[str, EncoderConfig]
+    fingerprints: Mapping[str, dict[str, Any]]
+    store: Store
+    rows_per_shard: int
+    on_error: Literal["fail", "skip"]
+
+    def refuse_other_store(self) -> None:
+        """Compare with what the store has now.
+
+        Raises:
+            StoreError: The store was made from another table or by another encoder.
+        """
+        refuse_other_source(self.store, self.facts, self.source.table)
+        for column, config in self.encoders.items():
+            existing_column(self.store, column_name(column, config), self.fingerprints[column], self.on_error)
 
 
 def extract(
@@ -52,7 +82,20 @@ def extract(
     on_progress: Callable[[ExtractionProgress], None] | None = None,
     start_ray: Callable[[], None] | None = None,
 ) -> tuple[ColumnSummary, ...]:
-    """Encode what a store does not have of a table yet, and return what was done with each column.
+    """Check an extraction and run it: `check_extraction`, then `run_extraction`."""
+    checked = check_extraction(source, encoders, store, rows_per_shard=rows_per_shard, on_error=on_error)
+    return run_extraction(checked, on_progress=on_progress, start_ray=start_ray)
+
+
+def check_extraction(
+    source: Source,
+    encoders: Mapping[str, EncoderConfig],
+    store: str | Path,
+    *,
+    rows_per_shard: int = 4096,
+    on_error: Literal["fail", "skip"] = "fail",
+) -> CheckedExtraction:
+    """Check table, encoders and store, and change nothing.
 
     Args:
         source: The table.
@@ -61,15 +104,11 @@ def extract(
         rows_per_shard: Number of rows in a shard of a new store; an existing store keeps its number.
         on_error: What to do about an unreadable image: `fail`, or `skip`, which leaves its row without a vector and
             lists it in the column's `skipped.csv`.
-        on_progress: Called in this process after each unit and each shard.
-        start_ray: Called to start or join Ray when table, encoders and store are valid and something is missing. By
-            default a running Ray is used, else one is started for this run.
 
     Raises:
-        SourceError: The table is not valid, which is checked before any computation; or an image is unreadable.
-        EncoderError: An encoder is not available, or its process died repeatedly.
-        StoreError: The store was made from another table or by another encoder, another run writes to it, or the disk
-            is full.
+        SourceError: The table is not valid.
+        EncoderError: An encoder is not available.
+        StoreError: The store was made from another table or by another encoder.
     """
     if rows_per_shard < 1:
         raise StoreError(f"`rows_per_shard` must be at least 1, got {rows_per_shard}")
@@ -79,25 +118,48 @@ def extract(
     opened = Store(store)
     source, facts = checked_source(source, encoders, opened, on_error)
     fingerprints = {column: fingerprint(config) for column, config in encoders.items()}
-    for column, config in encoders.items():
-        existing_column(opened, column_name(column, config), fingerprints[column], on_error)
+    checked = CheckedExtraction(source, facts, encoders, fingerprints, opened, rows_per_shard, on_error)
+    checked.refuse_other_store()
+    return checked
 
+
+def run_extraction(
+    checked: CheckedExtraction,
+    *,
+    on_progress: Callable[[ExtractionProgress], None] | None = None,
+    start_ray: Callable[[], None] | None = None,
+) -> tuple[ColumnSummary, ...]:
+    """Encode what the store does not have of the table yet, and return what was done with each column.
+
+    Args:
+        checked: The extraction.
+        on_progress: Called in this process after each unit and each shard.
+        start_ray: Called to start or join Ray when something is missing. By default a running Ray is used, else one is
+            started for this run.
+
+    Raises:
+        SourceError: The table has changed since it was checked; or an image is unreadable.
+        EncoderError: An encoder's process died repeatedly.
+        StoreError: The store has changed since it was checked, another run writes to it, or the disk is full.
+    """
+    opened = checked.store
     private_folder(opened.directory)
     held = StoreError(f"Another run writes to {opened.directory}. Wait for it to end, or stop it.")
     with hold_lock(opened.directory / ".lock", held):
-        items = ensure_items(source, facts, opened, rows_per_shard)
+        checked.refuse_other_store()  # another run may have written to it
+        items = ensure_items(checked.source, checked.facts, opened, checked.rows_per_shard)
         columns = []
-        for column, config in encoders.items():
+        for column, config in checked.encoders.items():
             job = Job(
-                source=source,
+                source=checked.source,
                 column=column,
-                config=_pinned(config, fingerprints[column]),
+                config=_pinned(config, checked.fingerprints[column]),
                 store=str(opened.directory.absolute()),
                 rows_per_shard=items.rows_per_shard,
-                images_are_bytes=facts.images_are_bytes,
-                skip=on_error == "skip",
+                images_are_bytes=checked.facts.images_are_bytes,
+                skip=checked.on_error == "skip",
             )
-            columns.append(find_column(opened, items, job, fingerprints[column]))
+            columns.append(find_column(opened, items, job, checked.fingerprints[column]))
         incomplete, summaries = [], {}
         for found in columns:
             if found.manifest is None or found.damaged:

@@ -150,6 +150,34 @@ def hash_inputs(values: Sequence[str], sizes: Sequence[int] | None = None) -> li
     return [hashlib.blake2b(value, digest_size=16).digest() for value in encoded]
 
 
+class SourceDigests:
+    """The digests of a source's items, taken batch by batch.
+
+    Attributes:
+        ids: Two 64-bit hashes of each id, shape (items, 2), batch by batch.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._inputs = source.inputs
+        names = (*_RESERVED, *(f"={column}" for column in source.inputs))
+        self._digests = {name: hashlib.blake2b(digest_size=16) for name in names}
+        self.ids: list[NDArray[np.uint64]] = []
+
+    def add(self, batch: ItemBatch) -> None:
+        """Add the next items."""
+        ids = b"".join(hash_inputs([value or "" for value in batch.ids]))
+        self.ids.append(np.frombuffer(ids, dtype=np.uint64).reshape(-1, 2))
+        self._digests["id"].update(ids)
+        self._digests["label"].update(b"".join(hash_inputs([value or "" for value in batch.labels])))
+        for name in self._inputs:
+            self._digests[f"={name}"].update(b"".join(hash_inputs(batch.inputs[name], batch.sizes.get(name))))
+
+    def as_facts(self) -> tuple[str, str, dict[str, str]]:
+        """Return the digests of ids, labels and inputs, as `SourceFacts` has them."""
+        digests = {name: digest.hexdigest() for name, digest in self._digests.items()}
+        return digests["id"], digests["label"], {name: digests[f"={name}"] for name in self._inputs}
+
+
 def check_source(source: Source, *, allow_missing_images: bool = False) -> SourceFacts:
     """Read the whole source once, and return what is in it or raise all its problems.
 
@@ -162,25 +190,20 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
             images are missing. The message lists all problems.
     """
     _check_columns(source)
-    id_hashes: list[NDArray[np.uint64]] = []
     null_ids, null_labels, lost_images = _Rows(), _Rows(), _Rows()
     labels: set[str] = set()
-    digests = {name: hashlib.blake2b(digest_size=16) for name in (*_RESERVED, *(f"={c}" for c in source.inputs))}
+    digests = SourceDigests(source)
     n_empty = dict.fromkeys(source.text, 0)
     are_bytes = False
     n_items = 0
     for batch in iter_items(source):
         n_items += len(batch.ids)
-        ids = hash_inputs([value or "" for value in batch.ids])
-        id_hashes.append(np.frombuffer(b"".join(ids), dtype=np.uint64).reshape(-1, 2))
-        digests["id"].update(b"".join(ids))
-        digests["label"].update(b"".join(hash_inputs([value or "" for value in batch.labels])))
+        digests.add(batch)
         null_ids.add(batch.first_row, [value is None for value in batch.ids])
         null_labels.add(batch.first_row, [value is None for value in batch.labels])
         labels.update(value for value in batch.labels if value is not None)
         for name in source.inputs:
             sizes = batch.sizes.get(name)
-            digests[f"={name}"].update(b"".join(hash_inputs(batch.inputs[name], sizes)))
             if sizes is None:
                 n_empty[name] += batch.inputs[name].count("")
             else:
@@ -192,7 +215,7 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
         problems.append("the table must hold items, got 0 rows")
     if null_ids.count:
         problems.append(f"`{source.id}` must not be null: {null_ids}; give every row an id")
-    repeated = _repeated_ids(source, id_hashes, skip=null_ids.count > 0)
+    repeated = _repeated_ids(source, digests.ids, skip=null_ids.count > 0)
     if repeated:
         problems.append(f"`{source.id}` must be unique: {repeated}; remove the repeated rows")
     if null_labels.count:
@@ -209,12 +232,13 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
         )
     if problems:
         raise SourceError(_message(source.table, problems))
+    ids_digest, labels_digest, input_digests = digests.as_facts()
     return SourceFacts(
         n_items=n_items,
         n_classes=len(labels),
-        ids_digest=digests["id"].hexdigest(),
-        labels_digest=digests["label"].hexdigest(),
-        input_digests={name: digests[f"={name}"].hexdigest() for name in source.inputs},
+        ids_digest=ids_digest,
+        labels_digest=labels_digest,
+        input_digests=input_digests,
         n_empty_texts=n_empty,
         images_are_bytes=are_bytes,
     )

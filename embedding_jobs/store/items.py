@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from embedding_jobs.errors import SourceError, StoreError
 from embedding_jobs.files import remove_asides
-from embedding_jobs.sources.items import Source, SourceFacts, check_source, iter_items, size_column
+from embedding_jobs.sources.items import Source, SourceDigests, SourceFacts, check_source, iter_items, size_column
 from embedding_jobs.sources.tables import table_columns
 from embedding_jobs.store.manifests import MANIFEST, ColumnManifest, ItemsManifest, write_manifest
 from embedding_jobs.store.shards import Shard, damaged, parquet_bytes, part_name, read_part, write_stored
@@ -17,6 +18,9 @@ from embedding_jobs.store.store import ITEMS, Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+# Folder of the store where new items are written before they replace the old ones.
+_ITEMS_ASIDE = ".items"
 
 
 def with_stored_columns(source: Source, store: Store, table_columns: list[str]) -> Source:
@@ -97,6 +101,7 @@ def ensure_items(source: Source, facts: SourceFacts, store: Store, rows_per_shar
     """
     present = _items(store)
     folder = store.path(ITEMS)
+    shutil.rmtree(store.path(_ITEMS_ASIDE), ignore_errors=True)  # left by a killed run
     if present is not None:
         rows_per_shard = present.rows_per_shard
         same = (
@@ -109,15 +114,25 @@ def ensure_items(source: Source, facts: SourceFacts, store: Store, rows_per_shar
             return present
     else:
         rows_per_shard = next((known.rows_per_shard for known in _columns(store).values()), rows_per_shard)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Until the new manifest is written the items are incomplete, which every reader reports.
-    (folder / MANIFEST).unlink(missing_ok=True)
-    shards = [_write(folder, number, table) for number, table in enumerate(_tables(source, rows_per_shard))]
+    # The old items stay until all new ones are written and found to be what was checked.
+    aside = store.path(_ITEMS_ASIDE)
+    digests, shards = SourceDigests(source), []
+    try:
+        for number, table in enumerate(_tables(source, rows_per_shard, digests)):
+            shards.append(_write(aside, number, table))
+        if digests.as_facts() != (facts.ids_digest, facts.labels_digest, facts.input_digests):
+            raise SourceError(f"{source.table} changed while it was read; run again when it no longer changes")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(
+            missing_ok=True
+        )  # until the new one is written, every reader reports incomplete items
+        for shard in shards:
+            (aside / shard.file).replace(folder / shard.file)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     for path in set(folder.glob("part-*.parquet")) - {folder / shard.file for shard in shards}:
         path.unlink()
     remove_asides(folder)
-    if sum(shard.n_rows for shard in shards) != facts.n_items:
-        raise SourceError(f"{source.table} changed while it was read; run again when it no longer changes")
     manifest = ItemsManifest(
         table=source.table,
         id=source.id,
@@ -154,13 +169,14 @@ def read_inputs(store: Store, column: str, rows: list[int], rows_per_shard: int)
     return values
 
 
-def _tables(source: Source, rows_per_shard: int) -> Iterator[pa.Table]:
-    """Cut the stream of items into tables of `rows_per_shard` rows."""
+def _tables(source: Source, rows_per_shard: int, digests: SourceDigests) -> Iterator[pa.Table]:
+    """Cut the stream of items into tables of `rows_per_shard` rows, and add each item to the digests."""
     import pyarrow as pa
 
     pending: list[pa.Table] = []
     n_pending = 0
     for batch in iter_items(source):
+        digests.add(batch)
         columns: dict[str, Any] = {"id": pa.array(batch.ids, pa.string()), "label": pa.array(batch.labels, pa.string())}
         columns |= {name: pa.array(batch.inputs[name], pa.string()) for name in source.inputs}
         columns |= {size_column(name): pa.array(sizes, pa.int64()) for name, sizes in batch.sizes.items()}

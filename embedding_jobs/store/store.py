@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,15 +177,13 @@ class Store:
                 matrix[filled:stop, left : left + width] = vectors if kept.all() else vectors[kept]
                 left += width
             filled = stop
-        facts = [_identity(manifest) for manifest in manifests]
-        identity = [items.ids_digest, items.labels_digest, *facts]
-        digest = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
+        facts = [asdict(manifest) for manifest in manifests]
         return Embeddings(
             ids=np.asarray(ids, dtype=object),
             labels=np.asarray(labels, dtype=object),
             matrix=matrix,
             columns=tuple(names),
-            digest=digest,
+            digest=embeddings_digest(items.ids_digest, items.labels_digest, facts),
             provenance={
                 "store": str(self.directory),
                 "table": items.table,
@@ -301,14 +299,18 @@ class Store:
                 )
 
 
-def _identity(manifest: ColumnManifest) -> dict[str, Any]:
-    return {
-        "column": manifest.column,
-        "input_digest": manifest.input_digest,
-        "fingerprint": comparable(manifest.fingerprint),
-        "dimension": manifest.dimension,
-        "n_skipped": manifest.n_skipped,
-    }
+def embeddings_digest(ids_digest: str, labels_digest: str, columns: Sequence[Mapping[str, Any]]) -> str:
+    """Return the digest of everything that a result depends on.
+
+    Args:
+        ids_digest: Digest of the ids.
+        labels_digest: Digest of the labels.
+        columns: Of each column, in the order of the features, the fields of its manifest.
+    """
+    parts = ("column", "input_digest", "dimension", "n_skipped")
+    facts = [{"fingerprint": comparable(one["fingerprint"]), **{key: one[key] for key in parts}} for one in columns]
+    identity = json.dumps([ids_digest, labels_digest, *facts], sort_keys=True)
+    return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
 
 def _provenance(manifest: ColumnManifest) -> dict[str, Any]:

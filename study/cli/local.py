@@ -50,12 +50,13 @@ def check_command(config: Path) -> None:
     from embedding_jobs.store.items import checked_source
     from embedding_jobs.store.store import Store
     from study.search.space import n_candidates, unguided
-    from study.state.description import refuse_changes
+    from study.state.description import refuse_changes, refuse_other_data
     from trainables.records.types import PROTOCOLS
 
     spec = _load(config)
     refuse_changes(spec)
-    checked_source(spec.data.source, spec.data.columns, Store(spec.store), spec.data.on_error)
+    _, facts = checked_source(spec.data.source, spec.data.columns, Store(spec.store), spec.data.on_error)
+    refuse_other_data(spec, facts)
     counts = {method: n_candidates(spec.search, method) for method in spec.search.methods}
     click.echo(f"{config}: valid. Candidates: {', '.join(f'{method} {n}' for method, n in counts.items())}.")
     for phase in PROTOCOLS[spec.splits.protocol]:
@@ -74,11 +75,12 @@ def embed_command(config: Path, quiet: bool) -> None:
     spec = _load(config)
     from study.execution.progress import Progress, chatter_to
 
-    with chatter_to(spec.log) as console, Progress(console, quiet=quiet) as progress:
-        progress.say(f"Study {spec.name}, in {spec.root}")
-        from study.execution.run import embed  # takes seconds
+    _say_study(spec, quiet)
+    from study.execution.run import check_run, embed  # takes seconds
 
-        embed(spec, progress)
+    checked = check_run(spec)  # a refused run changes nothing in the study's directory, its log included
+    with chatter_to(spec.log) as console, Progress(console, quiet=quiet) as progress:
+        embed(spec, progress, checked)
     click.echo(f"Embeddings: {spec.store}")
 
 
@@ -217,17 +219,23 @@ def _run(config: Path, *, quiet: bool) -> None:
     spec = _load(config)
     from study.execution.progress import Progress, chatter_to
 
-    with chatter_to(spec.log) as console, Progress(console, quiet=quiet) as progress:
-        progress.say(f"Study {spec.name}, in {spec.root}")
-        from study.execution.run import run_study  # takes seconds
+    _say_study(spec, quiet)
+    from study.execution.run import check_run, run_study  # takes seconds
 
-        result = run_study(spec, progress)
+    checked = check_run(spec)  # a refused run changes nothing in the study's directory, its log included
+    with chatter_to(spec.log) as console, Progress(console, quiet=quiet) as progress:
+        result = run_study(spec, progress, checked)
     if result.report is not None:
         _show_report(result.results, result.report)
     _show_run(result, spec, config)
     if result.report is None:
         raise click.ClickException(str(result.report_problem))
     sys.exit(EXIT_INCOMPLETE if result.failures else 0)
+
+
+def _say_study(spec: StudySpec, quiet: bool) -> None:
+    if not quiet:
+        click.echo(f"Study {spec.name}, in {spec.root}")
 
 
 def _show_report(results: StudyResults, report: ReportFiles) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import ray
 
 from embedding_jobs.files import private_folder, remove_asides
-from embedding_jobs.pipeline.extract import extract
+from embedding_jobs.pipeline.extract import CheckedExtraction, check_extraction, run_extraction
 from study.config.schema import StudySpec
 from study.execution.finish import finish_study
 from study.execution.pack_context import load_embeddings, pack_context
@@ -17,7 +17,7 @@ from study.execution.phases import RunState, train_phases
 from study.execution.prepare import prepare
 from study.execution.progress import Progress, notebook_progress
 from study.execution.ray_connection import address_of, connect_ray, loss_as_error
-from study.state.description import describe, refuse_changes
+from study.state.description import describe, refuse_changes, refuse_other_data
 from study.state.lock import Activity, only_run, write_activity
 from study.state.results import StudyResult
 from study.tracking.background import BackgroundTracker
@@ -26,19 +26,36 @@ from trainables.records.failures import read_failures
 from trainables.records.parquet import read_records, set_aside_damaged
 
 
-def embed(spec: StudySpec, progress: Progress) -> None:
-    """Encode the shards that are missing in the store. Ray is started after the table was checked, if it is needed."""
+def check_run(spec: StudySpec) -> CheckedExtraction:
+    """Check everything that may speak against a run, and change nothing.
+
+    Raises:
+        DescriptionError: The records in the study's directory were made with other settings or data.
+        SourceError: The table is not valid.
+        EncoderError: An encoder is not available.
+        StoreError: The store was made from another table or encoder.
+    """
+    refuse_changes(spec)
+    checked = check_extraction(
+        spec.data.source,
+        spec.column_encoders,
+        spec.store,
+        rows_per_shard=spec.resources.rows_per_shard,
+        on_error=spec.data.on_error,
+    )
+    refuse_other_data(spec, checked.facts, checked.fingerprints)
+    return checked
+
+
+def embed(spec: StudySpec, progress: Progress, checked: CheckedExtraction | None = None) -> None:
+    """Encode the shards that are missing in the store. Ray is started if it is needed.
+
+    `checked` is what `check_run` returned; without it, that is done first.
+    """
+    checked = checked or check_run(spec)
     private_folder(spec.root)
     with loss_as_error():
-        columns = extract(
-            spec.data.source,
-            spec.column_encoders,
-            spec.store,
-            rows_per_shard=spec.resources.rows_per_shard,
-            on_error=spec.data.on_error,
-            on_progress=progress.embedding,
-            start_ray=lambda: _connect(spec, progress),
-        )
+        columns = run_extraction(checked, on_progress=progress.embedding, start_ray=lambda: _connect(spec, progress))
     progress.end_embedding()
     for column in columns:
         done = f"{column.n_inputs_encoded:,} distinct inputs encoded in {column.elapsed_s:.0f} s"
@@ -57,12 +74,15 @@ def _connect(spec: StudySpec, progress: Progress) -> None:
     connect_ray(spec)
 
 
-def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
+def run_study(
+    spec: StudySpec, progress: Progress | None = None, checked: CheckedExtraction | None = None
+) -> StudyResult:
     """Encode every missing shard, train every missing trial, write the report and end the study's MLflow run.
 
     Args:
         spec: The study, from `load_spec` or `check_spec`.
         progress: Shows the progress. None shows it in a notebook, and not elsewhere.
+        checked: What `check_run` returned; without it, that is done first.
 
     Raises:
         RunError: Another run works in the directory, or the directory cannot be written to.
@@ -76,11 +96,11 @@ def run_study(spec: StudySpec, progress: Progress | None = None) -> StudyResult:
     from study.tracking.sync import make_tracker  # imports MLflow
 
     progress = progress or notebook_progress()
-    refuse_changes(spec)
+    checked = checked or check_run(spec)
     private_folder(spec.root)
     with only_run(spec.root), loss_as_error():
         write_activity(spec.root, Activity("embedding", time.time()))
-        embed(spec, progress)
+        embed(spec, progress, checked)
         embeddings = load_embeddings(spec)
         class_names, labels = np.unique(embeddings.labels, return_inverse=True)
         description = describe(spec, embeddings, [str(name) for name in class_names])

