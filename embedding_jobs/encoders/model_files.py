@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 from embedding_jobs.errors import EncoderError
+
+_HUB_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,58 @@ def find_model(model: str, revision: str | None) -> ModelFolder:
             "Download it where there is a network (`hf download`), then set `model` to its folder, or choose another"
         ) from error
     return ModelFolder(found, commit=found.name)
+
+
+def hub_problem(model: str, revision: str | None = None) -> str | None:
+    """Return why a model of the hub cannot be had; None if it is in the cache, or the hub has it. Downloads nothing."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(model, "config.json", revision=revision)
+    except HFValidationError:
+        return "which is not the name of a hub model (OWNER/NAME)"
+    if isinstance(config, str) and any(Path(config).parent.glob("*.safetensors")):
+        return None
+    return _unreachable(model, revision)
+
+
+def timm_problem(model: str) -> str | None:
+    """Return why timm's published weights of a model cannot be had, as `hub_problem` does.
+
+    Without timm, which takes seconds to import, a model without a tag has no known place on the hub: for it, any
+    weights of that name in the cache do, and the hub must only answer.
+    """
+    from huggingface_hub import constants
+
+    name, dot, _ = model.partition(".")
+    if not re.fullmatch(r"[\w.-]+", model):
+        return "which is not the name of a timm model"
+    cached = f"models--timm--{model}" if dot else f"models--*--{name}*"
+    if any(Path(constants.HF_HUB_CACHE).glob(f"{cached}/snapshots/*/model.safetensors")):
+        return None
+    return _unreachable(f"timm/{model}", None, must_exist=bool(dot))
+
+
+def _unreachable(model: str, revision: str | None, *, must_exist: bool = True) -> str | None:
+    """Ask the hub for a model; return why it cannot be had."""
+    from huggingface_hub import constants, get_token
+
+    cache = f"which is not in the cache ({constants.HF_HUB_CACHE})"
+    if constants.HF_HUB_OFFLINE:
+        return f"{cache}, and HF_HUB_OFFLINE forbids to download it"
+    try:
+        request = Request(f"{constants.ENDPOINT}/api/models/{model}/revision/{quote(revision or 'main', safe='')}")
+        if token := get_token():
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
+        with urlopen(request, timeout=_HUB_TIMEOUT_S):
+            return None
+    except HTTPError as error:  # the hub answers the same about a private model and one that does not exist
+        at = f" at revision {revision}" if revision else ""
+        return f"which {constants.ENDPOINT} does not give{at} (status {error.code})" if must_exist else None
+    except (OSError, HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        return f"{cache}, and {constants.ENDPOINT} cannot be reached ({reason})"
 
 
 def sha256_of(paths: Sequence[Path]) -> str:

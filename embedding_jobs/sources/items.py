@@ -16,12 +16,13 @@ import numpy as np
 
 from embedding_jobs.errors import SourceError
 from embedding_jobs.sources import tables
+from embedding_jobs.sources.cells import CellRules, Rows, is_missing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_N_EXAMPLES = 5  # rows or ids named in a message; the others are only counted
+_N_EXAMPLES = 5  # ids named in a message; the others are only counted
 
 _RESERVED = ("id", "label")
 
@@ -106,14 +107,16 @@ def image_location(source: Source, path: str) -> str:
     return posixpath.join(tables.folder(source.table), path)
 
 
-def iter_items(source: Source, *, batch_rows: int = 4096) -> Iterator[ItemBatch]:
-    """Stream the source's items in order.
+def iter_items(source: Source, *, batch_rows: int = 4096, rules: CellRules | None = None) -> Iterator[ItemBatch]:
+    """Stream the source's items in order; `rules` looks at the cells as the table has them.
 
     Raises:
         SourceError: The table cannot be read, or a column is missing.
     """
     needed = list(dict.fromkeys([source.id, source.label, *source.inputs]))
     for first_row, columns in tables.stream_rows(source.table, needed, batch_rows=batch_rows):
+        if rules is not None:
+            rules.add(first_row, columns)
         inputs: dict[str, list[str]] = {}
         sizes: dict[str, list[int]] = {}
         for name in source.text:
@@ -129,8 +132,8 @@ def iter_items(source: Source, *, batch_rows: int = 4096) -> Iterator[ItemBatch]
                 sizes[source.image] = _file_sizes(source, paths)
         yield ItemBatch(
             first_row=first_row,
-            ids=[_text(value) or None for value in columns[source.id]],
-            labels=[_text(value) or None for value in columns[source.label]],
+            ids=[_name(value) for value in columns[source.id]],
+            labels=[_name(value) for value in columns[source.label]],
             inputs=inputs,
             sizes=sizes,
         )
@@ -190,36 +193,42 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
             images are missing. The message lists all problems.
     """
     _check_columns(source)
-    null_ids, null_labels, lost_images = _Rows(), _Rows(), _Rows()
+    rules = CellRules((source.id, source.label), source.label, source.text)
+    null_ids, null_labels, lost_images = Rows(), Rows(), Rows()
     labels: set[str] = set()
     digests = SourceDigests(source)
     n_empty = dict.fromkeys(source.text, 0)
     are_bytes = False
     n_items = 0
-    for batch in iter_items(source):
+    for batch in iter_items(source, rules=rules):
         n_items += len(batch.ids)
         digests.add(batch)
-        null_ids.add(batch.first_row, [value is None for value in batch.ids])
-        null_labels.add(batch.first_row, [value is None for value in batch.labels])
+        for rows, names in ((null_ids, batch.ids), (null_labels, batch.labels)):
+            for row in [row for row, value in enumerate(names, batch.first_row) if value is None]:
+                rows.add(row)
         labels.update(value for value in batch.labels if value is not None)
         for name in source.inputs:
             sizes = batch.sizes.get(name)
             if sizes is None:
                 n_empty[name] += batch.inputs[name].count("")
             else:
-                lost_images.add(batch.first_row, [size <= 0 for size in sizes], batch.inputs[name])
+                for row, (size, image) in enumerate(zip(sizes, batch.inputs[name], strict=True), batch.first_row):
+                    if size <= 0:
+                        lost_images.add(row, image or "null")
                 are_bytes = are_bytes or any(value.startswith("blake2b:") for value in batch.inputs[name])
 
-    problems = []
+    problems = list(rules.problems())
     if n_items == 0:
         problems.append("the table must hold items, got 0 rows")
     if null_ids.count:
-        problems.append(f"`{source.id}` must not be null: {null_ids}; give every row an id")
+        problems.append(f"`{source.id}` must not be null, NaN or empty: {null_ids}; give every row an id")
     repeated = _repeated_ids(source, digests.ids, skip=null_ids.count > 0)
     if repeated:
         problems.append(f"`{source.id}` must be unique: {repeated}; remove the repeated rows")
     if null_labels.count:
-        problems.append(f"`{source.label}` must not be null: {null_labels}; label these rows or remove them")
+        problems.append(
+            f"`{source.label}` must not be null, NaN or empty: {null_labels}; label these rows or remove them"
+        )
     if n_items and len(labels) < 2:
         problems.append(f"`{source.label}` must hold at least 2 classes, got {len(labels)}: {sorted(labels)}")
     for name in source.text:
@@ -276,27 +285,6 @@ def _message(table: str, problems: list[str]) -> str:
     return f"{table} has {len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems)
 
 
-class _Rows:
-    """Count rows and keep the first few for a message."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._examples: list[str] = []
-
-    def add(self, first_row: int, flags: list[bool], names: list[str] | None = None) -> None:
-        if not any(flags):
-            return
-        for offset, flag in enumerate(flags):
-            if flag and len(self._examples) < _N_EXAMPLES:
-                name = f" ({names[offset] or 'null'})" if names else ""
-                self._examples.append(f"{first_row + offset}{name}")
-            self.count += flag
-
-    def __str__(self) -> str:
-        more = f" and {self.count - len(self._examples)} more" if self.count > len(self._examples) else ""
-        return f"row{'s' if self.count > 1 else ''} {', '.join(self._examples)}{more} (the first is row 0)"
-
-
 def _repeated_ids(source: Source, hashes: list[NDArray[np.uint64]], *, skip: bool) -> str:
     """Describe ids that occur more than once ("" if none). `skip` if ids are null, which would all be listed."""
     if skip or not hashes:
@@ -318,9 +306,15 @@ def _repeated_ids(source: Source, hashes: list[NDArray[np.uint64]], *, skip: boo
 
 
 def _text(value: object) -> str | None:
-    if value is None:
+    if is_missing(value):
         return None
     return value if isinstance(value, str) else str(value)
+
+
+def _name(value: object) -> str | None:
+    """Return an id or a label; None where the cell is null, not a number, or blank."""
+    text = _text(value)
+    return text if text is not None and text.strip() else None
 
 
 def _bytes_name(value: object) -> str:

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,10 @@ def table_columns(table: str) -> list[str]:
         with filesystem.open_input_stream(paths[0], compression="detect") as text:
             lines = io.TextIOWrapper(text, encoding="utf-8-sig", newline="" if kind == "csv" else None)
             if kind == "csv":
-                return next(csv.reader(lines), [])
+                header = next(csv.reader(lines), [])
+                if "\0" in "".join(header):
+                    raise SourceError(f"the table must be text in UTF-8, got {header[0][:30]!r} in line 1 ({table})")
+                return header
             names: dict[str, None] = {}
             for number, line in enumerate(itertools.islice(lines, _N_SAMPLED_LINES), start=1):
                 if line.strip():
@@ -236,7 +240,32 @@ def _reading(place: str) -> Iterator[None]:
     except SourceError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+        if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in str(error):
+            raise SourceError(f"{_undecodable(place)} ({place}); save the table as UTF-8") from error
         raise SourceError(f"the table must be readable: {error} ({place}); repair or replace the file") from error
+
+
+def _undecodable(table: str) -> str:
+    """Say where a table of text is not UTF-8: the first line, its column in CSV, and the byte."""
+    filesystem, paths, kind = _files(table)
+    for path in paths if kind != "parquet" else ():
+        with filesystem.open_input_stream(path, compression="detect") as stream:
+            # Bytes that are not UTF-8 become characters of this range.
+            text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
+            reader = csv.reader(text)
+            header = next(reader, []) if kind == "csv" else []
+            for number, cells in enumerate(itertools.chain([header], reader) if kind == "csv" else ([x] for x in text)):
+                for index, cell in enumerate(cells):
+                    found = re.search("[\udc80-\udcff]", cell)
+                    if found is not None:
+                        start = max(0, found.start() - 15)
+                        around = cell[start : found.start() + 15].encode(errors="surrogateescape")
+                        column = f" of `{header[index]}`" if number and index < len(header) else ""
+                        line = f"row {number - 1}" if column else f"line {number + 1}"
+                        is_utf16 = b"\0" in around or around.startswith((b"\xff\xfe", b"\xfe\xff"))
+                        looks = ", which looks like UTF-16" if is_utf16 else ""
+                        return f"the table must be UTF-8, got {around!r} in {line}{column}{looks}"
+    return "the table must be UTF-8"
 
 
 def _stream_parquet(filesystem: Any, path: str, columns: list[str], n: int) -> Iterator[dict[str, list[Cell]]]:
@@ -247,8 +276,27 @@ def _stream_parquet(filesystem: Any, path: str, columns: list[str], n: int) -> I
         _require(columns, file.schema_arrow.names, path)
         for name in columns:
             _check_type(name, file.schema_arrow.field(name).type, path)
+        first_row = 0
         for batch in file.iter_batches(batch_size=n, columns=columns):
-            yield {name: batch.column(name).to_pylist() for name in columns}
+            yield {name: _values(batch.column(name), name, first_row, path) for name in columns}
+            first_row += batch.num_rows
+
+
+def _values(cells: pa.Array, name: str, first_row: int, path: str) -> list[Cell]:
+    try:
+        return list(cells.to_pylist())
+    except (ValueError, OverflowError):
+        for row, cell in enumerate(cells, first_row):
+            try:
+                cell.as_py()
+            except (ValueError, OverflowError) as error:
+                found = f" or numbers: {error}"
+                if isinstance(error, UnicodeDecodeError):
+                    found = f" in UTF-8, got {error.object[:30]!r}"
+                raise SourceError(
+                    f"`{name}` must hold text{found} in row {row} ({path}); convert the column"
+                ) from error
+        raise
 
 
 def _stream_csv(filesystem: Any, path: str, columns: list[str], n: int) -> Iterator[dict[str, list[Cell]]]:
@@ -285,6 +333,8 @@ def _stream_jsonl(filesystem: Any, path: str, columns: list[str], n: int) -> Ite
                     raise SourceError(
                         f"`{name}` must hold text or numbers, got {type(cell).__name__} in line {number} ({path})"
                     )
+                if isinstance(cell, str):
+                    _check_unicode(cell, f"`{name}`", number, path)
                 values[name].append(cell)
             if len(values[columns[0]]) == n:
                 yield values
@@ -298,11 +348,27 @@ def _record(line: str, number: int, path: str) -> dict[str, Any]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         got = error.msg
+    except RecursionError:
+        got = "one that is nested too deeply"
+    except ValueError:
+        got = "a number of too many digits"
     else:
         if isinstance(record, dict):
+            for key in record:
+                _check_unicode(key, "a key", number, path)
             return record
         got = type(record).__name__
     raise SourceError(f"each line must be one JSON object, got {got} in line {number} ({path}); correct the line")
+
+
+def _check_unicode(text: str, what: str, number: int, path: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can write and no encoding of text has."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(
+            f"{what} must hold text, got half of a character in line {number}: {text[:30]!a} ({path}); correct the line"
+        ) from error
 
 
 def _require(columns: Sequence[str], names: list[str], path: str) -> None:

@@ -115,7 +115,7 @@ def label_command(table: Path, config: Path, model: Path | None, top: int, outpu
     else:
         classifier, says = load_classifier(model), f"{model}"
     with chatter_to(spec.log) as console, Progress(console) as progress:
-        embeddings_of_table = embed_table(spec, source, folder / "embeddings", progress)
+        embeddings_of_table = embed_table(spec, source, folder / "embeddings", classifier, progress)
     items = rank_items(classifier, embeddings_of_table, source, top)
     listed = write_whole(folder / "label.csv", label_csv(items).encode())
     page = label_page(items[:top], len(items), source, spec.name, says)

@@ -6,21 +6,18 @@ Imports nothing heavy: no torch, ray, optuna or mlflow.
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from embedding_jobs.encoders.config import PACKAGE_SCHEME
-from embedding_jobs.encoders.registry import ENTRY_POINT_GROUP
 from study.config.addresses import secret_problems
 from study.config.cluster_rules import cluster_problems
+from study.config.encoder_rules import encoder_problems
 from study.config.method_rules import nearest, pruning_problems, search_problems
 from study.config.schema import Data, Encoders, Resources, Search, Section, Splits, StudySpec
 from study.config.table_rules import named_columns, size_problems, table_problems, unknown_class_problems
@@ -251,7 +248,7 @@ def _cross_problems(sections: Mapping[str, Any], invalid: set[str], *, looks: bo
     if not invalid & {"splits", "search", "resources"}:
         yield from _protocol_problems(splits, search, sections.get("resources", Resources()))
     if "encoders" in sections and looks:
-        yield from _encoder_problems(sections["encoders"])
+        yield from encoder_problems(sections["encoders"])
     if search is not None:
         yield from search_problems(search, training)
     rate = training.learning_rate
@@ -301,24 +298,3 @@ def _protocol_problems(splits: Splits, search: Search | None, resources: Resourc
             "`search.pruning.racing.splits_at_once` must be below `splits.n_search_splits` "
             f"({splits.n_search_splits}), or no split is saved, got {racing.splits_at_once}"
         )
-
-
-def _encoder_problems(encoders: Encoders) -> Iterator[str]:
-    for column, custom in encoders.custom.items():
-        if not entry_points(group=ENTRY_POINT_GROUP, name=custom.kind):
-            kinds = ", ".join(sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))) or "none"
-            yield f"`encoders.custom.{column}.kind` must be an installed kind of encoder ({kinds}), got {custom.kind!r}"
-    if encoders.text and encoders.text.model.startswith(PACKAGE_SCHEME):
-        package, _, folder = encoders.text.model.removeprefix(PACKAGE_SCHEME).partition("/")
-        found = importlib.util.find_spec(package)
-        if found is None:
-            other = package.replace("-", "_")
-            meant = other != package and importlib.util.find_spec(other) is not None
-            remedy = f"is it `{other}`?" if meant else "install it"
-            yield f"`encoders.text.model` names the Python package `{package}`, which is not installed; {remedy}"
-        elif not any(Path(place, folder).is_dir() for place in found.submodule_search_locations or ()):
-            yield f"`encoders.text.model` names the folder {folder} of the Python package `{package}`, which has none"
-    elif encoders.text and encoders.text.model.startswith("/") and not Path(encoders.text.model).is_dir():
-        yield f"`encoders.text.model` names the folder {encoders.text.model}, which does not exist"
-    if encoders.image and encoders.image.checkpoint and not Path(encoders.image.checkpoint).is_file():
-        yield f"`encoders.image.checkpoint` names {encoders.image.checkpoint}, which does not exist"

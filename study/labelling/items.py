@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from embedding_jobs.encoders.config import column_name
 from embedding_jobs.errors import SourceError
-from embedding_jobs.pipeline.extract import extract
+from embedding_jobs.pipeline.extract import check_extraction, run_extraction
 from embedding_jobs.sources.items import Source, iter_items
 from embedding_jobs.sources.tables import table_columns
 from embedding_jobs.store.manifests import comparable
@@ -63,17 +65,19 @@ def unlabelled_source(spec: StudySpec, table: Path) -> Source:
     return replace(spec.data.source, table=str(table.resolve()), label=spec.data.id)
 
 
-def embed_table(spec: StudySpec, source: Source, store: Path, progress: Progress) -> Embeddings:
+def embed_table(spec: StudySpec, source: Source, store: Path, classifier: Classifier, progress: Progress) -> Embeddings:
     """Encode a table's columns with the study's encoders into a store; finished parts are not encoded again.
 
     Raises:
         SourceError: The table is not valid.
         EncoderError: An encoder is not available.
         StoreError: The store belongs to another table or encoder.
+        ModelError: The classifier was trained on embeddings of other encoders; nothing is encoded.
     """
-    connect_ray(spec)
     configs = spec.column_encoders
-    extract(source, configs, store, rows_per_shard=spec.resources.rows_per_shard, on_progress=progress.embedding)
+    checked = check_extraction(source, configs, store, rows_per_shard=spec.resources.rows_per_shard)
+    _refuse_other_encoders(classifier, checked.fingerprints)
+    run_extraction(checked, on_progress=progress.embedding, start_ray=lambda: connect_ray(spec))
     progress.end_embedding()
     return Store(store).load([column_name(column, config) for column, config in configs.items()])
 
@@ -82,11 +86,7 @@ def rank_items(classifier: Classifier, embeddings: Embeddings, source: Source, n
     """Return every item of a table in the order in which to label them, by `study.labelling.ranking.rank`.
 
     Near-duplicates are avoided in the first `n_top` places.
-
-    Raises:
-        ModelError: The classifier was trained on embeddings of other encoders.
     """
-    _check_inputs(classifier, embeddings)
     predicted = classifier.predict(embeddings.matrix)
     confidence = predicted["confidence"].to_numpy()
     order = rank(confidence, (predicted["class"] == NONE).to_numpy(), embeddings.matrix, n_top)
@@ -127,15 +127,14 @@ def label_csv(items: list[RankedItem]) -> str:
     return stream.getvalue()
 
 
-def _check_inputs(classifier: Classifier, embeddings: Embeddings) -> None:
-    columns = [embeddings.provenance["columns"][name] for name in embeddings.columns]
-    found = [(one["column"], comparable(one["fingerprint"])) for one in columns]
-    expected = [(one.column, comparable(dict(one.fingerprint))) for one in classifier.inputs]
-    if found != expected:
+def _refuse_other_encoders(classifier: Classifier, fingerprints: Mapping[str, Mapping[str, Any]]) -> None:
+    asked = [(column, comparable(dict(made_of))) for column, made_of in fingerprints.items()]
+    if asked != [(one.column, comparable(dict(one.fingerprint))) for one in classifier.inputs]:
         names = ", ".join(f"{one.column} by {one.encoder}" for one in classifier.inputs)
         raise ModelError(
-            f"The embeddings must come from the encoders that the classifier was trained on ({names}), got "
-            f"{', '.join(embeddings.columns)}, or other weights. Use the study that exported the model."
+            f"The embeddings must come from the encoders that the classifier was trained on ({names}), but the study "
+            f"encodes {', '.join(fingerprints)} by others, or with other weights or settings. Use the study that "
+            "exported the model."
         )
 
 

@@ -12,14 +12,16 @@ classifier.json         format, threshold, classes, inputs (which encoder made t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -146,6 +148,20 @@ class Classifier:
         (folder / _DESCRIPTION).write_text(text, encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class _Described:
+    """What `classifier.json` says of a classifier."""
+
+    classes: tuple[str, ...]
+    threshold: float
+    inputs: tuple[InputColumn, ...]
+    trained: dict[str, Any]
+    residual: tuple[int, ...]
+
+
+_FROM_JSON = TypeAdapter(_Described)
+
+
 def load_classifier(folder: Path) -> Classifier:
     """Read a classifier from its own files, or from the MLflow model that contains them.
 
@@ -155,26 +171,60 @@ def load_classifier(folder: Path) -> Classifier:
     # In an MLflow model, they are in a subfolder of its data.
     place = next((path.parent for path in sorted(folder.glob(f"data/*/{_DESCRIPTION}"))), folder)
     try:
-        description = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
-        if description.get("format") != _FORMAT:
-            raise ModelError(f"{place} must hold a classifier of format {_FORMAT}, got {description.get('format')}.")
+        raw = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
+        found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+        if found != _FORMAT:
+            raise ModelError(f"{place} must hold a classifier of format {_FORMAT}, got {found!s:.80}.")
+        described = _FROM_JSON.validate_python(raw)
         tensors = load_file(place / _WEIGHTS)
         n_layers = sum(name.startswith("weight.") for name in tensors)
-        return Classifier(
+        classifier = Classifier(
             weights=tuple(tensors[f"weight.{layer}"] for layer in range(n_layers)),
             biases=tuple(tensors[f"bias.{layer}"] for layer in range(n_layers)),
             shift=tensors["shift"],
             scale=tensors["scale"],
-            classes=tuple(description["classes"]),
-            threshold=float(description["threshold"]),
-            inputs=tuple(InputColumn(**one) for one in description["inputs"]),
-            trained=description["trained"],
-            residual=tuple(description["residual"]),
+            **{field.name: getattr(described, field.name) for field in fields(_Described)},
         )
+        if problem := next(_problems(classifier), None):
+            raise ModelError(f"{place} must hold a classifier whose parts fit together: {problem}. Export it again.")
+        return classifier
     except ModelError:
         raise
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{folder} must hold an exported classifier ({error}). `study export` writes one.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = f"`{'.'.join(map(str, first['loc']))}` in {_DESCRIPTION}: {first['msg']}"
+    except KeyError as error:
+        reason = f"{_WEIGHTS} has no tensor {error}"
+    except RecursionError:
+        reason = f"{_DESCRIPTION} is nested too deeply"
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error)
+    raise ModelError(f"{folder} must hold an exported classifier ({reason}). `study export` writes one.")
+
+
+def _problems(one: Classifier) -> Iterator[str]:
+    """Yield what does not fit together in a classifier that was read from files."""
+    tensors = (*one.weights, *one.biases, one.shift, one.scale)
+    if any(tensor.dtype != np.float32 or not np.isfinite(tensor).all() for tensor in tensors):
+        yield "its weights are not finite numbers of type float32"
+    widths = [one.shift.shape, *(bias.shape for bias in one.biases)]
+    if not one.weights or any(len(shape) != 1 for shape in widths):
+        yield f"it needs layers with biases of one dimension, got {widths[1:]}"
+        return
+    expected = [(*before, *after) for before, after in pairwise(widths)]
+    if [weight.shape for weight in one.weights] != expected:
+        yield f"the weights must be {expected}, got {[weight.shape for weight in one.weights]}"
+    if one.scale.shape != one.shift.shape or not one.scale.all():
+        yield f"the scale of the inputs must be {one.shift.shape} and nowhere 0, got {one.scale.shape}"
+    if widths[-1] != (len(one.classes),) or not one.classes:
+        yield f"the last layer must have an output for each of {len(one.classes)} classes, got {widths[-1][0]}"
+    if one.n_features != sum(column.dimension for column in one.inputs):
+        yield f"its columns must have {one.n_features} dimensions, got {[column.dimension for column in one.inputs]}"
+    if not 0 <= one.threshold <= 1:
+        yield f"the threshold must be from 0 to 1, got {one.threshold}"
+    for layer in one.residual:
+        if not 0 <= layer < len(one.weights) - 1 or widths[layer] != widths[layer + 1]:
+            yield f"layer {layer} cannot be residual: it is no hidden layer, or changes the width"
 
 
 def _load_pyfunc(path: str) -> Classifier:

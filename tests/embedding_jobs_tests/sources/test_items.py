@@ -72,7 +72,7 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     message = str(caught.value)
     assert "3 problems" in message
     assert "'1' in rows 0 and 1" in message
-    assert "`kind` must not be null: row 0" in message
+    assert "`kind` must not be null, NaN or empty: row 0" in message
     assert "at least 2 classes, got 1: ['x']" in message
     assert str(tmp_path) in message
 
@@ -120,3 +120,89 @@ def test_missing_images_are_found_before_any_compute(tmp_path: Path) -> None:
     facts = check_source(source, allow_missing_images=True)
     (tmp_path / "a.jpg").write_bytes(b"xy")
     assert check_source(source, allow_missing_images=True) != facts, "a replaced image is another input"
+
+
+ONE_OF_EACH = [1, "1", True, 1.0, "x"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_labels_of_several_types_are_named(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".jsonl":
+        rows = [{"sku": str(i), "kind": kind} for i, kind in enumerate(ONE_OF_EACH)]
+        table = write_table(tmp_path / "t.jsonl", rows)
+    else:  # a column of a Parquet file has one type; a directory may hold several files
+        table = str(tmp_path)
+        for i, kind in enumerate(ONE_OF_EACH):
+            write_table(tmp_path / f"{i}.parquet", [{"sku": str(i), "kind": kind}])
+    with pytest.raises(SourceError) as caught:
+        check_source(Source(table, "sku", "kind"))
+    for words in ("`kind` must hold values of one type", "(row 0: 1)", "(row 1: '1')", "(row 2: True)", "(row 3: 1.0)"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_missing_label_is_no_class(tmp_path: Path, suffix: str) -> None:
+    missing = [None, " ", "nan", "NaN", *([float("nan")] if suffix == ".jsonl" else [])]
+    rows: list[dict[str, object]] = [{"sku": str(i), "kind": kind} for i, kind in enumerate(["a", "b", *missing])]
+    with pytest.raises(SourceError) as caught:
+        check_source(Source(write_table(tmp_path / f"t{suffix}", rows), "sku", "kind"))
+    assert "null, NaN or empty: rows 2, 3" in str(caught.value)
+    assert "written as text: rows 4 ('nan'), 5 ('NaN')" in str(caught.value)
+    frame = pa.table({"sku": [1, 2, 3], "kind": [1.0, 2.0, float("nan")]})
+    pq.write_table(frame, tmp_path / "n.parquet")
+    with pytest.raises(SourceError, match=r"`kind` must not be null, NaN or empty: row 2 \(the first is row 0\)"):
+        check_source(Source(str(tmp_path / "n.parquet"), "sku", "kind"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_binary_text_is_named(tmp_path: Path, suffix: str) -> None:
+    titles = ["plain", "PK\0\3", "\1\2\3 mostly", "one slip \2 in a long title", "tab\tand\nline"]
+    rows: list[dict[str, object]] = [
+        {"sku": str(i), "title": title, "kind": "ab"[i % 2] + "\1" * (i == 3)} for i, title in enumerate(titles)
+    ]
+    with pytest.raises(SourceError) as caught:
+        check_source(Source(write_table(tmp_path / f"t{suffix}", rows), "sku", "kind", ("title",)))
+    assert "`title` must hold text, got binary data in rows 1 ('PK\\x00\\x03'), 2 (" in str(caught.value)
+    assert "`kind` must hold text, got binary data in row 3 ('b\\x01')" in str(caught.value)
+
+
+def test_bytes_are_no_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"sku": ["1", "2"], "kind": [b"a", b"b"]}), tmp_path / "t.parquet")
+    with pytest.raises(SourceError, match=r"`kind` must hold text, got bytes in rows 0 \(b'a'\), 1 .*convert"):
+        check_source(Source(str(tmp_path / "t.parquet"), "sku", "kind"))
+
+
+CSV = "sku,title,kind\n1,one,a\n2,café,b\n"
+
+JSONL = '{"sku": 1, "title": "one", "kind": "a"}\n{"sku": 2, "title": "café", "kind": "b"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (
+            "t.csv",
+            CSV.encode("latin-1"),
+            r"must be UTF-8, got b'caf\\xe9' in row 1 of `title`.*save the table as UTF-8",
+        ),
+        ("t.csv", CSV.encode("utf-16"), r"in line 1, which looks like UTF-16"),
+        ("t.csv", CSV.encode("utf-16-le"), r"UTF-16"),
+        ("t.jsonl", JSONL.encode("latin-1"), r"must be UTF-8, got .*xe9.* in line 2 "),
+        ("t.jsonl", JSONL.encode("utf-16"), r"in line 1, which looks like UTF-16"),
+        ("t.jsonl", JSONL.replace("café", "\\ud800x").encode(), r"`title` must hold text, got half .* in line 2"),
+        ("t.jsonl", JSONL.replace('"café"', "[" * 100_000).encode(), r"nested too deeply in line 2"),
+        ("t.jsonl", JSONL.replace('"café"', "9" * 5000).encode(), r"a number of too many digits in line 2"),
+        ("t.jsonl", JSONL.replace('"title"', '"\\udc00"').encode(), r"a key must hold text, got half .* in line 1"),
+    ],
+)
+def test_what_is_no_text_in_utf_8_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=words):
+        check_source(Source(str(tmp_path / name), "sku", "kind", ("title",)))
+
+
+def test_undecodable_text_in_parquet_is_named(tmp_path: Path) -> None:
+    titles = pa.array([b"a", b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"sku": ["1", "2"], "kind": ["a", "b"], "title": titles}), tmp_path / "t.parquet")
+    with pytest.raises(SourceError, match=r"`title` must hold text in UTF-8, got b'caf\\xe9' in row 1"):
+        check_source(Source(str(tmp_path / "t.parquet"), "sku", "kind", ("title",)))

@@ -25,8 +25,8 @@ from study.config.load import load_spec
 from study.errors import ModelError, RunError
 from study.execution.progress import Progress
 from study.execution.run import run_study
-from study.labelling.items import rank_items, unlabelled_source
-from study.model.classifier import InputColumn, load_classifier
+from study.labelling.items import unlabelled_source
+from study.model.classifier import load_classifier
 from study.model.export import train_best, write_model
 from study.model.retrain import find_trial, open_study
 from study.model.verify import verify_cell
@@ -266,11 +266,38 @@ def test_a_table_is_ranked(finished: Path, tmp_path: Path) -> None:
     assert "<b>zebra" not in page
 
 
-def test_a_classifier_of_other_encoders_is_refused(finished: Path) -> None:
-    spec = load_spec(finished)
-    trained = train_best(spec.root)
-    other = (InputColumn("title", "bert", 768, {"weights": "other"}),)
-    classifier = dataclasses.replace(trained.classifier, inputs=other)
-    source = unlabelled_source(spec, finished.parent / "table.csv")
-    with pytest.raises(ModelError, match=r"trained on \(title by bert\), got title--gt_all"):
-        rank_items(classifier, open_study(spec.root).embeddings, source, 5)
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_encoded(
+    finished: Path, tmp_path: Path, command: Command
+) -> None:
+    trained = train_best(load_spec(finished).root).classifier
+    (column,) = trained.inputs
+
+    def refused(name: str, **changes: Any) -> str:
+        (tmp_path / name).mkdir()
+        dataclasses.replace(trained, **changes).save(tmp_path / name)
+        return said_of(tmp_path / name)
+
+    def said_of(model: Path) -> str:
+        table, out = str(finished.parent / "table.csv"), tmp_path / "label"
+        code, _, said = command("label", table, "-c", str(finished), "--model", str(model), "-o", str(out))
+        assert (code, out.exists()) == (2, False), said
+        return said
+
+    other = dataclasses.replace(column, encoder="bert", fingerprint={"weights": "other"})
+    assert "trained on (title by bert), but the study encodes title by others" in refused("other", inputs=(other,))
+    narrow = dataclasses.replace(column, dimension=3)
+    assert "its columns must have 768 dimensions, got [3]" in refused("narrow", inputs=(narrow,))
+    assert "an output for each of 1 classes" in refused("classes", classes=("a",))
+    assert "the weights must be [(768, 16), (16, " in refused("weights", weights=trained.weights[::-1])
+    assert "must be (768,) and nowhere 0" in refused("scale", scale=trained.scale[:5])
+    assert "not finite numbers" in refused("nan", shift=trained.shift * np.float32("nan"))
+    assert "layer 0 cannot be residual" in refused("residual", residual=(0,))
+    assert "the threshold must be from 0 to 1, got 7" in refused("threshold", threshold=7)
+    for name, text, words in (
+        ("deep", "[" * 100_000, "nested too deeply"),
+        ("list", "[]", "of format 2, got list"),
+        ("shape", '{"format": 2, "classes": 3}', "`classes` in classifier.json"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "classifier.json").write_text(text)
+        assert words in said_of(tmp_path / name)

