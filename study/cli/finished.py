@@ -34,11 +34,12 @@ def compare_command(studies: tuple[str, ...], output: Path | None) -> None:
 @click.argument("cell")
 @config_option
 @_split_option
-@click.option("--tolerance", default=0.001, show_default=True, help="Largest difference between metrics that agree.")
+@click.option("--tolerance", default=0.001, show_default=True, help="Largest difference that agrees on other hardware.")
 def verify_command(cell: str, config: Path, split: int | None, tolerance: float) -> None:
     """Retrain a CELL of the table; exit code 1 if the results differ.
 
-    A CELL is a method, or a candidate such as 'e_mixup(alpha=0.3)'.
+    On the kind of CPU that made the record, they must be equal to the bit; elsewhere, within the tolerance. A CELL is a
+    method, or a candidate such as 'e_mixup(alpha=0.3)'.
     """
     from study.cli.console import show_table
     from study.config.load import load_spec
@@ -49,9 +50,10 @@ def verify_command(cell: str, config: Path, split: int | None, tolerance: float)
     if found.recorded_on != found.retrained_on:
         click.echo(f"Recorded on other hardware: {found.recorded_on}; now {found.retrained_on}.")
     word = "agrees" if found.agrees else "does not agree"
+    how = "to the bit" if found.equal or found.must_be_equal else f"within {tolerance:g}"
     click.echo(
-        f"{found.trial} {word}, within {tolerance:g}: {found.n_changed} of {found.n_items} items are predicted "
-        f"differently, confidences differ by at most {found.confidence_difference:.1g}."
+        f"{found.trial} {word}, {how}: {found.n_changed} of {found.n_items} items are judged differently, "
+        f"confidences differ by at most {found.confidence_difference:.1g}."
     )
     sys.exit(0 if found.agrees else 1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,18 @@ from analysis.report.tables import TerminalTable
 from study.errors import RunError
 from study.model.retrain import find_trial, open_study
 from trainables.packs.single import train_trial
-from trainables.records.types import TrialConfig
+from trainables.records.types import Curves, ItemResults, TrialConfig
 
-# Endings of figures that are shown but not judged: they jump between evaluations, or are times.
-_NOT_JUDGED = ("_to_99", "crossing_threshold")
+# Endings of figures that are shown but not judged where the hardware is another: they jump between evaluations.
+_JUMPING = ("_to_99", "crossing_threshold")
+
+# Beginning of a figure that is a time, which no two trainings share.
+_TIME = "seconds_"
 
 
 @dataclass(frozen=True)
 class VerifiedFigure:
-    """One figure, and whether its two values agree within the tolerance; None for a figure that is not judged."""
+    """One figure, and whether its two values agree; None for a figure that is not judged."""
 
     name: str
     recorded: float
@@ -38,6 +41,8 @@ class Verification:
         confidence_difference: Largest difference in the confidence of an item.
         recorded_on: Hardware that made the record.
         retrained_on: Hardware of the retraining.
+        equal: Whether every figure but times, every curve and every item's result is equal to the bit.
+        must_be_equal: Whether they must be: both trainings were on one kind of CPU.
     """
 
     trial: TrialConfig
@@ -47,17 +52,20 @@ class Verification:
     confidence_difference: float
     recorded_on: str
     retrained_on: str
+    equal: bool
+    must_be_equal: bool
 
     @property
     def agrees(self) -> bool:
-        """Whether every judged figure agrees."""
-        return all(figure.agrees is not False for figure in self.figures)
+        """Whether the results are equal, or need not be and every judged figure agrees."""
+        return self.equal or (not self.must_be_equal and all(figure.agrees is not False for figure in self.figures))
 
 
 def verify_cell(root: Path, cell: str, split: int | None, tolerance: float = 0.001) -> Verification:
     """Retrain the trial that `find_trial` finds, from the study's own description, and compare.
 
-    `tolerance` is the largest difference that agrees; rounding on other hardware explains those below the default.
+    On the kind of CPU that made the record, the results must be equal to the bit. Elsewhere, figures agree within
+    `tolerance`; rounding on other hardware explains differences below the default.
 
     Raises:
         RunError: No finished trial matches, or the study's embeddings have changed.
@@ -68,21 +76,36 @@ def verify_cell(root: Path, cell: str, split: int | None, tolerance: float = 0.0
     before, after = record.items, trained.result.items
     if before is None or not np.array_equal(before.item, after.item):
         raise RunError(f"{record.config} was evaluated on other items than its split gives now. Run the study again.")
+    recorded_on = record.provenance.get("hardware", trained.hardware)
+    must_be_equal = recorded_on == trained.hardware and recorded_on.startswith("cpu")
     figures = []
     for name, value in record.metrics.items():
         now = trained.result.metrics.get(name, np.nan)
         agrees: bool | None = None
-        if not name.endswith(_NOT_JUDGED):
-            agrees = bool(abs(now - value) <= tolerance or (np.isnan(value) and np.isnan(now)))
+        if not name.startswith(_TIME) and (must_be_equal or not name.endswith(_JUMPING)):
+            limit = 0.0 if must_be_equal else tolerance
+            agrees = bool(abs(now - value) <= limit or (np.isnan(value) and np.isnan(now)))
         figures.append(VerifiedFigure(name, value, now, agrees))
+    judged = [one for one in figures if not one.name.startswith(_TIME)]
     return Verification(
         trial=record.config,
         figures=tuple(figures),
         n_items=len(after.item),
         n_changed=int(((before.predicted != after.predicted) | (before.correct != after.correct)).sum()),
         confidence_difference=float(np.abs(before.confidence - after.confidence).max()),
-        recorded_on=record.provenance.get("hardware", trained.hardware),
+        recorded_on=recorded_on,
         retrained_on=trained.hardware,
+        equal=np.array_equal([one.recorded for one in judged], [one.retrained for one in judged], equal_nan=True)
+        and _equal(record.curves, trained.result.curves)
+        and _equal(before, after),
+        must_be_equal=must_be_equal,
+    )
+
+
+def _equal(one: Curves | ItemResults, other: Curves | ItemResults) -> bool:
+    """Return whether two values of one kind are equal in every element of every field."""
+    return all(
+        np.array_equal(getattr(one, field.name), getattr(other, field.name), equal_nan=True) for field in fields(one)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -110,7 +111,19 @@ def on_device(context: PackContext) -> tuple[Tensor, Tensor, str]:
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         arrays = torch.from_numpy(context.embeddings), torch.from_numpy(context.labels)
     embeddings, labels = (array.to("cuda" if on_gpu else "cpu") for array in arrays)
-    return embeddings, labels, torch.cuda.get_device_name() if on_gpu else f"cpu, {context.n_threads} threads"
+    return embeddings, labels, torch.cuda.get_device_name() if on_gpu else _cpu(context.n_threads)
+
+
+def _cpu(n_threads: int) -> str:
+    """Return the kind of CPU, its vector instructions and the number of threads: they determine how numbers round."""
+    details: dict[str, str] = {}
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
+        name, _, value = line.partition(":")
+        details.setdefault(name.strip(), value.strip())
+    kind = " ".join(details[name] for name in ("model name", "cpu family", "model", "stepping") if name in details)
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"cpu {kind or platform.machine()}, {instructions}, {n_threads} threads"
 
 
 def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: Tensor) -> LaneTraining:

@@ -194,7 +194,7 @@ class TrialRecord:
         curves: Learning, threshold and ROC curves.
         items: Per-item results; None if they were not read.
         started_at_s: Start of its pack, seconds since 1970.
-        duration_s: Device seconds: wall time of the pack divided by its lanes.
+        duration_s: Device seconds: its share of the time that its pack trained.
         provenance: Digests of settings and embeddings, versions, hardware and commit that made it.
     """
 

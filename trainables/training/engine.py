@@ -1,8 +1,9 @@
 """Train the lanes of a pack in lockstep, on one device. Plain PyTorch, without Ray or the study file.
 
 A lane is one trial. Lanes of one method form a stack, which is trained as one model. Each lane has its own items,
-initial weights, batch order and random streams, so that its result is the same as when it trains alone. A lane that
-ends early leaves its stack, and the others get faster.
+initial weights, batch order and random streams, so that its result is the same as when it trains alone, up to rounding.
+A lane that ends early leaves its stack, and the others get faster. `trainables.training.start` chooses what trains in
+lockstep.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def test_a_finished_study_has_nothing_to_do(finished: Path) -> None:
 def test_the_layer_auto_is_read_back(finished: Path) -> None:
     done = CliRunner().invoke(study, ["verify", AUTO, "--split", "1", "-c", str(finished)])
     assert done.exit_code == 0, done.output
-    assert "0 of 144 items are predicted differently" in " ".join(done.output.split())
+    assert "agrees, to the bit: 0 of 144 items are judged differently" in " ".join(done.output.split())
     assert "layer_targeted" in done.output
 
 

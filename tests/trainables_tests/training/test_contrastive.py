@@ -17,7 +17,7 @@ from trainables.training.engine import Training
 from trainables.training.pretraining import PROBED, ContrastiveTraining
 from trainables.training.protocol import LaneFailure, LaneResult, PackInputs, TrainingError
 from trainables.training.settings import HoldOut, LearningRate, Pretraining, Settings
-from trainables.training.start import start_training
+from trainables.training.start import start_lockstep, start_training
 
 CONTRASTIVE = [name for name, method in METHODS.items() if isinstance(method, Contrastive)]
 
@@ -55,9 +55,9 @@ def test_a_lane_equals_its_solo_run(name: str) -> None:
     lanes = lanes_of(name.replace("auto", "deep_dropout"), [3, 4, 5])
     if name.endswith("auto"):
         lanes = [replace(lane, params={**lane.params, "layer": AUTO}) for lane in lanes]
-    together = finish(start_training(PackInputs(x, labels, lanes, settings)))
+    together = finish(start_lockstep(PackInputs(x, labels, lanes, settings)))
     for lane, result in zip(lanes, together, strict=True):
-        (solo,) = finish(start_training(PackInputs(x, labels, [lane], settings)))
+        (solo,) = finish(start_lockstep(PackInputs(x, labels, [lane], settings)))
         assert_equal_lanes(result, solo)
         np.testing.assert_allclose(result.curves.epoch_cka, solo.curves.epoch_cka, atol=1e-4)
         for figure in (*(f"probe_{one}" for one in PROBED), "layer_targeted"):
@@ -159,8 +159,8 @@ def test_auto_targets_the_layer_most_like_the_next(name: str) -> None:
     (lane,) = lanes_of(method, [1])
     chosen = replace(lane, params={**lane.params, "layer": AUTO, "components": 5.0})
     fixed = replace(lane, params={**lane.params, "layer": float(expected), "components": 5.0})
-    (auto,) = finish(start_training(PackInputs(x, labels, [chosen], SETTINGS)))
-    (plain,) = finish(start_training(PackInputs(x, labels, [fixed], SETTINGS)))
+    (auto,) = finish(start_lockstep(PackInputs(x, labels, [chosen], SETTINGS)))
+    (plain,) = finish(start_lockstep(PackInputs(x, labels, [fixed], SETTINGS)))
     assert auto.metrics["layer_targeted"] == expected
     assert_equal_lanes(auto, plain)
     assert auto.device_s > plain.device_s / 2
@@ -171,7 +171,7 @@ def test_auto_targets_the_layer_most_like_the_next(name: str) -> None:
 def test_where_every_scout_diverges_its_reason_is_told(method: str) -> None:
     x, labels = items()
     lanes = [replace(lane, params={**lane.params, "layer": AUTO}) for lane in lanes_of(method, [1, 2])]
-    training = start_training(PackInputs(x * math.nan, labels, lanes, SETTINGS))
+    training = start_lockstep(PackInputs(x * math.nan, labels, lanes, SETTINGS))
     while not training.finished:
         training.advance()
     results = training.results()
@@ -185,7 +185,7 @@ def test_an_auto_lane_of_one_evaluation_can_be_exported() -> None:
     x, labels = items()
     (lane,) = lanes_of("deep_dropout", [1])
     settings = replace(SETTINGS, evaluate_every_epochs=SETTINGS.epochs)
-    training = start_training(PackInputs(x, labels, [replace(lane, params={**lane.params, "layer": AUTO})], settings))
+    training = start_lockstep(PackInputs(x, labels, [replace(lane, params={**lane.params, "layer": AUTO})], settings))
     trained = finish_training(training, "cpu")
     assert trained.result.metrics["layer_targeted"] in (0, 1, 2)
     assert len(trained.weights) == len(settings.hidden) + 1
@@ -198,14 +198,14 @@ def test_a_lane_that_diverges_fails_alone(method: str, layer: float) -> None:
     lanes = [replace(lane, params={**lane.params, "layer": layer}) for lane in lanes_of(method, [0, 1])]
     # NT-Xent looks at directions alone and survives much: weights must leave the range of numbers.
     lanes[0] = replace(lanes[0], params={**lanes[0].params, "learning_rate_low": 1e38})
-    training = start_training(PackInputs(x, labels, lanes, SETTINGS))
+    training = start_lockstep(PackInputs(x, labels, lanes, SETTINGS))
     while not training.finished:
         training.advance()
     failed, other = training.results()
     assert isinstance(failed, LaneFailure)
     assert "on split 0 is nan by epoch" in failed.reason
     assert isinstance(other, LaneResult)
-    (solo,) = finish(start_training(PackInputs(x, labels, [lanes[1]], SETTINGS)))
+    (solo,) = finish(start_lockstep(PackInputs(x, labels, [lanes[1]], SETTINGS)))
     assert_equal_lanes(other, solo)
 
 
@@ -213,7 +213,7 @@ def test_a_lane_that_diverges_fails_alone(method: str, layer: float) -> None:
 def test_lanes_that_leave_change_nothing_for_the_rest(n_before: int) -> None:
     """While pretraining, and after it."""
     x, labels = items()
-    training = start_training(PackInputs(x, labels, lanes_of("contrastive_deep_dropout", [0, 1, 2]), SETTINGS))
+    training = start_lockstep(PackInputs(x, labels, lanes_of("contrastive_deep_dropout", [0, 1, 2]), SETTINGS))
     for _ in range(n_before):
         training.advance()
     training.stop([0])

@@ -16,7 +16,7 @@ from trainables.training.model import LaneMLP
 from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, PackInputs, TrainingError
 from trainables.training.settings import HoldOut, Lane, Pretraining, Settings
 from trainables.training.stack import triangular
-from trainables.training.start import start_training
+from trainables.training.start import start_lockstep
 from trainables.training.supervised import balanced_order
 
 SETTINGS = Settings(  # 50 steps of 5 an epoch
@@ -55,7 +55,7 @@ def finish(training: LaneTraining) -> list[LaneResult]:
 
 def run(name: str, seeds: Sequence[int], settings: Settings = SETTINGS) -> list[LaneResult]:
     x, labels = items()
-    return finish(start_training(PackInputs(x, labels, lanes_of(name, seeds), settings)))
+    return finish(start_lockstep(PackInputs(x, labels, lanes_of(name, seeds), settings)))
 
 
 def assert_equal_lanes(one: LaneResult, other: LaneResult) -> None:
