@@ -50,8 +50,8 @@ class CalibrationErrors:
         rows, columns, gaps = [], [], []
         for split, one in enumerate(items):
             known = one.known
-            confidence = one.confidence[known].astype(np.float64)
-            rows.append(split * N_BINS + confidence_bins(one.confidence[known], N_BINS))
+            confidence = one.confidence[known]
+            rows.append(split * N_BINS + confidence_bins(confidence, N_BINS))
             columns.append(one.item[known])
             gaps.append(confidence - (one.predicted == one.label)[known])
         row, column = np.concatenate(rows), np.concatenate(columns)
@@ -66,7 +66,7 @@ class CalibrationErrors:
 
 
 class Detection:
-    """AUROC and average precision (AUPR) of detecting "none" items by their low confidence.
+    """AUROC and average precision (AUPR) of detecting "none" items by their low confidence, ranked as logits.
 
     Each "none" item is ranked among the known ones once; a draw then only sums weights.
 
@@ -87,10 +87,10 @@ class Detection:
 
 
 class _Ranked:
-    """The "none" items of one split, ranked among the known ones by confidence, lowest first."""
+    """The "none" items of one split, ranked among the known ones by logit, lowest first."""
 
     def __init__(self, items: Any) -> None:
-        none, known = items.confidence[~items.known], items.confidence[items.known]
+        none, known = items.logit[~items.known], items.logit[items.known]
         by_none, by_known = np.argsort(none, kind="stable"), np.argsort(known, kind="stable")
         none, known = none[by_none], known[by_known]
         self._none = items.item[~items.known][by_none]

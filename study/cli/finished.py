@@ -53,7 +53,7 @@ def verify_command(cell: str, config: Path, split: int | None, tolerance: float)
     how = "to the bit" if found.equal or found.must_be_equal else f"within {tolerance:g}"
     click.echo(
         f"{found.trial} {word}, {how}: {found.n_changed} of {found.n_items} items are judged differently, "
-        f"confidences differ by at most {found.confidence_difference:.1g}."
+        f"logits differ by at most {found.logit_difference:.1g}."
     )
     sys.exit(0 if found.agrees else 1)
 

@@ -89,7 +89,7 @@ def rank_items(classifier: Classifier, embeddings: Embeddings, source: Source, n
     """
     predicted = classifier.predict(embeddings.matrix)
     confidence = predicted["confidence"].to_numpy()
-    order = rank(confidence, (predicted["class"] == NONE).to_numpy(), embeddings.matrix, n_top)
+    order = rank(predicted["logit"].to_numpy(), (predicted["class"] == NONE).to_numpy(), embeddings.matrix, n_top)
     rank_of = {item: place for place, item in enumerate(order.tolist(), start=1)}
     place_of = {str(one): place for place, one in enumerate(embeddings.ids)}
     items = []

@@ -10,7 +10,7 @@ _POOL_FACTOR = 20
 
 
 def rank(
-    confidence: npt.NDArray[np.floating],
+    logit: npt.NDArray[np.floating],
     is_none: npt.NDArray[np.bool_],
     embeddings: npt.NDArray[np.float32],
     n_top: int,
@@ -20,10 +20,11 @@ def rank(
     Items predicted "none" come before all others. Within each of the two groups, the first places are filled one by
     one, each with the item of the largest product of doubt and distance: doubt is 1 - confidence, distance is
     1 - cosine similarity to the nearest item already placed. A near-duplicate of a placed item has almost no distance,
-    so it does not follow it. The other items are sorted by rising confidence.
+    so it does not follow it. The other items are sorted by rising confidence. Logits tell items apart whose confidence
+    rounds to 1.
 
     Args:
-        confidence: In [0, 1] (items,).
+        logit: Logit of each item's confidence (items,).
         is_none: Whether "none" is predicted (items,).
         embeddings: (items, features).
         n_top: Number of places that are filled by doubt and distance.
@@ -36,14 +37,15 @@ def rank(
         https://doi.org/10.1016/0304-3975(85)90224-5: farthest-first; Sener and Savarese, "Active Learning for
         Convolutional Neural Networks: A Core-Set Approach" (2018), https://arxiv.org/abs/1708.00489.
     """
-    order = np.argsort(confidence, kind="stable")
+    order = np.argsort(logit, kind="stable")
     ranked: list[npt.NDArray[np.int64]] = []
     above = np.empty((0, embeddings.shape[1]), dtype=np.float32)
     for group in (order[is_none[order]], order[~is_none[order]]):
         n_places = min(n_top, len(group))
         pool = group[: _POOL_FACTOR * n_places]
         directions = _directions(embeddings[pool])
-        taken = _farthest_first(1 - confidence[pool].astype(np.float64), directions, above, n_places)
+        doubt = np.exp(-np.logaddexp(0, logit[pool].astype(np.float64)))
+        taken = _farthest_first(doubt, directions, above, n_places)
         ranked += [group[taken], np.delete(group, taken)]
         above = directions[taken]
         n_top -= n_places

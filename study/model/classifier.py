@@ -85,8 +85,8 @@ class Classifier:
         """Length of an input."""
         return len(self.shift)
 
-    def probabilities(self, embeddings: npt.ArrayLike) -> _Floats:
-        """Return the probability of each class (items, classes), independent of the others: a row does not sum to 1.
+    def logits(self, embeddings: npt.ArrayLike) -> _Floats:
+        """Return the logit of each class (items, classes).
 
         Args:
             embeddings: (items, features), the columns of `inputs` side by side.
@@ -104,9 +104,15 @@ class Classifier:
             for number, (weight, bias) in enumerate(zip(self.weights[:-1], self.biases[:-1], strict=True)):
                 out = np.maximum(h @ weight + bias, np.float32(0))
                 h = h + out if number in self.residual else out
-            logits = h @ self.weights[-1] + self.biases[-1]
-            found[start : start + _ROWS_AT_ONCE] = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
+            found[start : start + _ROWS_AT_ONCE] = h @ self.weights[-1] + self.biases[-1]
         return found
+
+    def probabilities(self, embeddings: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return the probability of each class (items, classes), independent of the others: a row does not sum to 1.
+
+        Arguments and errors are those of `logits`.
+        """
+        return _sigmoid(self.logits(embeddings))
 
     def predict(self, embeddings: npt.ArrayLike, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Predict the class of each item.
@@ -116,16 +122,18 @@ class Classifier:
             params: Not used; MLflow passes it.
 
         Returns:
-            Columns `class` ("none" where no class exceeds the threshold), `confidence`, and `most_probable`, the most
-            probable class at any confidence.
+            Columns `class` ("none" where no class exceeds the threshold), `confidence`, its `logit`, by which items are
+            ranked, and `most_probable`, the most probable class at any confidence.
         """
-        probability = self.probabilities(embeddings)
-        best, confidence = probability.argmax(1), probability.max(1)
+        logits = self.logits(embeddings)
+        best, logit = logits.argmax(1), logits.max(1).astype(np.float64)
+        confidence = _sigmoid(logit)
         names = np.asarray(self.classes, dtype=object)[best]
         return pd.DataFrame(
             {
                 "class": np.where(confidence > self.threshold, names, NONE),
-                "confidence": confidence.astype(np.float64),
+                "confidence": confidence,
+                "logit": logit,
                 "most_probable": names,
             }
         )
@@ -160,6 +168,10 @@ class _Described:
 
 
 _FROM_JSON = TypeAdapter(_Described)
+
+
+def _sigmoid(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    return np.asarray((1 + np.tanh(logits.astype(np.float64) / 2)) / 2)
 
 
 def load_classifier(folder: Path) -> Classifier:

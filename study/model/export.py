@@ -101,6 +101,7 @@ def write_model(trained: TrainedModel, output: Path) -> Path:
                     [
                         ColSpec(DataType.string, "class"),
                         ColSpec(DataType.double, "confidence"),
+                        ColSpec(DataType.double, "logit"),
                         ColSpec(DataType.string, "most_probable"),
                     ]
                 ),

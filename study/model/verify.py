@@ -38,7 +38,7 @@ class Verification:
         figures: Every recorded figure.
         n_items: Validation items.
         n_changed: Validation items with another prediction or another judgement.
-        confidence_difference: Largest difference in the confidence of an item.
+        logit_difference: Largest difference in the logit of an item's most probable class.
         recorded_on: Hardware that made the record.
         retrained_on: Hardware of the retraining.
         equal: Whether every figure but times, every curve and every item's result is equal to the bit.
@@ -49,7 +49,7 @@ class Verification:
     figures: tuple[VerifiedFigure, ...]
     n_items: int
     n_changed: int
-    confidence_difference: float
+    logit_difference: float
     recorded_on: str
     retrained_on: str
     equal: bool
@@ -92,7 +92,7 @@ def verify_cell(root: Path, cell: str, split: int | None, tolerance: float = 0.0
         figures=tuple(figures),
         n_items=len(after.item),
         n_changed=int(((before.predicted != after.predicted) | (before.correct != after.correct)).sum()),
-        confidence_difference=float(np.abs(before.confidence - after.confidence).max()),
+        logit_difference=float(np.abs(before.logit - after.logit).max()),
         recorded_on=recorded_on,
         retrained_on=trained.hardware,
         equal=np.array_equal([one.recorded for one in judged], [one.retrained for one in judged], equal_nan=True)

@@ -90,11 +90,11 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
     return float(sum(gaps) / len(confidence))
 
 
-def detection(confidence: np.ndarray, known: np.ndarray) -> dict[str, float]:
+def detection(logit: np.ndarray, known: np.ndarray) -> dict[str, float]:
     """How well low confidence tells "none" items apart; NaN without any."""
     if known.all():
         return {"ood_auroc": np.nan, "ood_aupr": np.nan}
-    score = -confidence.astype(np.float32)
+    score = -logit
     return {
         "ood_auroc": float(roc_auc_score(~known, score)),
         "ood_aupr": float(average_precision_score(~known, score)),
@@ -123,6 +123,7 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
     logits = 0.8 * noise[items] + 0.6 * own.normal(size=(len(items), plan.n_classes)) - 2
     logits[np.arange(len(items)), labels[items]] += 2 * strength
     scores = 1 / (1 + np.exp(-logits[:, known_classes]))
+    highest = logits[:, known_classes].max(1).astype(np.float32)
     place = {label: index for index, label in enumerate(known_classes)}
     target = np.array([place.get(label, -1) for label in labels[items]])
     top, confidence = scores.argmax(1), scores.max(1)
@@ -145,7 +146,7 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
             "accuracy_known": accuracy_known,
             "accuracy_none": accuracy_none,
             "ece_known": calibration_error(confidence[known], (top == target)[known]),
-            **detection(confidence, known),
+            **detection(highest, known),
             "epochs_to_99": float(EPOCHS[-2]),
             "n_train": len(train),
             "n_validation": len(items),
@@ -167,7 +168,7 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
             label=labels[items].astype(np.int32),
             known=known,
             predicted=top.astype(np.int32),
-            confidence=confidence.astype(np.float32),
+            logit=highest,
             correct=correct,
             auc_influence=influence.astype(np.float32),
         ),

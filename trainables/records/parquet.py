@@ -32,7 +32,7 @@ from trainables.records.types import (
 )
 
 # Version of the record file's schema; a file of another version is refused.
-_FORMAT = 3
+_FORMAT = 4
 
 _METADATA_KEY = b"embedding_ablation_study"
 
@@ -52,7 +52,7 @@ _ITEM_TYPES = {
     "label": pa.int32(),
     "known": pa.bool_(),
     "predicted": pa.int32(),
-    "confidence": pa.float32(),
+    "logit": pa.float32(),
     "correct": pa.bool_(),
     "auc_influence": pa.float32(),
 }

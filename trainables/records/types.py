@@ -169,7 +169,7 @@ class ItemResults:
         label: int32, index of its label in the study's sorted label names.
         known: bool, whether the label's class has a training item in this split.
         predicted: int32, index of the most probable known class, thresholded or not.
-        confidence: float32, probability of that class.
+        logit: float32, logit of that class. It ranks items where the probability, rounded to 1, no longer does.
         correct: bool, correctness at the study's threshold ("none" counts as a prediction).
         auc_influence: float32, influence on `auc_weighted`; its mean is the AUC.
     """
@@ -178,9 +178,14 @@ class ItemResults:
     label: npt.NDArray[np.int32]
     known: npt.NDArray[np.bool_]
     predicted: npt.NDArray[np.int32]
-    confidence: npt.NDArray[np.float32]
+    logit: npt.NDArray[np.float32]
     correct: npt.NDArray[np.bool_]
     auc_influence: npt.NDArray[np.float32]
+
+    @property
+    def confidence(self) -> npt.NDArray[np.float64]:
+        """Probability of the most probable class (items,), to be shown or binned; items are ranked by `logit`."""
+        return np.asarray((1 + np.tanh(self.logit.astype(np.float64) / 2)) / 2)
 
 
 @dataclass(frozen=True)

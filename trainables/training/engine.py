@@ -221,7 +221,7 @@ class Training:
                 label=self._labels.cpu().numpy()[validation].astype(np.int32),
                 known=(target >= 0).cpu().numpy(),
                 predicted=stack.known[place][predicted].cpu().numpy().astype(np.int32),
-                confidence=confidence.cpu().numpy(),
+                logit=logits.amax(-1).cpu().numpy(),
                 correct=correct.cpu().numpy(),
                 auc_influence=_float32(auc.influence),
             ),

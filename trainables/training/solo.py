@@ -9,6 +9,7 @@ tensors of the same sizes in every pack, so its result is the same to the bit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
 import numpy as np
 
@@ -38,21 +39,18 @@ class SoloTrainings:
 
     def advance(self) -> Evaluation:
         """Train every lane to the next evaluation; lanes that end there leave with their results."""
-        found = {place: training.advance() for place, training in enumerate(self._trainings) if not training.finished}
-
-        def column(name: str) -> np.ndarray:
-            values = np.full(len(self._trainings), np.nan)
-            for place, one in found.items():
-                values[place] = getattr(one, name)[0]
-            return values
-
-        return Evaluation(
-            epoch=max(one.epoch for one in found.values()),
-            loss=column("loss"),
-            accuracy=column("accuracy"),
-            accuracy_known=column("accuracy_known"),
-            accuracy_none=column("accuracy_none"),
-        )
+        columns = {
+            field.name: np.full(len(self._trainings), np.nan) for field in fields(Evaluation) if field.name != "epoch"
+        }
+        epoch = 0
+        for place, training in enumerate(self._trainings):
+            if training.finished:
+                continue
+            found = training.advance()
+            epoch = max(epoch, found.epoch)
+            for name, values in columns.items():
+                values[place] = getattr(found, name)[0]
+        return Evaluation(epoch=epoch, **columns)
 
     def stop(self, lanes: Iterable[int]) -> None:
         """Remove lanes without a result, given their positions in the pack."""

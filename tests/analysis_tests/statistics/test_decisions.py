@@ -95,13 +95,13 @@ def test_the_detection_of_the_items_is_the_recorded_one(
 def test_detection_counts_items_by_their_weights() -> None:
     random = np.random.default_rng(0)
     known = random.random(60) < 0.7
-    confidence = np.round(random.random(60), 1).astype(np.float32)  # many ties
-    items = ItemResults(np.arange(60, dtype=np.int32), None, known, None, confidence, None, None)  # type: ignore[arg-type]
+    logit = np.round(random.normal(size=60), 1).astype(np.float32)  # many ties
+    items = ItemResults(np.arange(60, dtype=np.int32), None, known, None, logit, None, None)  # type: ignore[arg-type]
     weights = random.integers(0, 3, 60)
     repeated = np.repeat(np.arange(60), weights)
     auroc, aupr = Detection([items])(weights.astype(float))[:, 0]
-    assert auroc == pytest.approx(roc_auc_score(~known[repeated], -confidence[repeated]), abs=1e-12)
-    assert aupr == pytest.approx(average_precision_score(~known[repeated], -confidence[repeated]), abs=1e-12)
+    assert auroc == pytest.approx(roc_auc_score(~known[repeated], -logit[repeated]), abs=1e-12)
+    assert aupr == pytest.approx(average_precision_score(~known[repeated], -logit[repeated]), abs=1e-12)
 
 
 def test_less_calibration_error_is_better(reported: dict[str, list[TrialRecord]]) -> None:
@@ -110,7 +110,7 @@ def test_less_calibration_error_is_better(reported: dict[str, list[TrialRecord]]
     for record in reported["control"]:
         items = record.items
         assert items is not None
-        doubtful = dataclasses.replace(items, confidence=np.full_like(items.confidence, 0.01))
+        doubtful = dataclasses.replace(items, logit=np.full_like(items.logit, -5))
         unsure.append(dataclasses.replace(record, items=doubtful))
     found = weigh({"control": reported["control"], "unsure": unsure}, REGIONS)["unsure"].differences
     assert found["ece_known"].decision is Decision.WORSE

@@ -48,7 +48,7 @@ def run(path: Path) -> tuple[StudyResult, str]:
 def values(records: Path) -> dict[str, tuple[float, bytes]]:
     """What must not depend on how a study came about."""
     return {
-        record.config.key: (record.metrics["auc_weighted"], record.items.confidence.tobytes())
+        record.config.key: (record.metrics["auc_weighted"], record.items.logit.tobytes())
         for record in read_records(records, with_items=True)
         if record.items is not None
     }

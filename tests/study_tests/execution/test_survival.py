@@ -51,7 +51,7 @@ def start(path: Path) -> subprocess.Popen[bytes]:
 
 def values(directory: Path) -> dict[str, tuple[float, bytes]]:
     return {
-        record.config.key: (record.metrics["auc_weighted"], record.items.confidence.tobytes())
+        record.config.key: (record.metrics["auc_weighted"], record.items.logit.tobytes())
         for record in read_records(directory / "records", with_items=True)
         if record.items is not None
     }

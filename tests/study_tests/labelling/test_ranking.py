@@ -14,6 +14,10 @@ from study.labelling.page import label_page
 from study.labelling.ranking import rank
 
 
+def logit(confidence: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log(confidence / (1 - confidence)))
+
+
 def reference(confidence: np.ndarray, embeddings: np.ndarray, n_top: int) -> list[int]:
     """Doubt times distance, one item at a time, by definition."""
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -31,7 +35,7 @@ def reference(confidence: np.ndarray, embeddings: np.ndarray, n_top: int) -> lis
 def test_the_top_is_that_of_the_definition() -> None:
     rng = np.random.default_rng(0)
     confidence, embeddings = rng.random(40), rng.normal(size=(40, 6)).astype(np.float32)
-    order = rank(confidence, np.zeros(40, bool), embeddings, 8)
+    order = rank(logit(confidence), np.zeros(40, bool), embeddings, 8)
     assert order[:8].tolist() == reference(confidence, embeddings, 8)
     assert sorted(order.tolist()) == list(range(40))
     assert (np.diff(confidence[order[8:]]) >= 0).all()
@@ -42,7 +46,7 @@ def test_none_comes_first_and_every_item_has_its_place(n_top: int) -> None:
     rng = np.random.default_rng(1)
     confidence, embeddings = rng.random(60), rng.normal(size=(60, 4)).astype(np.float32)
     is_none = confidence < 0.3
-    order = rank(confidence, is_none, embeddings, n_top)
+    order = rank(logit(confidence), is_none, embeddings, n_top)
     assert sorted(order.tolist()) == list(range(60))
     assert is_none[order[: is_none.sum()]].all()
 
@@ -52,8 +56,14 @@ def test_near_duplicates_do_not_fill_the_top() -> None:
     embeddings = rng.normal(size=(30, 8)).astype(np.float32)
     embeddings[:20] = embeddings[0] + 1e-4 * rng.normal(size=(20, 8))
     confidence = np.concatenate([np.full(20, 0.1), np.full(10, 0.5)])  # the like ones are the least certain
-    top = rank(confidence, np.zeros(30, bool), embeddings, 10)[:10]
+    top = rank(logit(confidence), np.zeros(30, bool), embeddings, 10)[:10]
     assert (top < 20).sum() <= 1 + 10 - 9
+
+
+def test_confidences_that_round_to_one_are_still_ranked() -> None:
+    logits = np.random.default_rng(3).permutation(np.linspace(40, 60, 30)).astype(np.float32)
+    order = rank(logits, np.zeros(30, bool), np.eye(30, dtype=np.float32), 5)
+    assert order.tolist() == np.argsort(logits).tolist()
 
 
 def item(place: int, **changes: object) -> RankedItem:

@@ -40,7 +40,7 @@ def record(split: int = 0, method: str = "e_mixup", n: int = 5, **params: float)
         label=rng.integers(0, 3, n).astype(np.int32),
         known=rng.random(n) < 0.5,
         predicted=rng.integers(0, 3, n).astype(np.int32),
-        confidence=rng.random(n).astype(np.float32),
+        logit=rng.normal(size=n).astype(np.float32),
         correct=rng.random(n) < 0.5,
         auc_influence=rng.random(n).astype(np.float32),
     )

@@ -6,8 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from analysis.statistics.bootstrap import Detection
 from trainables.methods.protocol import Augmentation, Batch, Draws
 from trainables.methods.registry import METHODS, Contrastive
 from trainables.sampling.splits import make_split
@@ -16,7 +18,7 @@ from trainables.training.model import LaneMLP
 from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, PackInputs, TrainingError
 from trainables.training.settings import HoldOut, Lane, Pretraining, Settings
 from trainables.training.stack import triangular
-from trainables.training.start import start_lockstep
+from trainables.training.start import start_lockstep, start_training
 from trainables.training.supervised import balanced_order
 
 SETTINGS = Settings(  # 50 steps of 5 an epoch
@@ -98,7 +100,7 @@ def test_bfloat16_changes_products_and_little_else(name: str) -> None:
         np.testing.assert_allclose(exact.curves.epoch_loss, coarse.curves.epoch_loss, rtol=0.02)
         assert coarse.metrics["auc_weighted"] == pytest.approx(exact.metrics["auc_weighted"], abs=0.01)
         # Predictions are not rounded to the 8 bits of bfloat16, which would make ties.
-        assert len(np.unique(coarse.items.confidence)) > 0.95 * len(np.unique(exact.items.confidence))
+        assert len(np.unique(coarse.items.logit)) > 0.95 * len(np.unique(exact.items.logit))
 
 
 def test_tf32_ends_with_training() -> None:
@@ -246,6 +248,22 @@ def test_each_evaluation_of_a_search_gives_the_figure_that_its_end_would(name: s
         assert seen[4] == short.metrics["auc_weighted"]
     else:
         assert np.isnan(seen[4]), "while hidden layers are pretrained, there is nothing to rank by"
+
+
+def test_an_overconfident_classifier_is_ranked_as_its_figures_say() -> None:
+    """Many confidences of these items are 1 in float32; the record's logits still rank them."""
+    x, labels = items()
+    settings = replace(SETTINGS, epochs=40, learning_rate=replace(SETTINGS.learning_rate, high=0.1))
+    (result,) = finish(start_lockstep(PackInputs(100 * x, labels, lanes_of("control", [2]), settings)))
+    seen = result.items
+    rounded = seen.confidence.astype(np.float32)
+    assert (rounded == 1).mean() > 0.01
+    auroc = roc_auc_score(~seen.known, -seen.logit)
+    assert auroc == pytest.approx(result.metrics["ood_auroc"], abs=1e-6)
+    assert roc_auc_score(~seen.known, -rounded) != pytest.approx(auroc, abs=1e-6)
+    auroc, aupr = Detection([seen])(np.ones(len(x)))[:, 0]
+    assert auroc == pytest.approx(result.metrics["ood_auroc"], abs=1e-6)
+    assert aupr == pytest.approx(result.metrics["ood_aupr"], abs=1e-6)
 
 
 def test_stacked_classifier_equals_plain_modules() -> None:
