@@ -45,15 +45,16 @@ def with_unfinished(results: StudyResults, folder: Path) -> StudyResults:
     """Return a study with the reasons why planned trials are missing, from the notes in a folder.
 
     Raises:
-        RecordError: A file is damaged or of another version.
+        RecordError: A file is damaged, of another version or of another study.
     """
     finished = {record.config for record in results.records}
+    settings = results.description.digests["settings"]
 
     def explains(note: Failure | Stop) -> bool:
         return results.description.asks_for(note.candidate) and not finished.issuperset(note.trials)
 
-    failures, stops = filter(explains, read_failures(folder)), filter(explains, read_stops(folder))
-    return replace(results, failures=tuple(failures), stops=tuple(stops))
+    failures, stops = read_failures(folder, settings), read_stops(folder, settings)
+    return replace(results, failures=tuple(filter(explains, failures)), stops=tuple(filter(explains, stops)))
 
 
 def checked(description: StudyDescription, records: Sequence[TrialRecord]) -> StudyResults:
@@ -100,13 +101,8 @@ def _importances(path: Path) -> Mapping[str, Mapping[str, float]]:
 
 def _problem(record: TrialRecord, description: StudyDescription) -> str | None:
     """Return why a trial cannot be compared with the others: another study made it, or it has no score."""
-    for name, digest in description.digests.items():
-        found = record.provenance.get(f"digest_{name}", digest)
-        if found != digest:
-            return (
-                f"made with other {name} than study.json describes (digest {found}, not {digest}). Two studies share "
-                "this directory: use one directory for each study, or remove the records of one."
-            )
+    if mismatch := description.mismatch(record.provenance):
+        return f"{mismatch}. Two studies share this directory: use one for each, and move the records of one away."
     if not math.isfinite(record.metrics.get(description.objective, math.nan)):
         return (
             f"no finite {description.objective} among {', '.join(sorted(record.metrics))}. Remove the record and run "

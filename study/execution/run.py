@@ -17,13 +17,13 @@ from study.execution.phases import RunState, train_phases
 from study.execution.prepare import prepare
 from study.execution.progress import Progress, notebook_progress
 from study.execution.ray_connection import address_of, connect_ray, loss_as_error
-from study.state.description import describe, refuse_changes, refuse_other_data
+from study.state.description import describe, refuse_changes, refuse_foreign, refuse_other_data
 from study.state.lock import Activity, only_run, write_activity
 from study.state.results import StudyResult
 from study.tracking.background import BackgroundTracker
 from trainables.records.description import DESCRIPTION, write_description
 from trainables.records.failures import read_failures
-from trainables.records.parquet import read_records, set_aside_damaged
+from trainables.records.parquet import read_packs, read_records, set_aside_damaged
 
 
 def check_run(spec: StudySpec) -> CheckedExtraction:
@@ -87,6 +87,7 @@ def run_study(
     Raises:
         RunError: Another run works in the directory, or the directory cannot be written to.
         DescriptionError: The records there were made with other settings or data.
+        RecordError: Some records there are of another study.
         SourceError: The table is not valid.
         EncoderError: An encoder is not available.
         StoreError: The store was made from another table or encoder.
@@ -105,11 +106,12 @@ def run_study(
         class_names, labels = np.unique(embeddings.labels, return_inverse=True)
         description = describe(spec, embeddings, [str(name) for name in class_names])
         refuse_changes(spec, description)
+        for damaged in set_aside_damaged(spec.records):
+            progress.say(damaged)
+        refuse_foreign(read_packs(spec.records), description)
         remove_asides(spec.root, DESCRIPTION)
         remove_asides(spec.records)
         write_description(spec.root, description)
-        for damaged in set_aside_damaged(spec.records):
-            progress.say(damaged)
         tracker = BackgroundTracker(
             lambda: make_tracker(spec, description), lambda: read_records(spec.records), progress.say
         )
@@ -120,8 +122,9 @@ def run_study(
             return ray.put(pack_context(spec, embeddings, labels, description))
 
         recorded = read_records(spec.records)
+        failures = read_failures(spec.records, description.digests["settings"])
         scores = {record.config: record.metrics[spec.objective.metric] for record in recorded}
-        run = RunState(spec, progress, tracker, description, recorded, scores, read_failures(spec.records))
+        run = RunState(spec, progress, tracker, description, recorded, scores, failures)
         train_phases(run, context)
         progress.say("Writing the report ...")
         write_activity(spec.root, Activity("writing the report", time.time()))

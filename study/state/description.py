@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from embedding_jobs.encoders.config import column_name
@@ -20,8 +21,12 @@ from trainables.records.description import (
     StudyPlan,
     read_description,
 )
-from trainables.records.types import CONTRASTIVE, PROTOCOLS, Candidate
+from trainables.records.parquet import RecordedPack
+from trainables.records.types import CONTRASTIVE, PROTOCOLS, Candidate, RecordError
 from trainables.sampling.splits import n_folds, n_searched_folds
+
+# What to do about records of another study.
+MOVE_AWAY = "Move such files out of the folder, to where their study is; then `study run` trains what is missing here."
 
 
 def description_before(spec: StudySpec) -> StudyDescription | None:
@@ -167,6 +172,23 @@ def _other(spec: StudySpec, differing: Sequence[str]) -> DescriptionError:
         f"The records in {spec.records} were made with other settings or data ({'; '.join(differing)}). "
         "Give the study another `directory`, or undo the change."
     )
+
+
+def foreign_packs(packs: Iterable[RecordedPack], description: StudyDescription) -> dict[Path, str]:
+    """Return the record files that are not of a study, each with a sentence that says why."""
+    found = {pack.path: description.mismatch(pack.provenance) for pack in packs}
+    return {path: f"{path} is not of this study: it was {why}." for path, why in found.items() if why is not None}
+
+
+def refuse_foreign(packs: Iterable[RecordedPack], description: StudyDescription) -> None:
+    """Refuse to go on beside records of another study, or of other settings.
+
+    Raises:
+        RecordError: With the files.
+    """
+    if foreign := list(foreign_packs(packs, description).values()):
+        more = f" So are {len(foreign) - 3} more." if len(foreign) > 3 else ""
+        raise RecordError(f"{' '.join(foreign[:3])}{more} {MOVE_AWAY}")
 
 
 def _notes(spec: StudySpec, n_items: int) -> Iterator[str]:

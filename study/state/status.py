@@ -11,7 +11,7 @@ from analysis.format import duration, plural
 from analysis.report.text import what_was_saved
 from study.config.schema import StudySpec
 from study.search.early_stopping import in_force
-from study.state.description import plan_of, plans_differ
+from study.state.description import MOVE_AWAY, foreign_packs, plan_of, plans_differ
 from study.state.lock import Activity, read_activity
 from trainables.records.description import StudyDescription
 from trainables.records.failures import Failure, Stop, read_failures, read_stops
@@ -48,6 +48,7 @@ class Status:
 
     Attributes:
         methods: Its methods, phase by phase.
+        foreign: The record files that are of another study and do not count, one sentence each.
         activity: What a run is doing now; None when there is no run.
         left_s: Seconds that the missing trials will take, at the speed of this run so far, or one after the other; None
             where nothing is known about it.
@@ -57,6 +58,7 @@ class Status:
     methods: tuple[MethodStatus, ...]
     failures: tuple[Failure, ...]
     stops: tuple[Stop, ...]
+    foreign: tuple[str, ...]
     activity: Activity | None
     left_s: float | None
     changed: bool
@@ -73,14 +75,16 @@ def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
     `before` is the description that the last run wrote, if there was one.
 
     Raises:
-        RecordError: A record file is damaged or of another version.
+        RecordError: A file is damaged or of another version, or a note on a failure or a stop is of another study.
     """
     plan = plan_of(spec, before)
-    durations = {
-        trial: duration_s for pack in read_packs(spec.records) for trial, duration_s in pack.durations_s.items()
-    }
-    failures = read_failures(spec.records)
-    stops = in_force(read_stops(spec.records), spec.search.pruning, spec.objective.metric)
+    packs, failures, stops, foreign = read_packs(spec.records), [], [], {}
+    if before is not None:
+        foreign, settings = foreign_packs(packs, before), before.digests["settings"]
+        failures = read_failures(spec.records, settings)
+        stops = in_force(read_stops(spec.records, settings), spec.search.pruning, spec.objective.metric)
+    own = [pack.durations_s for pack in packs if pack.path not in foreign]
+    durations = {trial: duration_s for pack in own for trial, duration_s in pack.items()}
 
     def counted(trials: Iterable[TrialConfig]) -> Counter[tuple[str, str]]:
         return Counter((trial.phase, trial.candidate.method) for trial in trials if plan.includes(trial))
@@ -102,7 +106,7 @@ def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
     elif durations:
         left_s = n_missing * sum(durations.values()) / len(durations)
     changed = before is not None and plans_differ(before, plan)
-    return Status(tuple(methods), tuple(failures), tuple(stops), activity, left_s, changed)
+    return Status(tuple(methods), tuple(failures), tuple(stops), tuple(foreign.values()), activity, left_s, changed)
 
 
 def in_words(status: Status) -> list[str]:
@@ -113,6 +117,9 @@ def in_words(status: Status) -> list[str]:
     if status.stops:
         lines.append(what_was_saved(status.stops))
     lines += [f"Failed: {failure}" for failure in status.failures]
+    lines += [f"Not counted: {sentence}" for sentence in status.foreign]
+    if status.foreign:
+        lines.append(MOVE_AWAY)
     if status.n_missing:
         left = "" if status.left_s is None else f", about {duration(status.left_s)}"
         remedy = "" if status.activity is not None else " `study run` or, on a cluster, `study submit` trains them."

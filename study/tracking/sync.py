@@ -10,13 +10,14 @@ from analysis.results.aggregate import StudyResults
 from analysis.results.load import load_study
 from analysis.results.mlflow_schema import UNFINISHED, study_key
 from study.config.schema import StudySpec
+from study.state.description import refuse_foreign
 from study.state.lock import only_run
 from study.state.provenance import provenance
 from study.state.results import outcome
 from study.tracking.mlflow import StudyFacts, Tracker
 from trainables.records.description import DESCRIPTION, StudyDescription, read_description
 from trainables.records.failures import FAILED, STOPPED
-from trainables.records.parquet import read_records
+from trainables.records.parquet import read_packs, read_records
 
 
 def make_tracker(spec: StudySpec, description: StudyDescription) -> Tracker:
@@ -63,10 +64,12 @@ def sync(spec: StudySpec) -> int:
         RunError: A run works in the directory; it writes to MLflow itself.
         TrackingError: The server cannot be reached.
         DescriptionError: No study was run in the directory.
+        RecordError: A record is damaged or of another study.
         ReportError: The study has no finished trial.
     """
     description = read_description(spec.root)
     with only_run(spec.root):
+        refuse_foreign(read_packs(spec.records), description)
         tracker = make_tracker(spec, description)
         n_written = tracker.write(read_records(spec.records))
         results, report = load_study(spec.root), spec.root / "report"

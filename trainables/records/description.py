@@ -145,6 +145,15 @@ class StudyDescription(StudyPlan):
         if set(self.digests) != {"settings", "embeddings"}:
             raise ValueError(f"digests must be of settings and embeddings, got {', '.join(self.digests) or 'none'}")
 
+    def mismatch(self, provenance: Mapping[str, str]) -> str | None:
+        """Return why a record of some provenance is not of this study, in words; None where it is."""
+        found = {name: provenance.get(f"digest_{name}", "missing") for name in self.digests}
+        other = [name for name, digest in self.digests.items() if found[name] != digest]
+        if not other:
+            return None
+        digests = "; ".join(f"digest of {name} {found[name]}, not {self.digests[name]}" for name in other)
+        return f"made with other {' and '.join(other)} than {DESCRIPTION} describes ({digests})"
+
     @property
     def reported_phase(self) -> str:
         """The phase whose figures are reported."""

@@ -78,32 +78,46 @@ class Stop(Pack):
         return 1 - self.n_epochs_saved / self.n_epochs_planned
 
 
-def write_failure(records: Path, failure: Failure) -> None:
-    """Write a failure to a study's records folder; one of the same trials is replaced."""
-    _write(records / FAILED, failure)
+def write_failure(records: Path, failure: Failure, settings: str) -> None:
+    """Write a failure to a study's records folder; one of the same trials is replaced.
+
+    Args:
+        records: The study's records folder.
+        failure: The failure.
+        settings: Digest of the study's settings, by which readers know whose it is.
+    """
+    _write(records / FAILED, failure, settings)
 
 
-def write_stop(records: Path, stop: Stop) -> None:
-    """Write a stop to a study's records folder; one of the same trials is replaced."""
-    _write(records / STOPPED, stop)
+def write_stop(records: Path, stop: Stop, settings: str) -> None:
+    """Write a stop to a study's records folder, as `write_failure` does."""
+    _write(records / STOPPED, stop, settings)
 
 
-def read_failures(records: Path) -> list[Failure]:
+def read_failures(records: Path, settings: str) -> list[Failure]:
     """Read the failures of a study, sorted by coordinates.
 
+    Args:
+        records: The study's records folder.
+        settings: Digest of the study's settings.
+
     Raises:
-        RecordError: A file is damaged or of another version.
+        RecordError: A file is damaged, of another version or of another study.
     """
-    return _read(records / FAILED, Failure)
+    return _read(records / FAILED, Failure, settings)
 
 
-def read_stops(records: Path) -> list[Stop]:
+def read_stops(records: Path, settings: str) -> list[Stop]:
     """Read the stopped candidates of a study, sorted by coordinates.
 
+    Args:
+        records: The study's records folder.
+        settings: Digest of the study's settings.
+
     Raises:
-        RecordError: A file is damaged or of another version.
+        RecordError: A file is damaged, of another version or of another study.
     """
-    return _read(records / STOPPED, Stop)
+    return _read(records / STOPPED, Stop, settings)
 
 
 def forget_failures(records: Path, failures: Iterable[Failure]) -> None:
@@ -116,19 +130,24 @@ def _path(folder: Path, note: Pack) -> Path:
     return folder / Path(record_name(note.trials)).with_suffix(".json").name
 
 
-def _write(folder: Path, note: Pack) -> None:
+def _write(folder: Path, note: Pack, settings: str) -> None:
     fields = asdict(note)
     fields["candidate"] = {"method": note.candidate.method, "params": dict(note.candidate.params)}
-    write_whole(_path(folder, note), json.dumps({"format": _FORMAT, **fields}).encode())
+    write_whole(_path(folder, note), json.dumps({"format": _FORMAT, "settings": settings, **fields}).encode())
 
 
-def _read(folder: Path, kind: type[_Note]) -> list[_Note]:
+def _read(folder: Path, kind: type[_Note], settings: str) -> list[_Note]:
     found, checked = [], TypeAdapter(kind)
     for path in folder.glob("[!.]*.json"):
         try:
             fields = json.loads(path.read_text())
             if fields.pop("format") != _FORMAT:
                 raise ValueError(f"it is not of format {_FORMAT}")
+            if (made_with := fields.pop("settings")) != settings:
+                raise RecordError(
+                    f"{path} is not of this study: it was made with other settings (digest {made_with}, not "
+                    f"{settings}). Move it out of the folder."
+                )
             found.append(checked.validate_python({**fields, "candidate": Candidate.of(**fields["candidate"])}))
         except FileNotFoundError:
             continue  # removed since the folder was listed

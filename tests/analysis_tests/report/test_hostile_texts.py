@@ -40,5 +40,5 @@ def test_in_the_report(study_of: Callable[..., Path], tmp_path: Path) -> None:
     description["choices"] = {SCRIPT: SCRIPT}
     (directory / "study.json").write_text(json.dumps(description))
     failure = Failure("paper", Candidate.of("control", {}), (9,), SCRIPT, SCRIPT, 3, 0.0)
-    write_failure(directory / "records", failure)
+    write_failure(directory / "records", failure, "aa11")
     assert_shown_and_not_run(write_report(directory, tmp_path / "report").html, tmp_path)

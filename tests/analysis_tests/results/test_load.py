@@ -132,7 +132,7 @@ def test_trials_of_another_study_are_left_out_and_named(study_of: Make, tmp_path
     assert len(results.records) == 3
     (problem,) = results.excluded
     assert problem.startswith(
-        "Excluded: control(old=1) on paper split 0, made with other settings than study.json describes (digest other"
+        "Excluded: control(old=1) on paper split 0, made with other settings than study.json describes (digest of "
     )
     assert "Two studies share this directory" in write_report(directory).html.read_text(encoding="utf-8")
 

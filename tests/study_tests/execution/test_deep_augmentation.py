@@ -18,6 +18,7 @@ from study.execution.progress import Progress
 from study.execution.run import run_study
 from study.model.retrain import find_trial, open_study
 from tests.study_tests.conftest import MakeStudy, copy_encoded, settings
+from trainables.records.description import read_description
 from trainables.records.failures import read_stops
 from trainables.records.parquet import read_records
 
@@ -130,7 +131,7 @@ def test_nothing_is_stopped_while_it_is_pretrained(make_study: MakeStudy, tmp_pa
     with Progress(Console(quiet=True)) as progress:
         result = run_study(load_spec(path), progress)
     assert result.failures == ()
-    stops = read_stops(tmp_path / "out/records")
+    stops = read_stops(tmp_path / "out/records", read_description(tmp_path / "out").digests["settings"])
     assert stops
     for stop in stops:
         assert min(epoch for epoch, _ in stop.evaluations) == 30

@@ -36,7 +36,8 @@ from study.state.status import in_words, read_status
 from tests.study_tests.conftest import Command, MakeStudy, write_table
 from trainables.records.description import DescriptionError, read_description
 from trainables.records.failures import read_failures, read_stops
-from trainables.records.parquet import read_records
+from trainables.records.parquet import read_record_file, read_records, write_records
+from trainables.records.types import RecordError
 
 
 def run(path: Path) -> tuple[StudyResult, str]:
@@ -102,6 +103,20 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
     assert "already encoded" in said
     assert len(runs_of(tmp_path / "out/mlflow.db")) == 10, "nothing is tracked twice"
 
+    control = min((tmp_path / "out/records").glob("paper-control-*"))
+    content = control.read_bytes()
+    made_with = {"digest_settings": "other"}
+    write_records(
+        control.parent, [replace(r, provenance=made_with) for r in read_record_file(control, with_items=True)]
+    )
+    with pytest.raises(RecordError, match=f"{control.name} is not of this study: .*digest of settings other, not"):
+        run(make_study())
+    shutil.copytree(tmp_path / "out", tmp_path / "foreign", ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    with pytest.raises(RecordError, match=f"{control.name} is not of this study"):
+        study.tracking.sync.sync(load_spec(make_study(directory="foreign")))
+    assert not (tmp_path / "foreign/mlflow.db").exists()
+    control.write_bytes(content)
+
     extended, _ = run(make_study(splits={"n_splits": 3}, search={"methods": {"control": {}, "e_stitchup": {}}}))
     assert (extended.n_trained, extended.n_recorded) == (1 + 3, 10)
     after = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "out/records").iterdir()}
@@ -166,7 +181,7 @@ def test_nested_stops_candidates_early_and_confirms_each_methods_best(
         },
     )
     result, said = run(path)
-    stops = read_stops(tmp_path / "out/records")
+    stops = read_stops(tmp_path / "out/records", read_description(tmp_path / "out").digests["settings"])
     assert 1 <= len(stops) <= 4, "all but the first batch are at risk"
     assert said.count("stopped by asha: e_mixup(alpha=") == len(stops)
     assert all(
@@ -236,7 +251,7 @@ def test_what_cannot_be_written_ends_the_run_and_what_raises_is_tried_again(
     assert "AttributeError" in failure.cause
     assert "in _start" in failure.traceback
     assert f"failed: {failure}" in said
-    assert read_failures(tmp_path / "out/records") == [failure]
+    assert read_failures(tmp_path / "out/records", read_description(tmp_path / "out").digests["settings"]) == [failure]
 
     done = CliRunner().invoke(study.cli.app.study, ["retry", "-c", str(path)])
     assert done.output.startswith("1 failure forgotten. Next: study run -c"), done.output

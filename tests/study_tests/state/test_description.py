@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 
 from study.config.load import check_spec
 from study.config.schema import StudySpec
-from study.state.description import plan_of, plans_differ, proposed, refuse_changes
+from study.state.description import plan_of, plans_differ, proposed, refuse_changes, refuse_foreign
 from study.state.status import in_words, read_status
 from tests.study_tests.conftest import settings
+from tests.trainables_tests.records.test_parquet import record
 from trainables.records.description import (
     DataDescription,
     DescriptionError,
@@ -22,8 +24,9 @@ from trainables.records.description import (
     read_description,
     write_description,
 )
-from trainables.records.failures import Failure, write_failure
-from trainables.records.types import Candidate, TrialConfig
+from trainables.records.failures import Failure, Stop, write_failure, write_stop
+from trainables.records.parquet import read_packs, write_records
+from trainables.records.types import Candidate, RecordError, TrialConfig
 
 SAMPLED = {
     "sampler": "tpe",
@@ -115,10 +118,45 @@ def test_records_of_other_settings_or_data_are_refused(tmp_path: Path) -> None:
             refuse_changes(spec, moved)
 
 
+def test_records_of_another_study_are_named_and_never_count(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    description = described(spec, plan_of(spec, None))
+    own = {f"digest_{name}": digest for name, digest in description.digests.items()}
+    trials = {Candidate("control"): own, Candidate("control", (("gone", 1.0),)): own}
+    for alpha, change in ((0.2, {"digest_settings": "cc33"}), (0.4, {"digest_embeddings": "ee55"})):
+        trials[Candidate.of("e_mixup", {"alpha": alpha})] = {**own, **change}
+    for candidate, provenance in trials.items():
+        configs = [TrialConfig("paper", candidate, split) for split in (0, 1)]
+        records = [dataclasses.replace(record(), config=config, provenance=provenance) for config in configs]
+        write_records(spec.records, records)
+    status = read_status(spec, description)
+    assert [(row.method, row.n_done, row.n_missing) for row in status.methods] == [("control", 2, 0), ("e_mixup", 0, 4)]
+    said = "\n".join(in_words(status))
+    for alpha, why in (("0.2", "other settings .*cc33, not aa11"), ("0.4", "other embeddings .*ee55, not bb22")):
+        assert re.search(rf"Not counted: .*e_mixup-alpha={alpha}.*parquet is not of this study: .*{why}", said)
+    assert "Move such files out of the folder" in said
+    with pytest.raises(RecordError, match=r"alpha=0\.2.*parquet is not of this study.*alpha=0\.4.*Move such files"):
+        refuse_foreign(read_packs(spec.records), description)
+    refuse_foreign([pack for pack in read_packs(spec.records) if "control" in pack.path.name], description)
+
+
+@pytest.mark.parametrize("kind", ["failed", "stopped"])
+def test_a_note_of_another_study_is_refused(tmp_path: Path, kind: str) -> None:
+    splits = {"protocol": "nested", "train_fraction": 0.1, "n_search_splits": 5}
+    spec = spec_of(tmp_path, search={**SAMPLED, "pruning": {"racing": {}}}, splits=splits)
+    description, candidate = described(spec, searched(spec)), PROPOSED[0]
+    if kind == "failed":
+        write_failure(spec.records, Failure("search", candidate, (0,), "no memory", "", 3, 0.0), "cc33")
+    else:
+        write_stop(spec.records, Stop("search", candidate, (0,), "racing", "auc_weighted", 0.9, 10, 40), "cc33")
+    with pytest.raises(RecordError, match=rf"{kind}.*json is not of this study.*digest cc33, not aa11.*Move it out"):
+        read_status(spec, description)
+
+
 def test_status_counts_only_what_the_study_asks_for_now(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
     for candidate in (Candidate.of("e_mixup", {"alpha": 0.2}), Candidate.of("e_mixup", {"alpha": 0.9})):
-        write_failure(spec.records, Failure("paper", candidate, (0, 1), "no memory", "", 3, time.time()))
+        write_failure(spec.records, Failure("paper", candidate, (0, 1), "no memory", "", 3, time.time()), "aa11")
     status = read_status(spec, described(spec, plan_of(spec, None)))
     assert [(row.method, row.n_planned, row.n_failed, row.n_missing) for row in status.methods] == [
         ("control", 2, 0, 2),
