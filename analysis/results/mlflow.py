@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,8 @@ import numpy as np
 import requests
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -40,6 +43,9 @@ _SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else two lines for every run that ends on a server
 }
 
+# Tables and columns of MLflow's database that hold absolute locations of artifacts.
+_LOCATIONS = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
+
 _NO_CURVES = Curves(*[np.empty(0, dtype=np.float32)] * 12)
 
 
@@ -52,12 +58,47 @@ def connect(uri: str, max_retries: int) -> MlflowClient:
         uri: MLflow tracking address.
         max_retries: How often a request is repeated that had no answer.
     """
+    if uri.startswith(SQLITE):
+        _follow(Path(uri.removeprefix(SQLITE)))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(max_retries))
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=uri)
+
+
+def _follow(database: Path) -> None:
+    """Correct the locations of artifacts in a database that was moved or copied with its folder.
+
+    MLflow keeps absolute locations. Uncorrected, what is written in a copy would change the original.
+    """
+    if not database.exists():
+        return
+    new = (database.parent / schema.ARTIFACTS).resolve().as_uri()
+    with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiment_tags'").fetchone():
+            return
+        moved = connection.execute(
+            "SELECT experiment_id, artifact_location FROM experiments JOIN experiment_tags USING (experiment_id) "
+            "WHERE key = ? AND artifact_location != ?",
+            (schema.BESIDE_TAG, new),
+        ).fetchall()
+        for experiment, old in moved:
+            for table, column in _LOCATIONS:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE experiment_id = ? AND ({column} = ? OR substr({column}, 1, ?) = ?)",
+                    (new, len(old) + 1, experiment, old, len(old) + 1, f"{old}/"),
+                )
+
+
+def artifacts_of(run: Run, uri: str) -> ArtifactRepository:
+    """Return the artifacts of a run.
+
+    MLflow's client remembers them by the id of the run for the whole process, and a copied database has the same ids.
+    """
+    return get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
 
 
 def search_runs(client: MlflowClient, experiments: Sequence[str], condition: str) -> Iterator[Run]:
@@ -132,12 +173,13 @@ def load_runs(uri: str, study: str) -> ServerStudy:
                 finished[record.config] = (record, run.info.run_id)
         records = [finished[config][0] for config in sorted(finished)]
         with TemporaryDirectory() as folder:
-            description = read_description(_study_json(client, own, folder, uri).parent)
+            artifacts = artifacts_of(own, uri)
+            description = read_description(_study_json(artifacts, own, folder, uri).parent)
             if own.info.status == "RUNNING":  # it may have proposed more candidates since it started
                 description = replace(description, candidates={})
             results = checked(description, records)
-            if any(artifact.path == schema.UNFINISHED for artifact in client.list_artifacts(own.info.run_id)):
-                unfinished = client.download_artifacts(own.info.run_id, schema.UNFINISHED, folder)
+            if any(artifact.path == schema.UNFINISHED for artifact in artifacts.list_artifacts()):
+                unfinished = artifacts.download_artifacts(schema.UNFINISHED, folder)
                 results = with_unfinished(results, Path(unfinished))
     return ServerStudy(results, {config: run for config, (_, run) in finished.items()}, client)
 
@@ -161,9 +203,9 @@ def _runs_of_one(runs: list[Run], study: str, uri: str, experiments: Mapping[str
     return found[0][0], places[found[0]]
 
 
-def _study_json(client: MlflowClient, run: Run, folder: str, uri: str) -> Path:
+def _study_json(artifacts: ArtifactRepository, run: Run, folder: str, uri: str) -> Path:
     try:
-        return Path(client.download_artifacts(run.info.run_id, DESCRIPTION, folder))
+        return Path(artifacts.download_artifacts(DESCRIPTION, folder))
     except (MlflowException, OSError) as error:
         raise ReportError(
             f"The artifact {DESCRIPTION} of run {run.info.run_id} at {uri} is not available "

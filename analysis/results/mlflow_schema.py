@@ -24,6 +24,10 @@ STUDY_TAG = f"{_TAG_PREFIX}study"  # the key of the study, on each of its runs
 # Folder among the artifacts of a study's run: the notes on packs that failed and on candidates that were stopped.
 UNFINISHED = "unfinished"
 
+# Folder beside a SQLite database, for its artifacts, and the tag of the experiments whose artifacts lie there.
+ARTIFACTS = "mlartifacts"
+BESIDE_TAG = f"{_TAG_PREFIX}artifacts_beside_database"
+
 DURATION = "duration_s"
 N_SPLITS = "n_splits"
 

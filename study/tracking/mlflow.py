@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
 from analysis.format import cause
 from analysis.results import mlflow_schema as schema
 from analysis.results.aggregate import UNDEFINED, CandidateSummary
 from analysis.results.controls import is_reference
-from analysis.results.mlflow import SQLITE, UNREACHABLE, connect, search_runs
+from analysis.results.mlflow import SQLITE, UNREACHABLE, artifacts_of, connect, search_runs
 from embedding_jobs.files import remove_asides, whole_file
 from study.errors import TrackingError
 from study.state.results import StudyOutcome
@@ -63,7 +63,6 @@ class Tracker:
     Args:
         uri: MLflow tracking address.
         experiment: Experiment name; made if missing.
-        artifacts: Folder for artifacts if the address is a database; MLflow's default is the working directory.
 
     Attributes:
         study_run: The id of the study's run.
@@ -72,9 +71,9 @@ class Tracker:
         TrackingError: The server cannot be reached.
     """
 
-    def __init__(self, uri: str, experiment: str, about: StudyFacts, artifacts: Path) -> None:
+    def __init__(self, uri: str, experiment: str, about: StudyFacts) -> None:
         self._uri, self._about = uri, about
-        self._experiment_name, self._artifacts = experiment, artifacts
+        self._experiment_name = experiment
         self._known: dict[str, _Known] = {}
         with self._as_tracking_errors():
             _make_database(uri)
@@ -82,8 +81,9 @@ class Tracker:
             self._experiment = self._experiment_id()
             for run in search_runs(self._client, [self._experiment], schema.runs_of(self._about.key)):
                 self._known[run.data.tags[schema.KEY_TAG]] = _Known(run.info.run_id, run.info.status != "RUNNING")
-            self.study_run = self._study_run_id()
-            self._client.log_artifact(self.study_run, str(about.description))
+            run = self._begun()
+            self.study_run, self._artifacts = str(run.info.run_id), artifacts_of(run, uri)
+            self._artifacts.log_artifact(str(about.description))
 
     def write(self, records: Iterable[TrialRecord]) -> int:
         """Write the trials that are missing on the server, complete half-written ones, and return their number.
@@ -105,10 +105,10 @@ class Tracker:
             TrackingError: The server cannot be reached.
         """
         with self._as_tracking_errors():
-            self._client.log_artifact(self.study_run, str(self._about.description))  # now with every candidate
+            self._artifacts.log_artifact(str(self._about.description))  # now with every candidate
             for name, folder in attached.items():
                 if folder.is_dir():
-                    self._client.log_artifacts(self.study_run, str(folder), name)
+                    self._artifacts.log_artifacts(str(folder), name)
             for candidate in outcome.candidates:
                 self._summarise(candidate)
             for name, value in outcome.metrics.items():
@@ -192,10 +192,16 @@ class Tracker:
         found = self._client.get_experiment_by_name(self._experiment_name)
         if found is not None:
             return str(found.experiment_id)
-        location = None if self._uri.startswith("http") else self._artifacts.resolve().as_uri()
-        return str(self._client.create_experiment(self._experiment_name, artifact_location=location))
+        if self._uri.startswith("http"):  # the server has a place for artifacts
+            return str(self._client.create_experiment(self._experiment_name))
+        beside = self._uri.startswith(SQLITE)
+        place = Path(self._uri.removeprefix(SQLITE)) if beside else self._about.description
+        location = (place.parent / schema.ARTIFACTS).resolve().as_uri()
+        tags = {schema.BESIDE_TAG: "true"} if beside else {}
+        return str(self._client.create_experiment(self._experiment_name, location, tags))
 
-    def _study_run_id(self) -> str:
+    def _begun(self) -> Run:
+        """Return the study's run, made if missing, with its settings and its data."""
         about = self._about
         run = self._known.get(about.key)
         if run is None:
@@ -215,7 +221,7 @@ class Tracker:
             )
             context = InputTag("mlflow.data.context", "training and validation")
             self._client.log_inputs(run.run_id, datasets=[DatasetInput(source, [context])])
-        return run.run_id
+        return found
 
     @contextmanager
     def _as_tracking_errors(self) -> Iterator[None]:

@@ -37,7 +37,7 @@ def make_tracker(spec: StudySpec, description: StudyDescription) -> Tracker:
         description=spec.root / DESCRIPTION,
     )
     experiment = spec.tracking.experiment or spec.name
-    return Tracker(spec.tracking_uri, experiment, about, spec.root / "mlartifacts")
+    return Tracker(spec.tracking_uri, experiment, about)
 
 
 def attach(spec: StudySpec, folders: Mapping[str, Path], results: StudyResults | None = None) -> str:

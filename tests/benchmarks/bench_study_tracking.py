@@ -65,7 +65,7 @@ def main() -> None:
         description = Path(folder) / "study.json"
         description.write_text("{}")
         facts = StudyFacts("bench", "bench/1", {}, {}, "table.csv", 1, "d", description)
-        tracker = Tracker(f"sqlite:///{folder}/ours.db", "bench", facts, Path(folder) / "artifacts")
+        tracker = Tracker(f"sqlite:///{folder}/ours.db", "bench", facts)
         tracker.write(records[:10])
         began, began_cpu = time.perf_counter(), time.process_time()
         tracker.write(records[10:])

@@ -28,7 +28,7 @@ Make = Callable[..., Path]
 def track(directory: Path, uri: str, digest: str = "aa11") -> None:
     """Writes a study's records to a server, as the study does."""
     facts = StudyFacts("synthetic", f"synthetic/{digest}", {}, {}, "table.csv", 0, digest, directory / "study.json")
-    tracker = Tracker(uri, "synthetic", facts, directory / "mlartifacts")
+    tracker = Tracker(uri, "synthetic", facts)
     tracker.write(read_records(directory / "records"))
     unfinished = {f"unfinished/{name}": directory / "records" / name for name in (FAILED, STOPPED)}
     tracker.finish(outcome(load_study(directory)), unfinished)
@@ -131,11 +131,20 @@ def test_what_a_server_lacks_is_named(database: str, tmp_path: Path) -> None:
         load_runs("http://127.0.0.1:9", "synthetic")
 
 
+def test_a_database_that_was_moved_is_read_from_its_new_place(study_of: Make, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    directory = study_of(methods=("control",), splits={"paper": [0]})
+    track(directory, f"sqlite:///{tmp_path}/a/mlflow.db")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert len(load_runs(f"sqlite:///{tmp_path}/b/mlflow.db", "synthetic").results.records) == 1
+    assert not (tmp_path / "a").exists()
+
+
 def test_a_study_run_without_its_description(study_of: Make, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     directory = study_of(methods=("control",), splits={"paper": [0]})
     track(directory, uri)
-    (written,) = directory.glob("mlartifacts/*/artifacts/study.json")
+    (written,) = tmp_path.glob("mlartifacts/*/artifacts/study.json")
     written.unlink()
     with pytest.raises(ReportError, match=r"The artifact study.json .* is not available.*`study sync`"):
         load_runs(uri, "synthetic")

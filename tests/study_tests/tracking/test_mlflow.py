@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,7 +105,7 @@ def facts(folder: Path) -> StudyFacts:
 
 @pytest.fixture
 def connect(tmp_path: Path) -> Callable[[str], Tracker]:
-    return lambda uri: Tracker(uri, "small", facts(tmp_path), tmp_path / "artifacts")
+    return lambda uri: Tracker(uri, "small", facts(tmp_path))
 
 
 def state(uri: str) -> pd.DataFrame:
@@ -147,7 +148,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_what_cannot_be_stored_is_told(connect: Callable[[str], Tracker], tmp_path: Path) -> None:
     """Such as where a server's artifacts belong in a folder that this machine cannot write to."""
-    (tmp_path / "artifacts").write_text("in the way")
+    (tmp_path / "mlartifacts").write_text("in the way")
     said: list[str] = []
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     tracker = BackgroundTracker(lambda: connect(uri), lambda: RECORDS, said.append, retry_s=60)
@@ -158,7 +159,7 @@ def test_what_cannot_be_stored_is_told(connect: Callable[[str], Tracker], tmp_pa
     def unreadable() -> list[TrialRecord]:
         raise ValueError("a record is damaged")
 
-    (tmp_path / "artifacts").unlink()
+    (tmp_path / "mlartifacts").unlink()
     tracker = BackgroundTracker(lambda: connect(uri), unreadable, said.append, retry_s=60)
     with pytest.raises(
         TrackingError, match=r"not be written to MLflow \(ValueError: a record is damaged\).*study sync"
@@ -274,6 +275,51 @@ def test_nobody_waits_for_a_server_that_hangs(connect: Callable[[str], Tracker],
     answers.set()
     tracker.close()
     assert n_finished(uri) == 2
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
+def test_artifacts_follow_their_database(tmp_path: Path, how: Callable[[Path, Path], object]) -> None:
+    def track(folder: Path, records: list[TrialRecord], said: str) -> str:
+        (folder / "report").mkdir(exist_ok=True)
+        (folder / "report" / "report.html").write_text(said)
+        tracker = Tracker(f"sqlite:///{folder}/mlflow.db", "small", facts(folder))
+        tracker.write(records)
+        tracker.finish(StudyOutcome({}, (), True), {"report": folder / "report"})
+        return tracker.study_run
+
+    first, second = tmp_path / "my study's first", tmp_path / "second"
+    first.mkdir()
+    run = track(first, RECORDS[:2], "of the first")
+    before = files_of(first)
+    how(first, second)
+    assert track(second, RECORDS[:4], "of the second") == run
+    assert (files_of(first) if first.exists() else before) == before
+    assert first.exists() == (how is shutil.copytree)
+
+    client = MlflowClient(f"sqlite:///{second}/mlflow.db")
+    place = (second / "mlartifacts").as_uri()
+    assert client.get_experiment_by_name("small").artifact_location == place
+    runs = client.search_runs(["1"])
+    assert len(runs) == 1 + 2 + 4
+    assert all(one.info.artifact_uri == f"{place}/{one.info.run_id}/artifacts" for one in runs)
+    (tmp_path / "download").mkdir()
+    assert {found.path for found in client.list_artifacts(run)} == {"report", "study.json"}
+    got = client.download_artifacts(run, "report/report.html", str(tmp_path / "download"))
+    assert Path(got).read_text() == "of the second"
+    assert (second / "mlartifacts" / run / "artifacts" / "report" / "report.html").read_text() == "of the second"
+
+
+def test_the_place_of_an_experiment_that_a_user_made_is_left_alone(tmp_path: Path) -> None:
+    facts(tmp_path)
+    Tracker(f"sqlite:///{tmp_path}/mlflow.db", "small", facts(tmp_path))
+    place = (tmp_path / "elsewhere").as_uri()
+    MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").create_experiment("theirs", place)
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db", "theirs", facts(tmp_path))
+    assert (tmp_path / "elsewhere" / tracker.study_run / "artifacts" / "study.json").exists()
 
 
 def test_layers_are_followed_where_nothing_is_augmented(tmp_path: Path, connect: Callable[[str], Tracker]) -> None:
