@@ -12,6 +12,7 @@ StudyError
 ├── SpecError          the study file
 ├── RunError           a run that cannot start or go on
 ├── TrackingError      a tracking server that a study writes to
+│   └── SlowTrackerError   it did not take everything in time
 ├── TrackerError       a tracking server that cannot start
 ├── ModelError         an exported model
 └── ClusterError       a Ray cluster
@@ -26,6 +27,7 @@ __all__ = [
     "ClusterError",
     "ModelError",
     "RunError",
+    "SlowTrackerError",
     "SpecError",
     "StudyError",
     "TrackerError",
@@ -53,6 +55,16 @@ class RunError(StudyError):
 
 class TrackingError(StudyError):
     """A tracking server that cannot be used. The records are not affected."""
+
+
+class SlowTrackerError(TrackingError):
+    """A tracking server that did not take everything in time."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"MLflow has not stored everything within {limit_s:g} s; nothing waits for it any longer. Nothing is lost: "
+            "once it answers as it should, `study sync` writes what is missing."
+        )
 
 
 class TrackerError(StudyError):

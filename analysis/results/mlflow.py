@@ -28,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from analysis.format import cause
 from analysis.results import mlflow_schema as schema
 from analysis.results.aggregate import StudyResults
+from analysis.results.deadline import SameThread, within
 from analysis.results.load import ReportError, checked, with_unfinished
 from trainables.records.description import DESCRIPTION, read_description
 from trainables.records.types import Curves, TrialConfig, TrialRecord
@@ -98,7 +99,9 @@ def artifacts_of(run: Run, uri: str) -> ArtifactRepository:
 
     MLflow's client remembers them by the id of the run for the whole process, and a copied database has the same ids.
     """
-    return get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
+    artifacts = get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
+    artifacts.thread_pool = SameThread()
+    return artifacts
 
 
 def search_runs(client: MlflowClient, experiments: Sequence[str], condition: str) -> Iterator[Run]:
@@ -126,14 +129,18 @@ class ServerStudy:
     run_ids: Mapping[TrialConfig, str]
     client: MlflowClient
 
-    def with_learning_curves(self, wanted: Collection[TrialRecord]) -> list[TrialRecord]:
+    def with_learning_curves(self, wanted: Collection[TrialRecord], limit_s: float = 300) -> list[TrialRecord]:
         """Return some of its trials with their learning curves.
 
         Raises:
-            ReportError: The server stopped answering.
+            ReportError: The server stopped answering, or took longer than `limit_s`.
         """
-        with _answering("the MLflow server"):
+
+        def read() -> list[TrialRecord]:
             return [replace(record, curves=self._curves(self.run_ids[record.config])) for record in wanted]
+
+        with _answering("the MLflow server"):
+            return within(limit_s, read)
 
     def _curves(self, run_id: str) -> Curves:
         found: dict[str, dict[int, float]] = {}
@@ -147,40 +154,45 @@ class ServerStudy:
         return replace(_NO_CURVES, epoch=np.array(epochs, np.float32), **learning)
 
 
-def load_runs(uri: str, study: str) -> ServerStudy:
+def load_runs(uri: str, study: str, limit_s: float = 300) -> ServerStudy:
     """Read a study and its finished trials from a server.
 
     Args:
         uri: MLflow tracking address.
         study: Name of the study, or `NAME/DIGEST` if several studies with other settings have that name.
+        limit_s: The longest time that the server may take for all of it.
 
     Raises:
-        ReportError: The server does not answer, or does not have exactly one such study.
+        ReportError: The server does not answer, takes too long, or does not have exactly one such study.
         DescriptionError: The server's `study.json` is not valid.
     """
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         raise ReportError(f"{uri} names a database that does not exist. Correct --tracking-uri.")
     with _answering(f"MLflow at {uri}"):
-        client = connect(uri, max_retries=1)
-        experiments = {entry.experiment_id: entry.name for entry in client.search_experiments()}
-        named = search_runs(client, list(experiments), schema.runs_of(study))
-        key, runs = _runs_of_one(list(named), study, uri, experiments)
-        own = next(run for run in runs if run.data.tags[schema.KEY_TAG] == key)
-        finished = {}
-        for run in runs:
-            if schema.is_trial(run.data.params) and run.info.status == "FINISHED":
-                record = _record(run)
-                finished[record.config] = (record, run.info.run_id)
-        records = [finished[config][0] for config in sorted(finished)]
-        with TemporaryDirectory() as folder:
-            artifacts = artifacts_of(own, uri)
-            description = read_description(_study_json(artifacts, own, folder, uri).parent)
-            if own.info.status == "RUNNING":  # it may have proposed more candidates since it started
-                description = replace(description, candidates={})
-            results = checked(description, records)
-            if any(artifact.path == schema.UNFINISHED for artifact in artifacts.list_artifacts()):
-                unfinished = artifacts.download_artifacts(schema.UNFINISHED, folder)
-                results = with_unfinished(results, Path(unfinished))
+        return within(limit_s, lambda: _load_runs(uri, study))
+
+
+def _load_runs(uri: str, study: str) -> ServerStudy:
+    client = connect(uri, max_retries=1)
+    experiments = {entry.experiment_id: entry.name for entry in client.search_experiments()}
+    named = search_runs(client, list(experiments), schema.runs_of(study))
+    key, runs = _runs_of_one(list(named), study, uri, experiments)
+    own = next(run for run in runs if run.data.tags[schema.KEY_TAG] == key)
+    finished = {}
+    for run in runs:
+        if schema.is_trial(run.data.params) and run.info.status == "FINISHED":
+            record = _record(run)
+            finished[record.config] = (record, run.info.run_id)
+    records = [finished[config][0] for config in sorted(finished)]
+    with TemporaryDirectory() as folder:
+        artifacts = artifacts_of(own, uri)
+        description = read_description(_study_json(artifacts, own, folder, uri).parent)
+        if own.info.status == "RUNNING":  # it may have proposed more candidates since it started
+            description = replace(description, candidates={})
+        results = checked(description, records)
+        if any(artifact.path == schema.UNFINISHED for artifact in artifacts.list_artifacts()):
+            unfinished = artifacts.download_artifacts(schema.UNFINISHED, folder)
+            results = with_unfinished(results, Path(unfinished))
     return ServerStudy(results, {config: run for config, (_, run) in finished.items()}, client)
 
 
@@ -228,10 +240,10 @@ def _record(run: Run) -> TrialRecord:
 
 @contextmanager
 def _answering(what: str) -> Iterator[None]:
-    """Raise a `ReportError` where a server does not answer."""
+    """Raise a `ReportError` where a server does not answer in time."""
     try:
         yield
-    except UNREACHABLE as error:
+    except (*UNREACHABLE, TimeoutError) as error:
         raise ReportError(
             f"{what} does not answer ({cause(error)}). Correct the address, or start the server."
         ) from error

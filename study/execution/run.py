@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from functools import cache
 
 import numpy as np
@@ -99,7 +100,7 @@ def run_study(
     progress = progress or notebook_progress()
     checked = checked or check_run(spec)
     private_folder(spec.root)
-    with only_run(spec.root), loss_as_error():
+    with only_run(spec.root), loss_as_error(), ExitStack() as stack:
         write_activity(spec.root, Activity("embedding", time.time()))
         embed(spec, progress, checked)
         embeddings = load_embeddings(spec)
@@ -115,6 +116,7 @@ def run_study(
         tracker = BackgroundTracker(
             lambda: make_tracker(spec, description), lambda: read_records(spec.records), progress.say
         )
+        stack.callback(tracker.give_up)  # where a phase raises; `finish_study` closes it
 
         @cache
         def context() -> ray.ObjectRef:

@@ -20,6 +20,7 @@ from analysis.format import cause
 from analysis.results import mlflow_schema as schema
 from analysis.results.aggregate import UNDEFINED, CandidateSummary
 from analysis.results.controls import is_reference
+from analysis.results.deadline import within
 from analysis.results.mlflow import SQLITE, UNREACHABLE, artifacts_of, connect, search_runs
 from embedding_jobs.files import remove_asides, whole_file
 from study.errors import TrackingError
@@ -261,17 +262,17 @@ def _learning_curves(record: TrialRecord) -> dict[str, list[float]]:
     return found | {f"cka_{layer}": values.tolist() for layer, values in enumerate(record.curves.epoch_cka.T)}
 
 
-def check_server(uri: str) -> None:
+def check_server(uri: str, limit_s: float = 60) -> None:
     """Send a request to a tracking server. A database needs no check before a study is written.
 
     Raises:
-        TrackingError: The server cannot be reached, or rejected the user.
+        TrackingError: The server cannot be reached, rejected the user, or took longer than `limit_s`.
     """
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        connect(uri, max_retries=0).search_experiments(max_results=1)
-    except UNREACHABLE as error:
+        within(limit_s, lambda: connect(uri, max_retries=0).search_experiments(max_results=1))
+    except (*UNREACHABLE, TimeoutError) as error:
         raise TrackingError(cause(error)) from error
 
 

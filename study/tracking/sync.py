@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from analysis.report.write import write_report
 from analysis.results.aggregate import StudyResults
+from analysis.results.deadline import within
 from analysis.results.load import load_study
 from analysis.results.mlflow_schema import UNFINISHED, study_key
 from study.config.schema import StudySpec
+from study.errors import SlowTrackerError
 from study.state.description import refuse_foreign
 from study.state.lock import only_run
 from study.state.provenance import provenance
@@ -18,6 +21,11 @@ from study.tracking.mlflow import StudyFacts, Tracker
 from trainables.records.description import DESCRIPTION, StudyDescription, read_description
 from trainables.records.failures import FAILED, STOPPED
 from trainables.records.parquet import read_packs, read_records
+
+_T = TypeVar("_T")
+
+# The longest wait for a server to begin or to end a study's run.
+_LIMIT_S = 300.0
 
 
 def make_tracker(spec: StudySpec, description: StudyDescription) -> Tracker:
@@ -40,6 +48,13 @@ def make_tracker(spec: StudySpec, description: StudyDescription) -> Tracker:
     return Tracker(spec.tracking_uri, experiment, about)
 
 
+def _in_time(limit_s: float, work: Callable[[], _T]) -> _T:
+    try:
+        return within(limit_s, work)
+    except TimeoutError:
+        raise SlowTrackerError(limit_s) from None
+
+
 def attach(spec: StudySpec, folders: Mapping[str, Path], results: StudyResults | None = None) -> str:
     """Attach folders, by the name they get, to the study's MLflow run, end it, and return its id.
 
@@ -52,13 +67,17 @@ def attach(spec: StudySpec, folders: Mapping[str, Path], results: StudyResults |
     """
     description = read_description(spec.root)
     with only_run(spec.root):
-        tracker = make_tracker(spec, description)
+        tracker = _in_time(_LIMIT_S, lambda: make_tracker(spec, description))
         end_run(tracker, spec, results or load_study(spec.root), folders)
         return tracker.study_run
 
 
-def sync(spec: StudySpec) -> int:
+def sync(spec: StudySpec, limit_s: float | None = None) -> int:
     """Write the trials and the report that are missing on the server, and return the number of trials written.
+
+    Args:
+        spec: The study.
+        limit_s: The longest time to wait for the server; None for five minutes, and five seconds more for each trial.
 
     Raises:
         RunError: A run works in the directory; it writes to MLflow itself.
@@ -70,8 +89,10 @@ def sync(spec: StudySpec) -> int:
     description = read_description(spec.root)
     with only_run(spec.root):
         refuse_foreign(read_packs(spec.records), description)
-        tracker = make_tracker(spec, description)
-        n_written = tracker.write(read_records(spec.records))
+        records = read_records(spec.records)
+        limit_s = limit_s or _LIMIT_S + 5 * len(records)
+        tracker = _in_time(limit_s, lambda: make_tracker(spec, description))
+        n_written = _in_time(limit_s, lambda: tracker.write(records))
         results, report = load_study(spec.root), spec.root / "report"
         if not (report / "report.html").exists():
             write_report(spec.root, results=results)
@@ -86,4 +107,5 @@ def end_run(tracker: Tracker, spec: StudySpec, results: StudyResults, folders: M
         TrackingError: The server cannot be reached.
     """
     unfinished = {f"{UNFINISHED}/{name}": spec.records / name for name in (FAILED, STOPPED)}
-    tracker.finish(outcome(results), {**folders, **unfinished})
+    attached = {**folders, **unfinished}
+    _in_time(_LIMIT_S, lambda: tracker.finish(outcome(results), attached))

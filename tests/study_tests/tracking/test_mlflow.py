@@ -4,12 +4,14 @@ import dataclasses
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,13 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from analysis.results.aggregate import CandidateSummary, spread
+from analysis.results.load import ReportError
+from analysis.results.mlflow import artifacts_of, load_runs
 from analysis.results.mlflow_schema import KEY_TAG
 from study.errors import TrackingError
 from study.state.results import StudyOutcome
 from study.tracking.background import BackgroundTracker
-from study.tracking.mlflow import StudyFacts, Tracker
+from study.tracking.mlflow import StudyFacts, Tracker, check_server
 from tests.study_tests.conftest import free_port
 from trainables.records.types import Candidate, Curves, TrialConfig, TrialRecord
 
@@ -275,6 +279,73 @@ def test_nobody_waits_for_a_server_that_hangs(connect: Callable[[str], Tracker],
     answers.set()
     tracker.close()
     assert n_finished(uri) == 2
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """The address of a server that begins every answer at once, and then sends a byte now and then for ever."""
+    ended = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 999999\r\n\r\n{")
+            while not ended.wait(0.2):
+                connection.sendall(b" ")
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=listening.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        ended.set()
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def test_nobody_waits_for_a_server_that_drips(dripping: str, connect: Callable[[str], Tracker]) -> None:
+    said: list[str] = []
+    tracker = BackgroundTracker(lambda: connect(dripping), lambda: RECORDS, said.append, limit_s=1)
+    with pytest.raises(TrackingError, match=r"not stored everything within 1 s; .*Nothing is lost.*`study sync`"):
+        tracker.close()
+    assert said == []
+    with pytest.raises(TrackingError, match="no end within 1 s"):
+        check_server(dripping, limit_s=1)
+    with pytest.raises(ReportError, match=r"does not answer \(no end within 1 s\)"):
+        load_runs(dripping, "small", limit_s=1)
+
+
+def test_the_end_of_the_process_does_not_wait_for_it_either(dripping: str) -> None:
+    code = f"from study.tracking.mlflow import check_server; check_server({dripping!r}, limit_s=1)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert "no end within 1 s" in ended.stderr
+
+
+def test_the_artifacts_of_a_run_need_no_threads_that_the_end_of_the_process_waits_for(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run = MlflowClient(uri).get_run(Tracker(uri, "small", facts(tmp_path)).study_run)
+    before = set(threading.enumerate())
+    (tmp_path / "download").mkdir()
+    assert Path(artifacts_of(run, uri).download_artifacts("", str(tmp_path / "download"))).is_dir()
+    assert (tmp_path / "download" / "study.json").exists()
+    assert set(threading.enumerate()) <= before
+
+
+def test_the_thread_ends_where_the_study_gives_up(connect: Callable[[str], Tracker], tmp_path: Path) -> None:
+    answers = threading.Event()
+
+    def slow() -> Tracker:
+        answers.wait(300)
+        return connect(f"sqlite:///{tmp_path}/mlflow.db")
+
+    before = set(threading.enumerate())
+    tracker = BackgroundTracker(slow, lambda: RECORDS, lambda _: None)
+    tracker.give_up()
+    answers.set()
+    wait_for(lambda: set(threading.enumerate()) <= before)
+    assert n_finished(f"sqlite:///{tmp_path}/mlflow.db") == 0
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:
