@@ -27,6 +27,9 @@ def compare_command(studies: tuple[str, ...], output: Path | None) -> None:
     comparison = compare(studies)
     written = write_comparison(comparison, output or Path("comparison"))
     show_table(comparison_table(comparison))
+    for side in comparison.sides:
+        for sentence in side.results.excluded:
+            click.echo(f"{side.name}: {sentence}")
     click.echo(f"Comparison: {written.html}")
 
 

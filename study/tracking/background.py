@@ -33,7 +33,7 @@ class BackgroundTracker:
         recorded: Callable[[], Iterable[TrialRecord]],
         say: Callable[[str], None],
         retry_s: float = 10,
-        limit_s: float = 300,
+        limit_s: float = 200,
     ) -> None:
         self._connect, self._recorded, self._say = connect, recorded, say
         self._retry_s, self._limit_s = retry_s, limit_s

@@ -25,7 +25,7 @@ from trainables.records.parquet import read_packs, read_records
 _T = TypeVar("_T")
 
 # The longest wait for a server to begin or to end a study's run.
-_LIMIT_S = 300.0
+_LIMIT_S = 100.0
 
 
 def make_tracker(spec: StudySpec, description: StudyDescription) -> Tracker:
@@ -90,7 +90,7 @@ def sync(spec: StudySpec, limit_s: float | None = None) -> int:
     with only_run(spec.root):
         refuse_foreign(read_packs(spec.records), description)
         records = read_records(spec.records)
-        limit_s = limit_s or _LIMIT_S + 5 * len(records)
+        limit_s = limit_s or 3 * _LIMIT_S + 5 * len(records)
         tracker = _in_time(limit_s, lambda: make_tracker(spec, description))
         n_written = _in_time(limit_s, lambda: tracker.write(records))
         results, report = load_study(spec.root), spec.root / "report"
