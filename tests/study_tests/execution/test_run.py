@@ -33,6 +33,7 @@ from study.execution.run import run_study
 from study.state.lock import only_run
 from study.state.results import StudyResult
 from study.state.status import in_words, read_status
+from study.tracking.sync import sync
 from tests.study_tests.conftest import Command, MakeStudy, write_table
 from trainables.records.description import DescriptionError, read_description
 from trainables.records.failures import read_failures, read_stops
@@ -113,7 +114,7 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
         run(make_study())
     shutil.copytree(tmp_path / "out", tmp_path / "foreign", ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
     with pytest.raises(RecordError, match=f"{control.name} is not of this study"):
-        study.tracking.sync.sync(load_spec(make_study(directory="foreign")))
+        sync(load_spec(make_study(directory="foreign")))
     assert not (tmp_path / "foreign/mlflow.db").exists()
     control.write_bytes(content)
 
