@@ -48,7 +48,8 @@ def verify_command(cell: str, config: Path, split: int | None, tolerance: float)
     from study.config.load import load_spec
     from study.model.verify import verification_table, verify_cell
 
-    found = verify_cell(load_spec(config).root, cell, split, tolerance)
+    spec = load_spec(config)
+    found = verify_cell(spec.root, cell, split, tolerance, spec.resources)
     show_table(verification_table(found), n_left=1)
     if found.recorded_on != found.retrained_on:
         click.echo(f"Recorded on other hardware: {found.recorded_on}; now {found.retrained_on}.")
@@ -80,7 +81,7 @@ def export_command(
     from study.model.export import train_best, write_model
 
     spec = load_spec(config)
-    trained = train_best(spec.root, cell, split, all_items=all_items)
+    trained = train_best(spec.root, cell, split, spec.resources, all_items=all_items)
     written = write_model(trained, output or spec.root / "model")
     click.echo(f"{trained.summary}: {written}")
     place = str(written)
@@ -115,7 +116,7 @@ def label_command(table: Path, config: Path, model: Path | None, top: int, outpu
     folder = output or spec.root / "label" / table.stem
     source = unlabelled_source(spec, table)
     if model is None:  # the model comes first: without one, nothing is embedded
-        trained = train_best(spec.root)
+        trained = train_best(spec.root, resources=spec.resources)
         classifier, says = trained.classifier, trained.summary
     else:
         classifier, says = load_classifier(model), f"{model}"

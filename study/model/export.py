@@ -14,6 +14,7 @@ import numpy as np
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
+from study.config.schema import Resources
 from study.errors import ModelError
 from study.model.classifier import Classifier, InputColumn
 from study.model.retrain import FinishedStudy, find_trial, open_study
@@ -31,18 +32,25 @@ class TrainedModel:
 
 
 def train_best(
-    root: Path, cell: str | None = None, split: int | None = None, *, all_items: bool = False
+    root: Path,
+    cell: str | None = None,
+    split: int | None = None,
+    resources: Resources | None = None,
+    *,
+    all_items: bool = False,
 ) -> TrainedModel:
     """Train the candidate of a finished study that `find_trial` finds, for use.
 
     With `all_items`, it is trained on every labelled item instead of the split's training items, for as many epochs.
+    `resources` is what it trains on; None for that of the study's last run.
 
     Raises:
         RunError: No finished trial matches, or the study's embeddings have changed.
         ReportError: The study is not readable.
+        TrainingError: A GPU is asked for, and there is none.
     """
     trial = find_trial(root, cell, split).config
-    study = open_study(root)
+    study = open_study(root, resources)
     if all_items:
         lane, of = train_on_all(study.context, trial.candidate, trial.split), f"{trial.candidate}, trained on all"
     else:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from analysis.results.load import each_with_items, load_study
 from embedding_jobs.store.store import Embeddings
-from study.config.schema import StudySpec
+from study.config.schema import Resources, StudySpec
 from study.errors import RunError
 from study.execution.pack_context import load_embeddings, pack_context
 from trainables.packs.pack import PackContext
@@ -29,8 +29,8 @@ class FinishedStudy:
     context: PackContext
 
 
-def open_study(root: Path) -> FinishedStudy:
-    """Open a study by its directory.
+def open_study(root: Path, resources: Resources | None = None) -> FinishedStudy:
+    """Open a study by its directory, to train on `resources`; None for those of its last run.
 
     Raises:
         DescriptionError: The directory holds no study.
@@ -53,6 +53,8 @@ def open_study(root: Path) -> FinishedStudy:
             f"The embeddings in {spec.store} must be those that the records were made from, with the digest "
             f"{description.digests['embeddings']}, got {embeddings.digest}. Restore them, or run the study again."
         )
+    if resources is not None:
+        spec = spec.model_copy(update={"resources": resources})
     labels = np.searchsorted(np.asarray(description.data.class_names, dtype=object), embeddings.labels)
     return FinishedStudy(spec, description, embeddings, pack_context(spec, embeddings, labels, description))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.report.tables import TerminalTable
+from study.config.schema import Resources
 from study.errors import RunError
 from study.model.retrain import find_trial, open_study
 from trainables.packs.single import train_trial
@@ -61,18 +62,22 @@ class Verification:
         return self.equal or (not self.must_be_equal and all(figure.agrees is not False for figure in self.figures))
 
 
-def verify_cell(root: Path, cell: str, split: int | None, tolerance: float = 0.001) -> Verification:
+def verify_cell(
+    root: Path, cell: str, split: int | None, tolerance: float = 0.001, resources: Resources | None = None
+) -> Verification:
     """Retrain the trial that `find_trial` finds, from the study's own description, and compare.
 
     On the kind of CPU that made the record, the results must be equal to the bit. Elsewhere, figures agree within
-    `tolerance`; rounding on other hardware explains differences below the default.
+    `tolerance`; rounding on other hardware explains differences below the default. `resources`
+    is what it trains on; None for that of the study's last run.
 
     Raises:
         RunError: No finished trial matches, or the study's embeddings have changed.
         ReportError: The study is not readable.
+        TrainingError: A GPU is asked for, and there is none.
     """
     record = find_trial(root, cell, split)
-    trained = train_trial(open_study(root).context, record.config)
+    trained = train_trial(open_study(root, resources).context, record.config)
     before, after = record.items, trained.result.items
     if before is None or not np.array_equal(before.item, after.item):
         raise RunError(f"{record.config} was evaluated on other items than its split gives now. Run the study again.")

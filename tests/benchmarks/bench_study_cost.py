@@ -12,6 +12,7 @@ import argparse
 import math
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -34,7 +35,8 @@ def paper_context(n_threads: int, settings: Settings = PAPER) -> PackContext:
     labels = np.concatenate([np.arange(N_CLASSES), rng.choice(N_CLASSES, N_ITEMS - N_CLASSES, p=share / share.sum())])
     x = rng.standard_normal((N_ITEMS, N_FEATURES), dtype=np.float32)
     x += rng.standard_normal((N_CLASSES, N_FEATURES), dtype=np.float32)[labels] / 3
-    return PackContext(x, labels, 0.1, settings, "", np.array([], np.int64), 0, "auc_weighted", n_threads, {})
+    none, on_gpu = np.array([], np.int64), torch.cuda.is_available()
+    return PackContext(x, labels, 0.1, settings, "", none, 0, "auc_weighted", n_threads, {}, on_gpu)
 
 
 def measured(n_threads: int) -> PackCost:

@@ -26,6 +26,7 @@ class PackContext:
         objective: Metric that candidates are compared by; a trial where it is undefined fails.
         n_threads: CPU threads per pack.
         provenance: Written into every record.
+        on_gpu: Whether packs train on the GPU that they are given, or on the CPU even where a GPU is visible.
     """
 
     embeddings: npt.NDArray[np.float32]
@@ -38,3 +39,4 @@ class PackContext:
     objective: str
     n_threads: int
     provenance: Mapping[str, str]
+    on_gpu: bool = False

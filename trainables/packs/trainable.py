@@ -22,7 +22,7 @@ from trainables.records.failures import EVALUATED
 from trainables.records.parquet import write_records
 from trainables.records.types import Pack, TrialRecord
 from trainables.sampling.splits import make_split, n_train_items, searched_items, withhold
-from trainables.training.protocol import LaneFailure, LaneTraining, PackInputs, too_short
+from trainables.training.protocol import LaneFailure, LaneTraining, PackInputs, TrainingError, too_short
 from trainables.training.settings import Lane
 from trainables.training.start import start_training
 
@@ -105,13 +105,13 @@ def on_device(context: PackContext) -> tuple[Tensor, Tensor, str]:
     # Once a lane has learnt its items, gradients and moments fall below the smallest normal number, where a CPU is
     # slow: 72 epochs of `control` without dropout took 53.6 s instead of 37.0 s.
     torch.set_flush_denormal(True)
-    on_gpu = torch.cuda.is_available()
+    device = training_device(on_gpu=context.on_gpu)
     with warnings.catch_warnings():
         # The object store's memory is read-only, which torch warns of. Nothing here writes to it.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         arrays = torch.from_numpy(context.embeddings), torch.from_numpy(context.labels)
-    embeddings, labels = (array.to("cuda" if on_gpu else "cpu") for array in arrays)
-    return embeddings, labels, torch.cuda.get_device_name() if on_gpu else _cpu(context.n_threads)
+    embeddings, labels = (array.to(device) for array in arrays)
+    return embeddings, labels, torch.cuda.get_device_name() if context.on_gpu else _cpu(context.n_threads)
 
 
 def _cpu(n_threads: int) -> str:
@@ -124,6 +124,20 @@ def _cpu(n_threads: int) -> str:
     kind = " ".join(details[name] for name in ("model name", "cpu family", "model", "stepping") if name in details)
     instructions = torch.backends.cpu.get_cpu_capability()
     return f"cpu {kind or platform.machine()}, {instructions}, {n_threads} threads"
+
+
+def training_device(*, on_gpu: bool) -> torch.device:
+    """Return the device to train on.
+
+    Raises:
+        TrainingError: A GPU is asked for, and torch finds none.
+    """
+    if on_gpu and not torch.cuda.is_available():
+        raise TrainingError(
+            "`resources.gpus_per_pack` must be 0 where torch finds no GPU. Install a build of torch for this machine's "
+            "GPU, or set it to 0 to train on the CPU."
+        )
+    return torch.device("cuda" if on_gpu else "cpu")
 
 
 def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: Tensor) -> LaneTraining:

@@ -14,6 +14,7 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from rich.console import Console
@@ -31,8 +32,10 @@ from study.model.export import train_best, write_model
 from study.model.retrain import find_trial, open_study
 from study.model.verify import verify_cell
 from tests.study_tests.conftest import MODEL, Command, MakeStudy, copy_encoded, settings, write_table
+from trainables.packs.pack import PackContext
 from trainables.records.description import DescriptionError
 from trainables.records.parquet import read_record_file, record_files, write_records
+from trainables.training.protocol import TrainingError
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,25 @@ def test_a_cell_is_verified(finished: Path, cell: str) -> None:
     done = CliRunner().invoke(study, ["verify", cell, "--split", "1", "-c", str(finished)])
     assert done.exit_code == 0, done.output
     assert "on paper split 1 agrees, to the bit: 0 of 144 items are judged differently" in " ".join(done.output.split())
+
+
+def test_a_cell_is_trained_on_what_the_study_file_gives(finished: Path) -> None:
+    """Also where the study ran on something else; a GPU that is not there is no reason to take the CPU."""
+    given = yaml.safe_load(finished.read_text())
+    on_gpu = finished.with_name("gpu.yaml")
+    on_gpu.write_text(yaml.safe_dump({**given, "resources": {**given.get("resources", {}), "gpus_per_pack": 0.5}}))
+    assert pack_context_of(on_gpu).on_gpu
+    assert not pack_context_of(finished).on_gpu
+    if not torch.cuda.is_available():
+        for command in (["verify", "control"], ["export", "control", "-o", str(finished.with_name("none"))]):
+            done = CliRunner().invoke(study, [*command, "-c", str(on_gpu)])
+            assert isinstance(done.exception, TrainingError), done.output
+            assert "`resources.gpus_per_pack` must be 0 where torch finds no GPU" in str(done.exception)
+
+
+def pack_context_of(file: Path) -> PackContext:
+    spec = load_spec(file)
+    return open_study(spec.root, spec.resources).context
 
 
 def test_a_cell_that_is_not_what_was_recorded_is_found_out(copy: Path) -> None:

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.trainables_tests.training.test_engine import SETTINGS, items
 from trainables.packs.pack import PackContext
-from trainables.packs.trainable import PackTrainable
+from trainables.packs.trainable import PackTrainable, on_device, training_device
 from trainables.records.parquet import read_record_file
 from trainables.records.types import Candidate, Pack
 from trainables.sampling.splits import make_split, withhold
+from trainables.training.protocol import TrainingError
 
 PACK = Pack("paper", Candidate.of("control", {}), (0, 1, 2, 3, 4, 5))
 
@@ -76,3 +78,18 @@ def test_what_cannot_be_written_is_told_and_not_raised(context: PackContext, tmp
     report = train(context)
     assert "records" in report["unwritable"]
     assert "record" not in report
+
+
+@pytest.mark.parametrize("is_visible", [True, False])
+def test_a_pack_trains_on_what_the_study_gives_it(
+    context: PackContext, is_visible: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU though a GPU is visible; and never on the CPU where a GPU is asked for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: is_visible)
+    embeddings, labels, hardware = on_device(context)
+    assert (embeddings.device.type, labels.device.type, hardware) == ("cpu", "cpu", "cpu, 1 threads")
+    if is_visible:
+        assert training_device(on_gpu=True).type == "cuda"
+    else:
+        with pytest.raises(TrainingError, match=r"`resources\.gpus_per_pack` must be 0 where torch finds no GPU"):
+            on_device(replace(context, on_gpu=True))
