@@ -15,8 +15,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from trainables.training.draws import LaneDraws
-
 # Steps before one is captured: in the first steps libraries initialise themselves, which a graph does not allow.
 _N_REHEARSALS = 3
 
@@ -31,11 +29,10 @@ class CapturedStep:
 
     Args:
         step: The step. It reads no value from the device, and its tensors stay at their addresses.
-        draws: The streams that it draws from.
     """
 
-    def __init__(self, step: _Step, draws: Sequence[LaneDraws]) -> None:
-        self._step, self._draws = step, draws
+    def __init__(self, step: _Step) -> None:
+        self._step = step
         self._stream = _stream()
         self._n_rehearsed = 0
         self._replay: Callable[[], None] | None = None
@@ -43,8 +40,6 @@ class CapturedStep:
     def __call__(self, items: Tensor, rates: Sequence[float]) -> None:
         """Take one step."""
         if self._n_rehearsed < _N_REHEARSALS:
-            for draws in self._draws:
-                draws.record()
             with _beside_others(self._stream):
                 self._step(items, rates)
             self._n_rehearsed += 1
@@ -55,26 +50,18 @@ class CapturedStep:
             self._replay = self._capture()
         self._items.copy_(items)
         self._rates.copy_(torch.tensor(rates, dtype=torch.float32))
-        for draws in self._draws:
-            draws.draw_recorded()
         self._replay()
 
     def _capture(self) -> Callable[[], None]:
         rates = self._rates.unbind()
-        generators = [generator for draws in self._draws for generator in draws.generators]
-        for draws in self._draws:
-            draws.give_recorded()
-        return graph_of(lambda: self._step(self._items, rates), generators, self._stream)
+        return graph_of(lambda: self._step(self._items, rates), self._stream)
 
 
-def graph_of(
-    work: Callable[[], None], generators: Sequence[torch.Generator], stream: torch.cuda.Stream | None
-) -> Callable[[], None]:
+def graph_of(work: Callable[[], None], stream: torch.cuda.Stream | None) -> Callable[[], None]:
     """Capture work without running it.
 
     Args:
         work: The work to capture.
-        generators: Random generators of the work; each replay draws further numbers.
         stream: The stream of the rehearsals. Libraries keep a workspace per stream: if graphs shared a stream, freeing
             one of them would free the workspace of the others.
 
@@ -82,8 +69,6 @@ def graph_of(
         A function that replays the work.
     """
     graph = torch.cuda.CUDAGraph()
-    for generator in generators:
-        graph.register_generator_state(generator)
     with torch.cuda.graph(graph, stream=stream):
         work()
     return graph.replay

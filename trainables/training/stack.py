@@ -79,7 +79,7 @@ class Stack(ABC):
         }
         self._shift, self._scale, self._deviation = self._moments()
         seeds = [lane.seed for lane in lanes]
-        self._order = [stream(seed, f"{stage}order") for seed in seeds]
+        self._order = f"{stage}order"
         self._augment = LaneDraws(seeds, f"{stage}augment", self._device)
         self.model = model.to(self._device)
         rate = settings.learning_rate
@@ -159,7 +159,7 @@ class Stack(ABC):
 
     def keep(self, lanes: Sequence[int]) -> None:
         """Keep some of the lanes, given their positions, and free the tensors of the others."""
-        for name in ("lanes", "device_s", "_train", "_order", "_rates"):
+        for name in ("lanes", "device_s", "_train", "_rates"):
             setattr(self, name, [getattr(self, name)[lane] for lane in lanes])
         index = torch.tensor(lanes, dtype=torch.int64, device=self._device)
         for name in ("_shift", "_scale", "_deviation", "_loss"):
@@ -206,18 +206,24 @@ class Stack(ABC):
 
     def _epoch_order(self, lane: int, n_used: int) -> Indices:
         """Draw the positions of an epoch's items among the lane's training items: (n_used,)."""
-        n_items = len(self._train[lane])
+        n_items, rng = len(self._train[lane]), self._order_stream(lane)
         rounds = -(-n_used // n_items)
-        return np.concatenate([self._order[lane].permutation(n_items) for _ in range(rounds)])[:n_used]
+        return np.concatenate([rng.permutation(n_items) for _ in range(rounds)])[:n_used]
+
+    def _order_stream(self, lane: int) -> np.random.Generator:
+        """Return the stream of a lane's item order in the epoch that begins now."""
+        return stream(self.lanes[lane].seed, self._order, self.n_steps // self.steps_per_epoch)
 
     def _step(self, items: Tensor) -> None:
         half_cycle = self.settings.learning_rate.step_size_epochs * self.steps_per_epoch
         rates = [triangular(self.n_steps, low, high, half_cycle) for low, high in self._rates]
-        if self._is_captured:
-            self._captured = self._captured or CapturedStep(self._on_device, self._draws())
-            self._captured(items, rates)
-        else:
-            self._on_device(items, rates)
+        if self._is_captured and self._captured is None:
+            self._captured = CapturedStep(self._on_device)
+            for draws in self._draws():
+                draws.hold()
+        for draws in self._draws():
+            draws.begin(self.n_steps)
+        (self._captured or self._on_device)(items, rates)
         self.n_steps += 1
         self._loss_steps += 1
 

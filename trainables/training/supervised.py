@@ -112,7 +112,7 @@ class SupervisedStack(Stack):
         if not self.settings.class_balanced:
             return super()._epoch_order(lane, n_used)
         classes = self._local[lane][self.labels[self._train[lane]]].cpu().numpy()
-        return balanced_order(self._order[lane], classes, n_used, self.settings.batch_size)
+        return balanced_order(self._order_stream(lane), classes, n_used, self.settings.batch_size)
 
     def _lane_loss(self, items: Tensor) -> Tensor:
         targets = self._local.gather(1, self.labels[items])

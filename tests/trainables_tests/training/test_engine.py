@@ -98,7 +98,7 @@ def test_bfloat16_changes_products_and_little_else(name: str) -> None:
     for exact, coarse in zip(results["float32"], results["bfloat16"], strict=True):
         assert not np.array_equal(exact.curves.epoch_loss, coarse.curves.epoch_loss)
         np.testing.assert_allclose(exact.curves.epoch_loss, coarse.curves.epoch_loss, rtol=0.02)
-        assert coarse.metrics["auc_weighted"] == pytest.approx(exact.metrics["auc_weighted"], abs=0.01)
+        assert coarse.metrics["auc_weighted"] == pytest.approx(exact.metrics["auc_weighted"], abs=0.02)
         # Predictions are not rounded to the 8 bits of bfloat16, which would make ties.
         assert len(np.unique(coarse.items.logit)) > 0.95 * len(np.unique(exact.items.logit))
 
