@@ -11,11 +11,12 @@ from trainables.methods.protocol import Batch, Draws
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MANIFOLD_LAYERS = 3
+# Hidden layers that `manifold_mixup` mixes at, from the first; it also mixes at the input.
+_MANIFOLD_LAYERS = 2
 
 
 def manifold_mixup(batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> Batch:
-    """Mix pairs at one layer of {input, hidden 1, hidden 2}, drawn anew for each step and lane.
+    """Mix pairs at one layer of {input, hidden 1, hidden 2}, or of those that exist, drawn anew for each step and lane.
 
     Lanes of a stack draw different layers, so both items of a pair are carried to the end, and a step costs as much as
     one of `control`.
@@ -29,7 +30,7 @@ def manifold_mixup(batch: Batch, params: Mapping[str, Tensor], draws: Draws) -> 
     """
     rows = batch.x.shape[1] // 2
     lam = draws.beta(params["alpha"], rows)
-    chosen = (draws.uniform(1, 1) * _MANIFOLD_LAYERS).floor()
+    chosen = (draws.uniform(1, 1) * (1 + min(_MANIFOLD_LAYERS, batch.n_hidden))).floor()
 
     def mix_at(layer: int, h: Tensor) -> Tensor:
         weight = h.new_ones((*h.shape[:2], 1))  # 1 leaves an item as it is

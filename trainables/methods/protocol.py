@@ -62,6 +62,7 @@ class Batch:
             hidden layer returns fewer rows than in `x`: the loss is then of the first rows.
         is_class: 1 for each class of a lane, 0 for padding (lanes, 1, classes).
         deviation: Standard deviation of each feature over the lane's training items (lanes, 1, features).
+        n_hidden: Number of hidden layers that the batch passes.
         at_layer: Transforms the output of a hidden layer, given the layer's number from 1 and its activations
             (lanes, rows, width); None for no change.
     """
@@ -70,6 +71,7 @@ class Batch:
     y: Tensor
     is_class: Tensor
     deviation: Tensor
+    n_hidden: int
     at_layer: Callable[[int, Tensor], Tensor] | None = None
 
 

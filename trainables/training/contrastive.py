@@ -82,10 +82,9 @@ class ContrastiveStack(Stack):
 
     def _lane_loss(self, items: Tensor) -> Tensor:
         x = self._inputs(items)
-        nothing = x.new_zeros((*items.shape, 1))
-        view = self.method.transform(
-            Batch(x, nothing, x.new_ones((len(x), 1, 1)), self._deviation), self._params, self._augment
-        )
+        y, is_class = x.new_zeros((*items.shape, 1)), x.new_ones((len(x), 1, 1))
+        batch = Batch(x, y, is_class, self._deviation, len(self.settings.hidden))
+        view = self.method.transform(batch, self._params, self._augment)
         plain, augmented = self._outputs(x), self._outputs(view.x, at_layer=self._below_head(view.at_layer))
         return nt_xent(plain, augmented, self._params["temperature"])
 

@@ -118,7 +118,7 @@ class SupervisedStack(Stack):
         targets = self._local.gather(1, self.labels[items])
         y = torch.zeros((*items.shape, self._is_class.shape[-1]), device=self._device)
         y.scatter_(2, targets[..., None], 1.0)
-        plain = Batch(self._inputs(items), y, self._is_class, self._deviation)
+        plain = Batch(self._inputs(items), y, self._is_class, self._deviation, len(self.settings.hidden))
         batch = self.method.transform(plain, self._params, self._augment)
         keep = self._keep_masks(batch.x.shape[1])
         logits = self._outputs(batch.x, keep, batch.at_layer)[:, : batch.y.shape[1]]

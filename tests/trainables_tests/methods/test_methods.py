@@ -49,7 +49,7 @@ def make_batch(seed: int = 0) -> Batch:
     y = torch.zeros(LANES, ROWS, CLASSES)
     labels = torch.stack([torch.randint(0, width, (ROWS,), generator=rng) for width in (12, 9, 12)])
     deviation = x.std(1, keepdim=True)
-    return Batch(x, y.scatter(2, labels[..., None], 1.0), is_class, deviation)
+    return Batch(x, y.scatter(2, labels[..., None], 1.0), is_class, deviation, n_hidden=2)
 
 
 def defaults(name: str, **changed: float) -> dict[str, torch.Tensor]:

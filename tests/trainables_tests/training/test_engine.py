@@ -141,6 +141,39 @@ def test_a_pack_mixes_candidates_methods_and_settings() -> None:
     assert not np.allclose(plain[0].items.confidence, together[2].items.confidence, atol=1e-3)
 
 
+@pytest.mark.parametrize("hidden", [(), (16,), (16, 12), (16, 12, 8)])
+def test_manifold_mixup_mixes_states_in_every_step_in_which_it_mixes_targets(hidden: tuple[int, ...]) -> None:
+    """At a layer that the model has: the input, or one of its first two hidden layers."""
+    mixed: list[list[list[int]]] = []  # of each step and lane, the layers whose states were mixed
+
+    def watch(batch: Batch, params: Mapping[str, torch.Tensor], draws: Draws) -> Batch:
+        out = METHODS["manifold_mixup"].transform(batch, params, draws)
+        mixed.append([[] for _ in out.x])
+
+        def note(layer: int, h: torch.Tensor, changed: torch.Tensor) -> torch.Tensor:
+            for lane, (before, after) in enumerate(zip(h, changed, strict=True)):
+                if not torch.equal(before, after):
+                    mixed[-1][lane].append(layer)
+            return changed
+
+        def at_layer(layer: int, h: torch.Tensor) -> torch.Tensor:
+            assert out.at_layer is not None
+            return note(layer, h, out.at_layer(layer, h))
+
+        return replace(out, x=note(0, batch.x, out.x), at_layer=at_layer)
+
+    x, labels = items()
+    lanes = [
+        replace(lane, method=Augmentation("watched", watch, METHODS["manifold_mixup"].hyperparameters))
+        for lane in lanes_of("manifold_mixup", [3, 4])
+    ]
+    finish(Training(PackInputs(x, labels, lanes, replace(SETTINGS, hidden=hidden))))
+    assert len(mixed) == 50
+    chosen = [layers for step in mixed for layers in step]
+    assert {len(layers) for layers in chosen} == {1}
+    assert {layer for (layer,) in chosen} == set(range(1 + min(2, len(hidden))))
+
+
 def test_lanes_that_leave_change_nothing_for_the_rest() -> None:
     x, labels = items()
     training = Training(PackInputs(x, labels, lanes_of("soft_e_mixup", range(4)), SETTINGS))
