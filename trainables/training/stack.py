@@ -206,9 +206,7 @@ class Stack(ABC):
 
     def _epoch_order(self, lane: int, n_used: int) -> Indices:
         """Draw the positions of an epoch's items among the lane's training items: (n_used,)."""
-        n_items, rng = len(self._train[lane]), self._order_stream(lane)
-        rounds = -(-n_used // n_items)
-        return np.concatenate([rng.permutation(n_items) for _ in range(rounds)])[:n_used]
+        return repeated_order(self._order_stream(lane), len(self._train[lane]), n_used, self.settings.batch_size)
 
     def _order_stream(self, lane: int) -> np.random.Generator:
         """Return the stream of a lane's item order in the epoch that begins now."""
@@ -243,6 +241,28 @@ class Stack(ABC):
             torch.cuda.synchronize(self._device)
         share = (time.perf_counter() - started_s) / len(self.lanes)
         self.device_s = [seconds + share for seconds in self.device_s]
+
+
+def repeated_order(rng: np.random.Generator, n_items: int, n_used: int, batch_size: int) -> Indices:
+    """Draw positions in permutations, one after the other, so that the items of a batch differ: (n_used,).
+
+    Every item is drawn equally often, up to one. If items could meet themselves where a batch reaches from one
+    permutation into the next, pairs of a batch would mix an item with itself.
+
+    Args:
+        rng: Source of the draws.
+        n_items: Number of training items, at least the batch size.
+        n_used: Number of positions to draw.
+        batch_size: Items per batch.
+    """
+    order = rng.permutation(n_items)
+    while len(order) < n_used:
+        begun = order[len(order) - len(order) % batch_size :]  # of a batch that the next permutation completes
+        others = rng.permutation(np.setdiff1d(np.arange(n_items), begun))
+        n_missing = -len(begun) % batch_size
+        rest = rng.permutation(np.concatenate([begun, others[n_missing:]]))
+        order = np.concatenate([order, others[:n_missing], rest])
+    return order[:n_used]
 
 
 @contextmanager

@@ -12,14 +12,16 @@ from torch import nn
 from analysis.statistics.bootstrap import Detection
 from trainables.methods.protocol import Augmentation, Batch, Draws
 from trainables.methods.registry import METHODS, Contrastive
-from trainables.sampling.splits import make_split
+from trainables.sampling.splits import Split, make_split
+from trainables.sampling.streams import stream
+from trainables.training.contrastive import ContrastiveStack
 from trainables.training.engine import Training
 from trainables.training.model import LaneMLP
 from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, PackInputs, TrainingError
 from trainables.training.settings import HoldOut, Lane, Pretraining, Settings
-from trainables.training.stack import triangular
+from trainables.training.stack import repeated_order, triangular
 from trainables.training.start import start_lockstep, start_training
-from trainables.training.supervised import balanced_order
+from trainables.training.supervised import SupervisedStack, balanced_order
 
 SETTINGS = Settings(  # 50 steps of 5 an epoch
     epochs=10,
@@ -208,6 +210,41 @@ def test_early_stopping_keeps_the_best_weights() -> None:
         # The weights are those of two evaluations before the end.
         (short,) = run("control", [seed], replace(settings, epochs=int(result.metrics["epochs"]) - 10))
         np.testing.assert_allclose(result.items.confidence, short.items.confidence, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("n_items", "batch_size"), [(2, 2), (3, 2), (4, 4), (5, 2), (5, 4), (7, 4), (9, 4), (16, 16), (17, 16), (21, 16)]
+)
+def test_the_items_of_a_batch_differ_where_a_split_has_few(n_items: int, batch_size: int) -> None:
+    n_used, pairs = 12 * batch_size, np.zeros((n_items, n_items))
+    for epoch in range(300):
+        order = repeated_order(stream(3, "order", epoch), n_items, n_used, batch_size)
+        for batch in order.reshape(-1, batch_size):
+            assert len(set(batch)) == batch_size
+            pairs[batch[: batch_size // 2], batch[batch_size // 2 :]] += 1
+        counts = np.bincount(order, minlength=n_items)
+        assert counts.max() - counts.min() <= 1
+    assert pairs.diagonal().sum() == 0
+    others = pairs[~np.eye(n_items, dtype=bool)]
+    assert others == pytest.approx(others.mean(), abs=6 * others.mean() ** 0.5), "every pair is as likely"
+
+
+@pytest.mark.parametrize("name", ["e_mixup", "contrastive_feature_corruption"])
+def test_no_batch_of_a_training_holds_an_item_twice(name: str) -> None:
+    x, labels = items()
+    lanes = [
+        replace(lane, split=Split(lane.split.train[:n], lane.split.validation))
+        for n, lane in zip((8, 11), lanes_of(name, [3, 4]), strict=True)
+    ]
+    stack = (
+        ContrastiveStack(x, lanes, 7, replace(SETTINGS, batch_size=8))
+        if "contrastive" in name
+        else SupervisedStack(x, labels, lanes, 7, replace(SETTINGS, batch_size=8))
+    )
+    for _ in range(20):
+        for lane in stack._epoch_items().view(2, 7, 8):
+            assert all(len(batch.unique()) == 8 for batch in lane)
+        stack.train(1)
 
 
 def test_class_balanced_sampling_draws_classes_equally() -> None:
