@@ -163,6 +163,7 @@ def _lanes(context: PackContext, pack: Pack) -> list[Lane]:
     lanes = []
     for seed in pack.splits:
         split = make_split(n_items, context.train_fraction, pack.phase, seed)
-        split = withhold(split, context.labels, context.unknown_classes, context.unknown_class_fraction, seed, untested)
+        named, fraction = context.unknown_classes, context.unknown_class_fraction
+        split = withhold(split, context.labels, named, fraction, pack.phase, seed, untested)
         lanes.append(Lane(method, dict(pack.candidate.params), seed, split))
     return lanes

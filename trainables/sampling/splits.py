@@ -105,7 +105,13 @@ def make_split(n_items: int, train_fraction: float, phase: str, seed: int) -> Sp
 
 
 def withhold(
-    split: Split, labels: Indices, named: Indices, fraction: float, seed: int, untested: Indices | None = None
+    split: Split,
+    labels: Indices,
+    named: Indices,
+    fraction: float,
+    phase: str,
+    seed: int,
+    untested: Indices | None = None,
 ) -> Split:
     """Move the training items of unknown classes to validation, where they are "none".
 
@@ -116,13 +122,15 @@ def withhold(
         fraction: Fraction of the other classes to withhold. They are drawn for this seed, evenly over class frequency:
             the classes in order of frequency are cut into as many runs as classes are wanted, and one class is drawn
             from each run.
+        phase: Phase of the split. Each draws its own classes: those that a search withholds must not choose the
+            candidates for the classes that its confirmation withholds.
         seed: Split seed.
         untested: Items that must not be in validation; those of unknown classes are then left out of the split.
     """
     others = np.setdiff1d(np.arange(labels.max() + 1), named)
     n_drawn = round(len(others) * fraction)
     by_frequency = others[np.argsort(np.bincount(labels)[others], kind="stable")]
-    rng = stream(seed, "unknown_classes")
+    rng = stream(seed, f"{phase}_unknown_classes")
     drawn = [rng.choice(run) for run in np.array_split(by_frequency, n_drawn)] if n_drawn else []
     unknown = np.isin(labels[split.train], np.concatenate([named, np.array(drawn, np.int64)]))
     moved = np.setdiff1d(split.train[unknown], [] if untested is None else untested)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainables.sampling.splits import make_split, n_train_items, searched_items, withhold
+from trainables.sampling.splits import Split, make_split, n_train_items, searched_items, withhold
 from trainables.sampling.streams import stream
 
 
@@ -43,7 +43,7 @@ def test_nothing_that_is_tested_was_searched(train_fraction: float) -> None:
     for seed in range(40):
         split = make_split(600, train_fraction, "confirm", seed)
         assert len(split.validation) >= 600 // 3
-        withheld = withhold(split, labels, np.array([3]), 0.3, seed, seen)
+        withheld = withhold(split, labels, np.array([3]), 0.3, "confirm", seed, seen)
         for tested in (split.validation, withheld.validation):
             assert not np.intersect1d(tested, seen).size
             assert not np.intersect1d(tested, split.train[~np.isin(split.train, withheld.validation)]).size
@@ -60,17 +60,30 @@ def test_withheld_classes_are_validated_and_not_trained_on() -> None:
     share = 1 / np.arange(1, 31)
     labels = rng.choice(30, 2000, p=share / share.sum())
     split = make_split(2000, 0.3, "paper", 4)
-    assert withhold(split, labels, np.array([], np.int64), 0, 4).train.tolist() == split.train.tolist()
-    named = withhold(split, labels, np.array([0, 7]), 0, 4)
+    assert withhold(split, labels, np.array([], np.int64), 0, "paper", 4).train.tolist() == split.train.tolist()
+    named = withhold(split, labels, np.array([0, 7]), 0, "paper", 4)
     assert set(labels[split.train]) - set(labels[named.train]) == {0, 7}
     np.testing.assert_array_equal(np.sort(np.concatenate([named.train, named.validation])), np.arange(2000))
-    drawn = withhold(split, labels, np.array([7]), 0.2, 4)
+    drawn = withhold(split, labels, np.array([7]), 0.2, "paper", 4)
     gone = set(range(30)) - set(labels[drawn.train])
     assert 7 in gone
     by_frequency = np.argsort(np.bincount(labels))
     thirds = [len(gone & set(run)) for run in np.array_split(by_frequency, 3)]
     assert min(thirds) >= 2, "drawn evenly over class frequency"
-    again = withhold(split, labels, np.array([7]), 0.2, 4)
+    again = withhold(split, labels, np.array([7]), 0.2, "paper", 4)
     np.testing.assert_array_equal(drawn.train, again.train)
-    other = withhold(make_split(2000, 0.3, "paper", 5), labels, np.array([7]), 0.2, 5)
+    other = withhold(make_split(2000, 0.3, "paper", 5), labels, np.array([7]), 0.2, "paper", 5)
     assert set(range(30)) - set(labels[other.train]) != gone
+
+
+def test_search_and_confirmation_withhold_other_classes() -> None:
+    """For one seed, and no more alike than for two: what a search chooses must not be tuned to the classes tested."""
+    labels, named = np.arange(3000) % 30, np.array([], np.int64)
+    everything = Split(np.arange(3000), np.array([], np.int64))
+
+    def withheld(phase: str, seed: int) -> set[int]:
+        return set(labels[withhold(everything, labels, named, 0.3, phase, seed).validation].tolist())
+
+    shared = [len(withheld("search", seed) & withheld("confirm", seed)) for seed in range(200)]
+    assert np.mean(shared) == pytest.approx(9 * 0.3, abs=0.4), "of 9 classes"
+    assert withheld("search", 3) == withheld("search", 3)
