@@ -16,6 +16,7 @@ StudyError
 ├── TrackerError       a tracking server that cannot start
 ├── ModelError         an exported model
 └── ClusterError       a Ray cluster
+    ├── LostError      a Ray that stopped in the middle of a command
     └── TransferError  a report that did not arrive from a cluster as it was sent
 """
 
@@ -25,6 +26,7 @@ from embedding_jobs.errors import StudyError
 
 __all__ = [
     "ClusterError",
+    "LostError",
     "ModelError",
     "RunError",
     "SlowTrackerError",
@@ -77,6 +79,12 @@ class ModelError(StudyError):
 
 class ClusterError(StudyError):
     """A cluster that cannot be reached, or that rejects the request."""
+
+
+class LostError(ClusterError):
+    """A Ray that has stopped in the middle of a command: the same command continues."""
+
+    exit_code = 3
 
 
 class TransferError(ClusterError):

@@ -14,7 +14,7 @@ from types import FrameType
 import click
 
 from study.cli.options import EXIT_INTERRUPTED, EXIT_USER
-from study.errors import StudyError
+from study.errors import LostError, StudyError
 from study.execution.prepare import prepare
 
 # The sections of `study --help`: the commands of each, and the modules that hold them.
@@ -85,6 +85,8 @@ def _interrupt_once(number: int, frame: FrameType | None) -> None:
 def _user_errors_as_messages() -> Iterator[None]:
     try:
         yield
+    except LostError as error:
+        _fail(error, LostError.exit_code)
     except StudyError as error:
         _fail(error)
     except click.ClickException as error:
@@ -99,6 +101,6 @@ def _user_errors_as_messages() -> Iterator[None]:
         _fail(f"{error}. Make room there; recorded trials are kept, and the same command continues.")
 
 
-def _fail(error: BaseException | str) -> None:
+def _fail(error: BaseException | str, exit_code: int = EXIT_USER) -> None:
     click.echo(f"Error: {error}", err=True)
-    sys.exit(EXIT_USER)
+    sys.exit(exit_code)

@@ -41,10 +41,11 @@ def submit_command(
     """
     from study.cluster.jobs import EXIT_STOPPED, Cluster, file_digest
     from study.config.load import load_spec
+    from study.errors import LostError
 
     spec = load_spec(config, remote=True)
     cluster = Cluster(address, python, click.echo)
-    job = cluster.running(spec)
+    job, started = cluster.running(spec), False
     if job is None and not no_preflight:
         checked = cluster.call(["preflight", "--no-pilot"], config, echo=click.echo)
         _exit_unless_ran(checked, address, 0, 2)
@@ -52,7 +53,8 @@ def submit_command(
             click.echo("Not submitted: preflight failed. Fix the errors above, or pass --no-preflight.", err=True)
             sys.exit(checked.exit_code)
     if job is None:
-        job = cluster.start(spec, config)
+        job, started = cluster.start(spec, config)
+    if started:
         click.echo(f"{job.id} is submitted.")
     else:
         click.echo(f"{job.id} is already running; following it.")
@@ -72,9 +74,9 @@ def submit_command(
     if job.state == "STOPPED":
         click.echo(f"{job.id} was stopped. Recorded trials are kept; submit it again to continue.", err=True)
         sys.exit(EXIT_STOPPED)
-    _exit_unless_ran(job, address, 0, 1, 2)
-    if job.exit_code == 2:
-        sys.exit(EXIT_USER)  # the log has the error
+    _exit_unless_ran(job, address, 0, 1, EXIT_USER, LostError.exit_code)
+    if job.exit_code in (EXIT_USER, LostError.exit_code):
+        sys.exit(job.exit_code)  # the log has the error
     here = _report_here(cluster, spec, job, output or Path(f"{spec.name}-report"))
     if here != _report_there(spec):  # else the log has its path
         click.echo(f"Copied to this machine: {here}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from importlib.resources import files
@@ -49,6 +50,7 @@ def check_command(config: Path) -> None:
     from analysis.results.controls import uncompared
     from embedding_jobs.store.items import checked_source
     from embedding_jobs.store.store import Store
+    from study.config.machine_rules import too_large_here
     from study.search.space import n_candidates, unguided
     from study.state.description import refuse_changes, refuse_other_data
     from trainables.records.types import PROTOCOLS
@@ -63,7 +65,9 @@ def check_command(config: Path) -> None:
         n, n_splits = len(counts) if phase == "confirm" else sum(counts.values()), len(spec.split_seeds(phase))
         trials = plural(n * n_splits, "trial")
         click.echo(f"{phase}: {plural(n, 'candidate')} x {plural(n_splits, 'split')} = {trials}.")
-    for remark in filter(None, (uncompared(counts), unguided(spec.search))):
+    on_cluster = spec.resources.address or os.environ.get("RAY_ADDRESS")
+    too_large = None if on_cluster else too_large_here(spec.resources)
+    for remark in filter(None, (uncompared(counts), unguided(spec.search), too_large)):
         click.echo(remark)
 
 

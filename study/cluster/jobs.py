@@ -27,7 +27,7 @@ from study.cluster.job_log import follow_log
 from study.cluster.report_transfer import unpack_report
 from study.config.addresses import is_loopback
 from study.config.schema import StudySpec, digest
-from study.errors import ClusterError, TransferError
+from study.errors import ClusterError, LostError, TransferError
 from study.execution.ray_connection import rejected_token
 
 EXIT_STOPPED = 130
@@ -101,9 +101,18 @@ class Cluster:
         """Return the run of a study that has not ended; None if there is none."""
         return next((job for job in self.runs_of(spec) if not job.ended), None)
 
-    def start(self, spec: StudySpec, config: Path) -> ClusterJob:
-        """Start a run of a study that has none. When two processes start one at once, both get the first one's job."""
-        attempt = max((int(job.id.rpartition("-")[2]) for job in self.runs_of(spec)), default=0) + 1
+    def start(self, spec: StudySpec, config: Path) -> tuple[ClusterJob, bool]:
+        """Start a run of a study, unless it has one by now.
+
+        When two processes start one at once, both choose the same id, and the cluster accepts it once.
+
+        Returns:
+            The run, and whether this call has started it.
+        """
+        runs = self.runs_of(spec)
+        if active := next((job for job in runs if not job.ended), None):
+            return active, False
+        attempt = max((int(job.id.rpartition("-")[2]) for job in runs), default=0) + 1
         job_id = f"{_job_stem(spec)}-{attempt}"
         metadata = {"study": spec.name, "file": file_digest(config)}
         try:
@@ -111,7 +120,8 @@ class Cluster:
         except RuntimeError as error:
             if "already exists" not in str(error):
                 raise
-        return self.job(job_id)
+            return self.job(job_id), False
+        return self.job(job_id), True
 
     def call(
         self, arguments: list[str], config: Path | None, folder: str = "", *, echo: Callable[[str], None]
@@ -131,11 +141,11 @@ class Cluster:
         """Pass on a job's lines until it has ended; a lost connection is made again.
 
         Raises:
-            ClusterError: The cluster has not answered for two minutes.
+            LostError: The cluster has not answered for two minutes.
         """
         lost_s = follow_log(self._client, job_id, lambda: self.job(job_id).ended, echo)
         if lost_s is not None:
-            raise ClusterError(
+            raise LostError(
                 f"{self.address} has not answered for {lost_s:.0f} s. Recorded trials are kept; once the cluster is "
                 "back, run the same command again to continue."
             )

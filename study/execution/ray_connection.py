@@ -8,15 +8,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray
 import ray.exceptions
 
-from embedding_jobs.ray_session import start_ray, token_path, use_token
+from embedding_jobs.ray_session import start_ray, stop_ray, token_path, use_token
 from study.config.schema import StudySpec
-from study.errors import ClusterError
+from study.errors import ClusterError, LostError, StudyError
 from study.execution.prepare import first_stderr
 
 _ANSWERS_WITHIN_S, _LOST_AFTER_S, _INTERRUPTED_WITHIN_S = 5, 35, 10
@@ -42,6 +42,8 @@ def connect_ray(spec: StudySpec) -> None:
     address = address_of(spec)
     if address == "local":
         start_ray()
+        event = "A process of Ray on this machine was killed, perhaps for lack of memory."
+        _Watch(_local_ray_is_dead, 0, f"{event} Recorded trials are kept: the same command continues.").start()
         return
     if "://" in address:
         raise ClusterError(
@@ -58,66 +60,93 @@ def connect_ray(spec: StudySpec) -> None:
         raise ClusterError(rejected_token(address)) from None
     except ConnectionError as error:  # also with a wrong token, which only a log of Ray's tells
         raise ClusterError(f"The Ray cluster at {address} could not be joined ({error}). {_token_remedy()}") from None
-    _Watch.current = _Watch(joined.address_info["gcs_address"])
-    _Watch.current.start()
+    found = joined.address_info["gcs_address"]
+    event = f"The Ray cluster at {found} has stopped responding."
+    remedy = "Recorded trials are kept: once the cluster is back, the same command continues."
+    _Watch(lambda: _is_silent(found), _LOST_AFTER_S, f"{event} {remedy}").start()
+
+
+def disconnect_ray() -> None:
+    """Leave the Ray that `connect_ray` has started or joined; one that the process had before stays."""
+    if _Watch.current is not None:
+        _Watch.current = None
+        stop_ray()
+        ray.shutdown()
 
 
 @contextmanager
 def loss_as_error() -> Iterator[None]:
-    """Raise an error in the block if the cluster stops responding.
+    """Raise an error in the block if the Ray that `connect_ray` has started or joined stops.
 
     Raises:
-        ClusterError: The cluster has stopped responding.
+        LostError: It has stopped.
     """
+    _Watch.n_blocks += 1
     try:
         yield
-    except (KeyboardInterrupt, ConnectionError, ray.exceptions.RayError) as error:
+    except (KeyboardInterrupt, Exception) as error:
         watch = _Watch.current
         interrupted = isinstance(error, KeyboardInterrupt)  # by the watch, unless by the user
-        if watch is None or not (watch.lost if interrupted else watch.is_silent()):
+        if isinstance(error, StudyError) or watch is None or not (watch.lost if interrupted else watch.is_silent()):
             raise
         watch.interrupted.set()
-        raise ClusterError(watch.message) from None
+        disconnect_ray()
+        raise LostError(watch.message) from None
+    finally:
+        _Watch.n_blocks -= 1
 
 
 class _Watch(threading.Thread):
-    """Interrupt the run when the cluster stops responding.
+    """Interrupt the main thread, while it is in a block of `loss_as_error`, when Ray stops.
 
-    Ray itself waits for a minute and then ends the process without a message. Until then the main thread is often in a
-    call of Ray's that cannot be interrupted; if it does not return from it, this thread ends the process.
+    Ray itself waits for up to a minute, or for ever, and then ends the process without a message. Until then the main
+    thread is often in a call of Ray's that cannot be interrupted; if it does not return from it, this thread ends the
+    process.
+
+    Args:
+        is_silent: Returns whether Ray does not answer now.
+        lost_after_s: Ray is lost when it has not answered for longer.
+        message: What has happened then, and what to do.
     """
 
     current: _Watch | None = None
+    n_blocks = 0
 
-    def __init__(self, address: str) -> None:
-        super().__init__(name="cluster-watch", daemon=True)
-        self.address, self.lost, self.interrupted = address, False, threading.Event()
-        self.message = (
-            f"The Ray cluster at {address} has stopped responding. Recorded trials are kept: once the cluster is back, "
-            "the same command continues."
-        )
-
-    def is_silent(self) -> bool:
-        """Return whether the cluster does not answer now."""
-        try:
-            _open_connection(self.address)
-        except OSError:
-            return True
-        return False
+    def __init__(self, is_silent: Callable[[], bool], lost_after_s: float, message: str) -> None:
+        super().__init__(name="ray-watch", daemon=True)
+        self.is_silent, self.lost, self.interrupted = is_silent, False, threading.Event()
+        self.message, self._lost_after_s = message, lost_after_s
+        _Watch.current = self
 
     def run(self) -> None:
         answered_s = time.monotonic()
-        while ray.is_initialized():
-            if not self.is_silent():
+        while _Watch.current is self:
+            # The third condition, after the second: outside the blocks, Ray is stopped on purpose.
+            if not _Watch.n_blocks or not self.is_silent() or not _Watch.n_blocks:
                 answered_s = time.monotonic()
-            elif time.monotonic() - answered_s > _LOST_AFTER_S:
+            elif time.monotonic() - answered_s > self._lost_after_s:
                 self.lost = True
                 _thread.interrupt_main()
                 if not self.interrupted.wait(_INTERRUPTED_WITHIN_S):
                     os.write(first_stderr(), f"Error: {self.message}\n".encode())
-                    os._exit(2)
+                    os._exit(LostError.exit_code)
                 return
-            time.sleep(2)
+            time.sleep(1)
+
+
+def _local_ray_is_dead() -> bool:
+    """Return whether a process is dead without which Ray cannot go on. Ray has no public function for it."""
+    node = ray._private.worker._global_node
+    return node is not None and any(kind in ("gcs_server", "raylet") for kind, _ in node.dead_processes())
+
+
+def _is_silent(address: str) -> bool:
+    """Return whether the cluster does not answer now."""
+    try:
+        _open_connection(address)
+    except OSError:
+        return True
+    return False
 
 
 def _open_connection(address: str) -> None:

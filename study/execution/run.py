@@ -12,14 +12,15 @@ import ray
 from embedding_jobs.files import private_folder, remove_asides
 from embedding_jobs.pipeline.extract import CheckedExtraction, check_extraction, run_extraction
 from study.config.schema import StudySpec
+from study.execution.capacity import missing_node
 from study.execution.finish import finish_study
 from study.execution.pack_context import load_embeddings, pack_context
 from study.execution.phases import RunState, train_phases
 from study.execution.prepare import prepare
 from study.execution.progress import Progress, notebook_progress
-from study.execution.ray_connection import address_of, connect_ray, loss_as_error
+from study.execution.ray_connection import address_of, connect_ray, disconnect_ray, loss_as_error
 from study.state.description import describe, refuse_changes, refuse_foreign, refuse_other_data
-from study.state.lock import Activity, only_run, write_activity
+from study.state.lock import Activity, only_run, read_activity, write_activity
 from study.state.results import StudyResult
 from study.tracking.background import BackgroundTracker
 from trainables.records.description import DESCRIPTION, write_description
@@ -48,15 +49,33 @@ def check_run(spec: StudySpec) -> CheckedExtraction:
     return checked
 
 
-def embed(spec: StudySpec, progress: Progress, checked: CheckedExtraction | None = None) -> None:
+def embed(
+    spec: StudySpec, progress: Progress, checked: CheckedExtraction | None = None, *, trains: bool = False
+) -> None:
     """Encode the shards that are missing in the store. Ray is started if it is needed.
 
-    `checked` is what `check_run` returned; without it, that is done first.
+    Args:
+        spec: The study.
+        progress: Shows the progress.
+        checked: What `check_run` returned; without it, that is done first.
+        trains: Whether packs are trained next: nothing is encoded if the cluster has no node for a pack.
+
+    Raises:
+        ClusterError: The Ray cluster does not answer, or has no node that is large enough.
+        LostError: Ray has stopped.
     """
+
+    def start() -> None:
+        _connect(spec, progress)
+        if trains:
+            _missing_node(spec, trains=True)
+        if missing := _missing_node(spec, encodes=True):
+            _wait_for(spec, progress, missing)
+
     checked = checked or check_run(spec)
     private_folder(spec.root)
     with loss_as_error():
-        columns = run_extraction(checked, on_progress=progress.embedding, start_ray=lambda: _connect(spec, progress))
+        columns = run_extraction(checked, on_progress=progress.embedding, start_ray=start)
     progress.end_embedding()
     for column in columns:
         done = f"{column.n_inputs_encoded:,} distinct inputs encoded in {column.elapsed_s:.0f} s"
@@ -73,6 +92,16 @@ def _connect(spec: StudySpec, progress: Progress) -> None:
         address = address_of(spec)
         progress.say("Starting Ray ..." if address == "local" else f"Joining the Ray cluster at {address} ...")
     connect_ray(spec)
+
+
+def _missing_node(spec: StudySpec, *, encodes: bool = False, trains: bool = False) -> str | None:
+    return missing_node(spec, encodes=encodes, trains=trains, local=address_of(spec) == "local")
+
+
+def _wait_for(spec: StudySpec, progress: Progress, missing: str) -> None:
+    progress.say(f"Waiting until the cluster adds {missing} ...")
+    if read_activity(spec.root) is not None:  # the command is `run`
+        write_activity(spec.root, Activity(f"waiting until the cluster adds {missing}", time.time()))
 
 
 def run_study(
@@ -92,7 +121,8 @@ def run_study(
         SourceError: The table is not valid.
         EncoderError: An encoder is not available.
         StoreError: The store was made from another table or encoder.
-        ClusterError: The Ray cluster does not answer.
+        ClusterError: The Ray cluster does not answer, or has no node that is large enough.
+        LostError: Ray has stopped; recorded trials are kept.
     """
     prepare()
     from study.tracking.sync import make_tracker  # imports MLflow
@@ -100,9 +130,9 @@ def run_study(
     progress = progress or notebook_progress()
     checked = checked or check_run(spec)
     private_folder(spec.root)
-    with only_run(spec.root), loss_as_error(), ExitStack() as stack:
+    with only_run(spec.root), ExitStack() as stack:
         write_activity(spec.root, Activity("embedding", time.time()))
-        embed(spec, progress, checked)
+        embed(spec, progress, checked, trains=True)
         embeddings = load_embeddings(spec)
         class_names, labels = np.unique(embeddings.labels, return_inverse=True)
         description = describe(spec, embeddings, [str(name) for name in class_names])
@@ -121,13 +151,17 @@ def run_study(
         @cache
         def context() -> ray.ObjectRef:
             _connect(spec, progress)  # Ray is not started yet if nothing was encoded
+            if missing := _missing_node(spec, trains=True):
+                _wait_for(spec, progress, missing)
             return ray.put(pack_context(spec, embeddings, labels, description))
 
         recorded = read_records(spec.records)
         failures = read_failures(spec.records, description.digests["settings"])
         scores = {record.config: record.metrics[spec.objective.metric] for record in recorded}
         run = RunState(spec, progress, tracker, description, recorded, scores, failures)
-        train_phases(run, context)
+        with loss_as_error():
+            train_phases(run, context)
+        disconnect_ray()  # what is left to do needs no Ray, so its loss cannot end it
         progress.say("Writing the report ...")
         write_activity(spec.root, Activity("writing the report", time.time()))
         finished = finish_study(spec, tracker)

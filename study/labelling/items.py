@@ -19,7 +19,7 @@ from embedding_jobs.store.store import Embeddings, Store
 from study.config.schema import StudySpec
 from study.errors import ModelError
 from study.execution.progress import Progress
-from study.execution.ray_connection import connect_ray
+from study.execution.ray_connection import connect_ray, loss_as_error
 from study.labelling.ranking import rank
 from study.model.classifier import NONE, Classifier
 
@@ -77,7 +77,8 @@ def embed_table(spec: StudySpec, source: Source, store: Path, classifier: Classi
     configs = spec.column_encoders
     checked = check_extraction(source, configs, store, rows_per_shard=spec.resources.rows_per_shard)
     _refuse_other_encoders(classifier, checked.fingerprints)
-    run_extraction(checked, on_progress=progress.embedding, start_ray=lambda: connect_ray(spec))
+    with loss_as_error():
+        run_extraction(checked, on_progress=progress.embedding, start_ray=lambda: connect_ray(spec))
     progress.end_embedding()
     return Store(store).load([column_name(column, config) for column, config in configs.items()])
 

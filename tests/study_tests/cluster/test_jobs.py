@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,12 @@ def study(head: Head, tmp_path: Path) -> Study:
 
 @dataclass(frozen=True)
 class Sent:
-    """A study that was submitted twice, stopped in the middle, then submitted again and followed to its end.
+    """A study that was submitted three times, stopped in the middle, then submitted again and followed to its end.
 
     Attributes:
         folder: Its folder.
-        first: Output of `submit --detach`.
-        second: Output of the same command while the first run was active.
+        first: Output of `submit --detach`, twice at once; the one that has sent the job comes first.
+        late: Output of the same command that had found no run before it was to send one.
         known: The jobs that the cluster listed then.
         stopped: Output of `stop`.
         before: The records after it.
@@ -71,8 +72,8 @@ class Sent:
     """
 
     folder: Path
-    first: Done
-    second: Done
+    first: tuple[str, str]
+    late: Done
     known: str
     stopped: Done
     before: dict[str, int]
@@ -88,6 +89,15 @@ study.cli.app.main()
 """
 
 
+# `study submit`, that looks for a run before there is one and then takes its time, as for a preflight.
+SUBMIT_LATE = """
+import sys, study.cli.app, study.cluster.jobs
+study.cluster.jobs.Cluster.running = lambda *_: None
+sys.argv = ["study", *sys.argv[1:]]
+study.cli.app.main()
+"""
+
+
 @pytest.fixture(scope="module")
 def sent(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     folder = tmp_path_factory.mktemp("sent")
@@ -95,8 +105,18 @@ def sent(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     training = {"epochs": 600, "evaluate_every_epochs": 300}
     path = write_study(folder, training=training, search={"methods": methods})
     submit = functools.partial(run_as, head, folder, "submit", "--no-preflight", "--address", head.url)
-    first = submit("--detach", MLFLOW_TRACKING_PASSWORD="planted")
-    second = submit("--detach")
+    with ThreadPoolExecutor() as both:
+        twice = list(both.map(lambda _: submit("--detach", MLFLOW_TRACKING_PASSWORD="planted"), range(2)))
+    assert [done.returncode for done in twice] == [0, 0], twice
+    first, second = sorted((done.stdout for done in twice), key=lambda out: "already running" in out)
+    late = subprocess.run(
+        [sys.executable, "-c", SUBMIT_LATE, "submit", "--no-preflight", "--address", head.url, "--detach"],
+        env=head.environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     known = head.ask("/api/jobs/")
     stopped = subprocess.run(
         [sys.executable, "-c", STOP_AFTER_A_RECORD, "shared/out/records", head.url],
@@ -110,7 +130,7 @@ def sent(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     assert not (folder / "shared" / "out" / "running.json").exists(), "it stopped by itself, it was not killed"
     before = records(folder)
     path.write_text(path.read_text().replace("epochs: 600", "epochs: 600 # again"))
-    return Sent(folder, first, second, known, stopped, before, submit())
+    return Sent(folder, (first, second), late, known, stopped, before, submit())
 
 
 def write_study(folder: Path, **sections: Any) -> Path:
@@ -130,12 +150,13 @@ def records(folder: Path) -> dict[str, int]:
 
 
 def test_a_run_is_found_again_and_stopped(head: Head, sent: Sent) -> None:
-    assert sent.first.returncode == 0, sent.first.stderr
-    job = re.match(r"(small-[0-9a-f]{8}-1) is submitted", sent.first.stdout)
+    first, second = sent.first
+    job = re.match(r"(small-[0-9a-f]{8}-1) is submitted", first)
     assert job is not None
-    assert f"study stop --address {head.url} -c study.yaml" in sent.first.stdout
-    assert f"{job[1]} is already running" in sent.second.stdout
-    assert job[1] in sent.known
+    assert f"study stop --address {head.url} -c study.yaml" in first
+    assert f"{job[1]} is already running" in second
+    assert f"{job[1]} is already running" in sent.late.stdout
+    assert set(re.findall(r"small-[0-9a-f]{8}-\d+", sent.known)) == {job[1]}, "one job"
     assert "planted" not in sent.known, "nothing of this machine's environment is sent"
     assert f"{job[1]}: stopped" in sent.stopped.stdout
     assert 0 < len(sent.before) < 9
@@ -334,7 +355,7 @@ def test_a_cluster_that_goes_away_is_an_error_and_the_next_run_goes_on(tmp_path:
             time.sleep(0.1)
         lost.kill()
         _, stderr = run.communicate(timeout=900)
-    assert (run.returncode, stderr.splitlines()) == (2, [stderr.strip()])
+    assert (run.returncode, stderr.splitlines()) == (3, [stderr.strip()])
     assert re.search(rf"The Ray cluster at \S+:{lost.address.rpartition(':')[2]} has stopped responding", stderr)
     before = records(tmp_path)
     assert len(before) < 9

@@ -350,6 +350,25 @@ def test_the_command_survives_kill_and_reports(
     assert len(runs_of(tmp_path / "another.db")) == 13
 
 
+@pytest.mark.parametrize("asked", [{"gpus_per_pack": 1}, {"cpus_per_pack": 64}])
+@pytest.mark.usefixtures("ray_session")
+def test_a_pack_that_no_node_holds_is_refused_before_anything_is_computed(
+    make_study: MakeStudy, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, asked: dict[str, float]
+) -> None:
+    path = make_study(resources=asked)
+    code, _, err = command("run", "-c", str(path))
+    needed = "1 CPU and 1 GPU" if "gpus_per_pack" in asked else "64 CPUs and 0 GPUs"
+    assert (code, f"Error: A pack needs {needed}, and this machine has 2 CPUs and 0 GPUs: lower" in err) == (2, True), (
+        err
+    )
+    assert not list((tmp_path / "out/embeddings").glob("title--*/*.parquet"))
+    assert not list((tmp_path / "out/embeddings").glob(".units/*/*")), "nothing is encoded"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    code, out, _ = command("check", "-c", str(path))
+    assert (code, f"A pack needs {needed}" in out) == (0, True), out
+
+
 @pytest.mark.parametrize(
     ("broken", "expected"),
     [

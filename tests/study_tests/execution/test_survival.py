@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -135,6 +136,39 @@ def test_workers_are_killed_ten_times(quiet: Path) -> None:
     assert process.wait() == 0, path.with_suffix(".log").read_text()
     assert n_killed == 10
     assert_as_if_nothing_had_happened(quiet.parent / "workers", quiet)
+
+
+def process_of_ray(driver: int, name: str) -> int | None:
+    """The process of Ray with a name that a driver has started."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == driver and (entry / "cmdline").read_bytes().split(b"\0")[0].endswith(name.encode()):
+                return int(entry.name)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return None
+
+
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_rays_own_processes_are_killed_in_embedding_and_in_training(quiet: Path, name: str) -> None:
+    path = write_study(quiet.parent, name)
+    directory = quiet.parent / name
+    for place in ("embeddings/.units/*/*", "records/*.parquet"):
+        process = start(path)
+        while not list(directory.glob(place)):
+            assert process.poll() is None, path.with_suffix(".log").read_text()
+            time.sleep(0.02)
+        pid = process_of_ray(process.pid, name)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert process.wait(300) == 3
+        (line,) = path.with_suffix(".log").read_text().splitlines()
+        assert re.fullmatch(r"Error: A process of Ray .* killed.*the same command continues\.", line)
+        path.with_suffix(".log").unlink()
+    assert len(values(directory)) < N_CANDIDATES * N_SPLITS
+    assert start(path).wait() == 0, path.with_suffix(".log").read_text()
+    assert_as_if_nothing_had_happened(directory, quiet)
 
 
 def test_a_node_is_killed_in_the_middle(quiet: Path) -> None:

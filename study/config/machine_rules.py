@@ -1,0 +1,36 @@
+"""Whether a pack fits on this machine, as far as can be told without Ray."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from study.config.schema import Resources
+
+
+def amounts_text(n_cpus: float, n_gpus: float) -> str:
+    """Return amounts of CPUs and GPUs in words, such as `2 CPUs and 1 GPU`."""
+    return " and ".join(f"{n:g} {name}{'' if n == 1 else 's'}" for n, name in ((n_cpus, "CPU"), (n_gpus, "GPU")))
+
+
+def too_large_here(resources: Resources) -> str | None:
+    """Return why `study run` would refuse the study on this machine alone; None where nothing speaks against it."""
+    n_cpus, n_gpus = os.cpu_count() or 1, _n_gpus()
+    if resources.cpus_per_pack <= n_cpus and resources.gpus_per_pack <= n_gpus:
+        return None
+    return (
+        f"A pack needs {amounts_text(resources.cpus_per_pack, resources.gpus_per_pack)} (`resources.cpus_per_pack`, "
+        f"`resources.gpus_per_pack`), and this machine has {amounts_text(n_cpus, n_gpus)}: `study run` refuses the "
+        "study here; on a cluster it needs a node of that size."
+    )
+
+
+def _n_gpus() -> float:
+    """Return how many GPUs Ray would count here at most."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1", "NoDevFiles"):
+        return 0
+    if Path("/dev/kfd").exists() or Path("/dev/dxg").exists():
+        return float("inf")  # AMD's, or Windows': they are not counted
+    n_gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return n_gpus if visible is None else min(n_gpus, len(visible.split(",")))
