@@ -103,11 +103,12 @@ class LaneDraws:
         """
         # In float64, so that rounding to float32 hides how a device computes the logarithm and the cosine.
         n = rows * columns
-        halves = self.words(-(-n // 2)).view(torch.int32).double()
-        radius = ((halves[:, ::2] + (2**31 + 0.5)) * 2**-32).log_().mul_(-2).sqrt_()
-        angle = halves[:, 1::2] * (2 * math.pi * 2**-32)
-        drawn = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
-        return drawn.float().flatten(1)[:, :n].reshape(len(self._lanes), rows, columns)
+        half = -(-n // 2)
+        bits = self.words(half).view(torch.int32)
+        radius = bits[:, :half].double().add_(2**31 + 0.5).mul_(2**-32).log_().mul_(-2).sqrt_()
+        angle = bits[:, half : 2 * half].double().mul_(2 * math.pi * 2**-32)
+        drawn = torch.cat([(radius * angle.cos()).float(), (radius * angle.sin()).float()], dim=1)
+        return drawn[:, :n].reshape(len(self._lanes), rows, columns)
 
     def beta(self, alpha: Tensor, rows: int) -> Tensor:
         """Draw Beta(alpha, alpha) numbers: float32 (lanes, rows, 1), for alpha (lanes, 1, 1)."""
