@@ -61,9 +61,9 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield name, UNDEFINED_TEXT if value is None else str(value)
 
 
-def plural(count: int, noun: str) -> str:
-    """Return a count with its noun: "1 split", "1,010 trials"."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+def plural(count: int, noun: str, several: str | None = None) -> str:
+    """Return a count with its noun: "1 split", "1,010 trials"; `several` is a plural that does not just add an s."""
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
 
 
 def cause(error: BaseException) -> str:

@@ -11,6 +11,7 @@ key changes its meaning or is removed; keys may be added.
 | `methods[]` | one entry per method, in the study's order |
 | `.method`, `.hyperparameters` | name, and the best candidate's values; null without a finished candidate |
 | `.splits` | the split seeds behind every figure of the method |
+| `.not_converged[]` | why its trainings have not converged: `rule`, `value`, `limit`, `text`; empty if they have |
 | `.figures.NAME` | `mean`, `maximum_deviation` and `n_splits` where it is defined |
 | `.duration_s` | mean device seconds of a trial |
 | `.choosing_score`, `.optimism` | mean objective on the splits that chose; the same minus the reported objective |
@@ -70,6 +71,7 @@ def table_csv(results: StudyResults) -> str:
             "method": summary.method,
             **{name: values[summary.method].get(name) for name in params},
             "n_splits": summary.n_splits,
+            "not_converged": str(results.not_converged.get(summary.method, "")),
             **{f"{name}{end}": number for name in names for end, number in _spread(summary.figure(name)).items()},
             "duration_s": summary.duration_s,
             "n_complete": summary.n_complete,
@@ -121,11 +123,12 @@ def results_json(results: StudyResults, evidence: Evidence, layers: Layers | Non
 
 
 def _method(summary: MethodSummary, results: StudyResults, evidence: Evidence) -> dict[str, Any]:
-    own = evidence.get(summary.method)
+    own, unsettled = evidence.get(summary.method), results.not_converged.get(summary.method)
     return {
         "method": summary.method,
         "hyperparameters": None if summary.candidate is None else dict(summary.candidate.params),
         "splits": summary.splits,
+        "not_converged": [dataclasses.asdict(reason) for reason in unsettled.reasons] if unsettled else [],
         "figures": _figures(summary.figures),
         "duration_s": summary.duration_s,
         "choosing_score": summary.choosing_score.mean,

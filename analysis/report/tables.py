@@ -11,6 +11,7 @@ from analysis.format import UNDEFINED_TEXT, figure_name, heading, number, signed
 from analysis.results.aggregate import CandidateSummary, MethodSummary, Spread, StudyResults
 from analysis.results.controls import references_text
 from analysis.statistics.decisions import MethodEvidence
+from analysis.statistics.intervals import Decision
 from trainables.records.types import Candidate, value_text
 
 Evidence = Mapping[str, MethodEvidence]
@@ -49,7 +50,8 @@ class TableRow:
         epochs_to_99: Epochs to 99 % of the final accuracy.
         duration: Mean device seconds of a trial.
         interval: 95 % interval of the objective, over splits and items.
-        difference: Of the objective to the method's control, with its 95 % interval and the `decision`.
+        difference: Of the objective to the method's control, with its 95 % interval and the `decision`, which is "not
+            converged" where that is so of the method, whether or not it is compared.
         optimism: By how much the search's best score exceeds the confirmed one.
         best: Whether its objective is the highest of the table.
     """
@@ -184,11 +186,11 @@ def _row(summary: MethodSummary, top: float, results: StudyResults, own: MethodE
         duration=number(summary.duration_s, 2),
         optimism=signed(exceeds) if math.isfinite(exceeds) else "",
         best=summary.candidate is not None and summary.objective.mean == top,
-        **_evidence_cells(own, results.description.objective),
+        **_evidence_cells(own, results.description.objective, converged=summary.method not in results.not_converged),
     )
 
 
-def _evidence_cells(own: MethodEvidence | None, objective: str) -> dict[str, str]:
+def _evidence_cells(own: MethodEvidence | None, objective: str, *, converged: bool) -> dict[str, str]:
     cells = {"interval": UNDEFINED_TEXT, "difference": UNDEFINED_TEXT, "decision": UNDEFINED_TEXT}
     interval = own.intervals.get(objective) if own else None
     if interval is not None and math.isfinite(interval.low):
@@ -201,6 +203,8 @@ def _evidence_cells(own: MethodEvidence | None, objective: str) -> dict[str, str
         if math.isfinite(seen.low):
             cells["difference"] += f" [{signed(max(seen.low, -1.0))}, {signed(min(seen.high, 1.0))}]"
             cells["decision"] = str(difference.decision)
+    if not converged:
+        cells["decision"] = str(Decision.NOT_CONVERGED)
     return cells
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from analysis.figures.curves import line_figures
 from analysis.figures.items import forest_figures, item_figures
@@ -21,9 +20,6 @@ from analysis.results.load import ReportError, load_study, read_items
 from analysis.statistics.decisions import regions, weigh
 from embedding_jobs.files import write_whole
 from trainables.records.types import TrialRecord
-
-if TYPE_CHECKING:
-    from analysis.results.mlflow import ServerStudy
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def write_report(directory: Path, output: Path | None = None, *, results: StudyR
     results = load_study(directory) if results is None else results
     reported = read_items(directory, _chosen(results, str(directory)))
     within = regions(results.description.settings)
-    evidence = weigh(reported, within)
+    evidence = weigh(reported, within, results.not_converged)
     layers = study_layers(directory, results, within)
     figures: list[LineFigure | ForestFigure] = [
         *forest_figures(evidence),
@@ -74,19 +70,17 @@ def write_report(directory: Path, output: Path | None = None, *, results: StudyR
     return _write_all(results, reported, evidence, figures, layers, directory / "report" if output is None else output)
 
 
-def write_server_report(study: ServerStudy, output: Path) -> ReportFiles:
+def write_server_report(results: StudyResults, output: Path) -> ReportFiles:
     """Write as much of a report as the runs of an MLflow server allow; the page says what is left out.
 
     Args:
-        study: The study, as `analysis.results.mlflow` reads it.
+        results: The study, as `analysis.results.mlflow` reads it.
         output: Folder of the report. Files of an earlier report are replaced.
 
     Raises:
-        ReportError: The study has no finished trial, or the server stopped answering.
+        ReportError: The study has no finished trial.
     """
-    results = study.results
-    chosen = _chosen(results, "The server")
-    reported = {method: study.with_learning_curves(records) for method, records in chosen.items()}
+    reported = _chosen(results, "The server")
     return _write_all(results, reported, {}, line_figures(reported, results.description.threshold), None, output)
 
 

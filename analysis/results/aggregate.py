@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.format import plural
+from analysis.results.convergence import NotConverged, not_converged
 from trainables.records.choice import choose_best, mean_score
 from trainables.records.description import StudyDescription
 from trainables.records.failures import Failure, Stop
@@ -204,6 +205,13 @@ class StudyResults:
             if record.config.phase == self.description.reported_phase and record.config.candidate in chosen:
                 found[chosen[record.config.candidate]].append(record)
         return found
+
+    @cached_property
+    def not_converged(self) -> Mapping[str, NotConverged]:
+        """The methods whose reported trials have not converged, in the study's order, and why."""
+        training = self.description.settings.get("training", {})
+        found = {method: not_converged(records, training) for method, records in self.reported_records.items()}
+        return {method: one for method, one in found.items() if one is not None}
 
     @cached_property
     def missing(self) -> list[str]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,7 +31,7 @@ from analysis.results.aggregate import StudyResults
 from analysis.results.deadline import SameThread, within
 from analysis.results.load import ReportError, checked, with_unfinished
 from trainables.records.description import DESCRIPTION, read_description
-from trainables.records.types import Curves, TrialConfig, TrialRecord
+from trainables.records.types import Curves, TrialRecord
 
 # What MLflow raises if a server or a database does not answer.
 UNREACHABLE = (MlflowException, requests.RequestException, SQLAlchemyError)
@@ -115,47 +115,8 @@ def search_runs(client: MlflowClient, experiments: Sequence[str], condition: str
             return
 
 
-@dataclass(frozen=True)
-class ServerStudy:
-    """A study on an MLflow server.
-
-    Attributes:
-        results: Its description and its finished trials, without items and curves.
-        run_ids: The MLflow run of each trial.
-        client: The connection to the server.
-    """
-
-    results: StudyResults
-    run_ids: Mapping[TrialConfig, str]
-    client: MlflowClient
-
-    def with_learning_curves(self, wanted: Collection[TrialRecord], limit_s: float = 300) -> list[TrialRecord]:
-        """Return some of its trials with their learning curves.
-
-        Raises:
-            ReportError: The server stopped answering, or took longer than `limit_s`.
-        """
-
-        def read() -> list[TrialRecord]:
-            return [replace(record, curves=self._curves(self.run_ids[record.config])) for record in wanted]
-
-        with _answering("the MLflow server"):
-            return within(limit_s, read)
-
-    def _curves(self, run_id: str) -> Curves:
-        found: dict[str, dict[int, float]] = {}
-        for field, name in schema.LEARNING_CURVES.items():
-            found[field] = {metric.step: metric.value for metric in self.client.get_metric_history(run_id, name)}
-        epochs = sorted(found["epoch_loss"])
-        learning = {
-            field: np.array([points.get(epoch, np.nan) for epoch in epochs], np.float32)
-            for field, points in found.items()
-        }
-        return replace(_NO_CURVES, epoch=np.array(epochs, np.float32), **learning)
-
-
-def load_runs(uri: str, study: str, limit_s: float = 300) -> ServerStudy:
-    """Read a study and its finished trials from a server.
+def load_runs(uri: str, study: str, limit_s: float = 300) -> StudyResults:
+    """Read a study and its finished trials from a server: without items, the reported trials with learning curves.
 
     Args:
         uri: MLflow tracking address.
@@ -172,7 +133,7 @@ def load_runs(uri: str, study: str, limit_s: float = 300) -> ServerStudy:
         return within(limit_s, lambda: _load_runs(uri, study))
 
 
-def _load_runs(uri: str, study: str) -> ServerStudy:
+def _load_runs(uri: str, study: str) -> StudyResults:
     client = connect(uri, max_retries=1)
     experiments = {entry.experiment_id: entry.name for entry in client.search_experiments()}
     named = search_runs(client, list(experiments), schema.runs_of(study))
@@ -193,7 +154,23 @@ def _load_runs(uri: str, study: str) -> ServerStudy:
         if any(artifact.path == schema.UNFINISHED for artifact in artifacts.list_artifacts()):
             unfinished = artifacts.download_artifacts(schema.UNFINISHED, folder)
             results = with_unfinished(results, Path(unfinished))
-    return ServerStudy(results, {config: run for config, (_, run) in finished.items()}, client)
+    reported = {record.config for records in results.reported_records.values() for record in records}
+    with_curves = (
+        replace(one, curves=_learning_curves(client, finished[one.config][1])) if one.config in reported else one
+        for one in results.records
+    )
+    return replace(results, records=tuple(with_curves))
+
+
+def _learning_curves(client: MlflowClient, run_id: str) -> Curves:
+    found: dict[str, dict[int, float]] = {}
+    for field, name in schema.LEARNING_CURVES.items():
+        found[field] = {metric.step: metric.value for metric in client.get_metric_history(run_id, name)}
+    epochs = sorted(found["epoch_loss"])
+    learning = {
+        field: np.array([points.get(epoch, np.nan) for epoch in epochs], np.float32) for field, points in found.items()
+    }
+    return replace(_NO_CURVES, epoch=np.array(epochs, np.float32), **learning)
 
 
 def _runs_of_one(runs: list[Run], study: str, uri: str, experiments: Mapping[str, str]) -> tuple[str, list[Run]]:

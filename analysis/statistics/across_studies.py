@@ -101,6 +101,11 @@ class Comparison:
     contrasts: tuple[Contrast, ...]
     differing: tuple[tuple[str, tuple[str, ...]], ...]
 
+    @property
+    def not_converged(self) -> list[tuple[str, str]]:
+        """What has not converged: the study, and which method and why."""
+        return [(side.name, str(text)) for side in self.sides for text in side.results.not_converged.values()]
+
 
 def compare(places: Sequence[str]) -> Comparison:
     """Read studies and compare them with the first.
@@ -131,6 +136,13 @@ def compare(places: Sequence[str]) -> Comparison:
         objectives = dict.fromkeys(objective_of(method) for method in methods)
         for objective in objectives:
             contrasts += _decided([contrast for contrast in found if objective_of(contrast.method) == objective])
+    unconverged = {(side.name, method) for side in sides for method in side.results.not_converged}
+    contrasts = [
+        replace(one, decision=Decision.NOT_CONVERGED)
+        if {(sides[0].name, one.method), (one.study, one.method)} & unconverged
+        else one
+        for one in contrasts
+    ]
     return Comparison(sides, methods, tuple(contrasts), tuple(_differing(sides)))
 
 
@@ -156,7 +168,7 @@ def _load(place: str) -> tuple[StudyResults, Mapping[str, Sequence[TrialRecord]]
     if "://" in uri or uri.startswith("sqlite:"):
         from analysis.results.mlflow import load_runs
 
-        results = load_runs(uri, name).results
+        results = load_runs(uri, name)
         return results, results.reported_records
     results = load_study(Path(place))
     return results, read_items(Path(place), results.reported_records)

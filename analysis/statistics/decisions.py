@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,12 +95,17 @@ def regions(settings: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, float]) -> dict[str, MethodEvidence]:
+def weigh(
+    reported: Mapping[str, Sequence[TrialRecord]],
+    within: Mapping[str, float],
+    unconverged: Collection[str] = (),
+) -> dict[str, MethodEvidence]:
     """Compare every method with the control of its objective, paired by split and item.
 
     Args:
         reported: The trials behind each method's reported figures, with their items, sorted by split.
         within: Region of practical equivalence of each figure.
+        unconverged: Methods that have not converged: nothing is decided between them and others.
 
     Raises:
         ReportError: Two methods have different validation items in one split.
@@ -130,10 +135,19 @@ def weigh(reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, fl
             _differences(figure, reference, seen, reported, within[figure])
             for figure, seen in _resampled(own, reference, n_items).items()
         ]
+    found = [
+        {method: _withheld(one) if {method, one.reference} & {*unconverged} else one for method, one in own.items()}
+        for own in found
+    ]
     return {
         method: MethodEvidence(intervals[method], {own[method].figure: own[method] for own in found if method in own})
         for method in reported
     }
+
+
+def _withheld(difference: Difference) -> Difference:
+    """Return a difference without its decision, where a method or its reference has not converged."""
+    return replace(difference, decision=Decision.NOT_CONVERGED, further_splits=None)
 
 
 def count_items(records: Iterable[TrialRecord]) -> int:
@@ -159,6 +173,8 @@ def sentence(difference: Difference, method: str, name: str) -> str:
     seen = f"{estimate} (95 % interval {interval.ends})"
     p = f"{p_text(difference.adjusted_p)} after Holm"
     match difference.decision:
+        case Decision.NOT_CONVERGED:
+            return f"Nothing is decided between {method} and {difference.reference}, not converged: {seen}."
         case Decision.BETTER | Decision.WORSE:
             return f"{method} is {difference.decision} than {difference.reference}: {seen}, {p}."
         case Decision.EQUIVALENT:

@@ -64,6 +64,7 @@ class Decision(StrEnum):
     EQUIVALENT = "equivalent"
     WORSE = "worse"
     UNDECIDED = "undecided"
+    NOT_CONVERGED = "not converged"
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from study.cli.options import config_option, output_option
+
+if TYPE_CHECKING:
+    from study.model.classifier import Classifier
 
 _split_option = click.option("--split", type=int, help="Split seed.  [default: the first recorded one]")
 
@@ -26,6 +30,8 @@ def compare_command(studies: tuple[str, ...], output: Path | None) -> None:
 
     comparison = compare(studies)
     written = write_comparison(comparison, output or Path("comparison"))
+    for study, text in comparison.not_converged:
+        click.echo(f"{study}: {text}")
     show_table(comparison_table(comparison))
     for side in comparison.sides:
         for sentence in side.results.excluded:
@@ -82,6 +88,7 @@ def export_command(
 
     spec = load_spec(config)
     trained = train_best(spec.root, cell, split, spec.resources, all_items=all_items)
+    _warn_not_converged(trained.classifier)
     written = write_model(trained, output or spec.root / "model")
     click.echo(f"{trained.summary}: {written}")
     place = str(written)
@@ -120,6 +127,7 @@ def label_command(table: Path, config: Path, model: Path | None, top: int, outpu
         classifier, says = trained.classifier, trained.summary
     else:
         classifier, says = load_classifier(model), f"{model}"
+    _warn_not_converged(classifier)
     with chatter_to(spec.log) as console, Progress(console) as progress:
         embeddings_of_table = embed_table(spec, source, folder / "embeddings", classifier, progress)
     items = rank_items(classifier, embeddings_of_table, source, top)
@@ -128,3 +136,9 @@ def label_command(table: Path, config: Path, model: Path | None, top: int, outpu
     n_none = sum(item.predicted == "none" for item in items)
     click.echo(f'{len(items)} items ranked by {says}; {n_none} predicted "none".')
     click.echo(f"List: {listed}\nPage: {write_whole(folder / 'label.html', page.encode())}")
+
+
+def _warn_not_converged(classifier: Classifier) -> None:
+    """Say on standard error that the training of a classifier has not converged, if so."""
+    if text := classifier.trained.get("not_converged"):
+        click.echo(text, err=True)

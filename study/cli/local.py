@@ -51,6 +51,7 @@ def check_command(config: Path) -> None:
     from embedding_jobs.store.items import checked_source
     from embedding_jobs.store.store import Store
     from study.config.machine_rules import too_large_here
+    from study.config.table_rules import training_in_words
     from study.search.space import n_candidates, unguided
     from study.state.description import refuse_changes, refuse_other_data
     from trainables.records.types import PROTOCOLS
@@ -65,6 +66,8 @@ def check_command(config: Path) -> None:
         n, n_splits = len(counts) if phase == "confirm" else sum(counts.values()), len(spec.split_seeds(phase))
         trials = plural(n * n_splits, "trial")
         click.echo(f"{phase}: {plural(n, 'candidate')} x {plural(n_splits, 'split')} = {trials}.")
+    for line in training_in_words(spec):
+        click.echo(line)
     on_cluster = spec.resources.address or os.environ.get("RAY_ADDRESS")
     too_large = None if on_cluster else too_large_here(spec.resources)
     for remark in filter(None, (uncompared(counts), unguided(spec.search), too_large)):
@@ -250,12 +253,18 @@ def _show_report(results: StudyResults, report: ReportFiles) -> None:
     from analysis.results.controls import uncompared
     from study.cli.console import show_table
 
+    _say_not_converged(results)
     show_table(terminal_table(results))
     for remark in filter(None, (unsure(results), optimistic(results), uncompared(results.description.methods))):
         click.echo(remark)
     for sentence in (*report.findings, *(f"Missing: {sentence}" for sentence in results.missing)):
         click.echo(sentence)
     click.echo(f"Report: {report.html}")
+
+
+def _say_not_converged(results: StudyResults) -> None:
+    for found in results.not_converged.values():
+        click.echo(found)
 
 
 def _show_run(result: StudyResult, spec: StudySpec, config: Path) -> None:
@@ -281,10 +290,11 @@ def _report_from_server(uri: str, name: str, output: Path) -> None:
     from analysis.results.mlflow import load_runs
     from study.cli.console import show_table
 
-    study = load_runs(uri, name)
-    written = write_server_report(study, output)
-    show_table(terminal_table(study.results))
-    for sentence in study.results.missing:
+    results = load_runs(uri, name)
+    written = write_server_report(results, output)
+    _say_not_converged(results)
+    show_table(terminal_table(results))
+    for sentence in results.missing:
         click.echo(f"Missing: {sentence}")
     click.echo(f"Report, without per-item results: {written.html}")
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 
+from analysis.format import plural
 from embedding_jobs.errors import SourceError
 from embedding_jobs.sources.tables import count_rows, stream_rows, table_columns
 from study.config.method_rules import nearest
-from study.config.schema import Data, Splits
-from trainables.records.types import PROTOCOLS
+from study.config.schema import Data, Splits, StudySpec
+from trainables.records.types import PROTOCOLS, Candidate
 from trainables.sampling.splits import SEARCH_TRAIN_FRACTION, n_held_out, n_train_items
 from trainables.training.settings import TrainingSettings
 
@@ -79,3 +82,36 @@ def size_problems(data: Data, splits: Splits, training: TrainingSettings) -> Ite
                 "`splits.train_fraction`"
             )
             return
+
+
+def training_in_words(spec: StudySpec) -> Iterator[str]:
+    """Yield what a study file plans of its table: the steps of a trial in each phase, and how large the classes are.
+
+    Raises:
+        SourceError: The table is not readable.
+    """
+    rows = stream_rows(spec.data.table, [spec.data.label])
+    sizes = sorted(Counter(label for _, columns in rows for label in columns[spec.data.label]).values())
+    n_items, fraction, training = sum(sizes), spec.splits.train_fraction, spec.training
+    objectives = dict.fromkeys(Candidate(method).objective for method in spec.search.methods)
+    for phase in PROTOCOLS[spec.splits.protocol]:
+        n_train = n_train_items(n_items, fraction, phase)
+        n_steps = training.steps_per_epoch(n_train)
+        for objective in objectives:
+            n_epochs = training.n_epochs(objective)
+            what = f"{phase}, {objective}" if len(objectives) > 1 else phase
+            yield (
+                f"{what}: {n_epochs:,} epochs x {plural(n_steps, 'batch', 'batches')} of "
+                f"{training.batch_size} = {n_epochs * n_steps:,} steps a trial, on {n_train:,} of {n_items:,} items."
+            )
+    smallest, median, largest = sizes[0], sizes[len(sizes) // 2], sizes[-1]
+    yield (
+        f"{plural(len(sizes), 'class', 'classes')}: {plural(smallest, 'item')} in the smallest, {median:,} in the "
+        f"median one, {largest:,} in the largest."
+    )
+    n_rare = sum(size * n_train < n_items for size in sizes)
+    if n_rare:
+        yield (
+            f"{plural(n_rare, 'class has', 'classes have')} fewer than {math.ceil(n_items / n_train)} items: less than "
+            'one is to be expected among the training items of a split. Where there is none, the class is "none".'
+        )

@@ -26,6 +26,11 @@ STRENGTHS = {"control": 1.1, "e_mixup": 1.3, "e_stitchup": 1.4, "soft_e_mixup": 
 
 EPOCHS = np.arange(4, 49, 4)
 
+TRAINING = {
+    "epochs": 48, "batch_size": 128, "learning_rate": {"low": 3e-4, "high": 3e-3, "step_size_epochs": 12},
+    "pretraining": {"epochs": 48},
+}  # fmt: skip
+
 DEPTH = 3
 
 
@@ -52,6 +57,7 @@ class Plan:
     provenance: Mapping[str, str] = field(
         default_factory=lambda: {"digest_settings": "aa11", "digest_embeddings": "bb22"}
     )
+    training: Mapping[str, Any] = field(default_factory=lambda: TRAINING)
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -145,6 +151,7 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
             "accuracy": accuracy,
             "accuracy_known": accuracy_known,
             "accuracy_none": accuracy_none,
+            "balanced_accuracy": float(np.mean([(top == c)[target == c].mean() for c in np.unique(target[known])])),
             "ece_known": calibration_error(confidence[known], (top == target)[known]),
             **detection(highest, known),
             "epochs_to_99": float(EPOCHS[-2]),
@@ -217,7 +224,7 @@ def make_study(directory: Path, plan: Plan) -> Path:
         "splits": {phase: list(seeds) for phase, seeds in plan.splits.items()},
         "n_candidates": {method: len(candidates(plan, method)) for method in plan.methods},
         "candidates": {},
-        "settings": {"schedule": {"epochs": 48, "batch_size": 128}, "search": {"alpha": list(plan.alphas)}},
+        "settings": {"training": plan.training, "search": {"alpha": list(plan.alphas)}},
         "choices": {"optimizer": "AdamW, so the loss's reduction does not change the solution."},
         "data": {
             "digest": "dd44",

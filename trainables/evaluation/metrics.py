@@ -148,9 +148,10 @@ def accuracy_curves(confidence: Tensor, predicted: Tensor, target: Tensor) -> Ac
 def figures(logits: Tensor, target: Tensor, against_threshold: Accuracies) -> dict[str, float]:
     """Compute the calibration and out-of-distribution metrics of one trial, by name; NaN where undefined.
 
-    `*_known` are over items of known classes; `*_open` are over all items, and a prediction for a "none" item counts as
-    wrong. `brier` sums the squared errors of an item's class probabilities. For `ood_*`, "none" items are the
-    positives, and their score is 1 - max probability.
+    `top1`, and `balanced_accuracy`, its mean over the classes, are over items of known classes, at any confidence.
+    `*_known` are over the same items; `*_open` are over all items, and a prediction for a "none" item counts as wrong.
+    `brier` sums the squared errors of an item's class probabilities. For `ood_*`, "none" items are the positives, and
+    their score is 1 - max probability.
 
     Args:
         logits: (items, classes).
@@ -167,7 +168,10 @@ def figures(logits: Tensor, target: Tensor, against_threshold: Accuracies) -> di
     known = target >= 0
     right = (predicted == target).double()
     expected = one_hot(target + 1, logits.shape[1] + 1)[:, 1:]  # of a "none" item 0 for every class
+    n_items, n_right = target[known].bincount(), target[known].bincount(right[known])
     out = {
+        "top1": float(right[known].mean()),
+        "balanced_accuracy": float((n_right / n_items)[n_items > 0].mean()),
         "ece_known": calibration_error(confidence[known], right[known]),
         "ece_open": calibration_error(confidence, right),
         "overconfidence_known": float((confidence - right)[known].mean()),

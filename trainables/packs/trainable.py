@@ -150,8 +150,7 @@ def _training(
 ) -> LaneTraining:
     # They depend on the phase alone: a lane that unknown classes leave fewer items takes its items more often.
     n_train = n_train_items(len(context.labels), context.train_fraction, phase)
-    n_trained_on = int(n_train * (1 - context.settings.held_out_fraction))
-    steps = max(1, n_trained_on // context.settings.batch_size)
+    steps = context.settings.steps_per_epoch(n_train)
     ranks = phase == "search"  # only a search stops trainings by it
     return start_training(PackInputs(embeddings, labels, lanes, context.settings, steps, ranks))
 

@@ -125,6 +125,10 @@ class TrainingSettings:
         """Share of the training items that early stopping holds out; 0 without early stopping."""
         return self.early_stopping.fraction if self.early_stopping else 0.0
 
+    def steps_per_epoch(self, n_train: int) -> int:
+        """Return the steps of an epoch: the whole batches of a split's training items, at least one."""
+        return max(1, int(n_train * (1 - self.held_out_fraction)) // self.batch_size)
+
     def n_epochs(self, objective: str) -> int:
         """Return the epochs of a whole trial, pretraining included, as its learning curves count them."""
         return self.epochs + (self.pretraining.epochs if objective == CONTRASTIVE else 0)

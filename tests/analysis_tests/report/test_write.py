@@ -91,7 +91,7 @@ def test_the_page_says_what_was_done(report: Page) -> None:
     assert "Also: accuracy better, +0." in text
     assert "The image encoder is untrained." in text
     assert "AdamW, so the loss's reduction" in text
-    assert "schedule.epochs" in text
+    assert "training.epochs" in text
     assert "All 9 candidates" in text
 
 

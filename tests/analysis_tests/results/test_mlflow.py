@@ -69,9 +69,9 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 def test_the_table_is_that_of_the_records(database: str, whole_study: Path) -> None:
     study = load_runs(database, "synthetic")
-    assert terminal_table(study.results) == terminal_table(load_study(whole_study))
-    assert study.results.description == load_study(whole_study).description
-    assert study.results.records[0].provenance == {"digest_settings": "aa11", "digest_embeddings": "bb22"}
+    assert terminal_table(study) == terminal_table(load_study(whole_study))
+    assert study.description == load_study(whole_study).description
+    assert study.records[0].provenance == {"digest_settings": "aa11", "digest_embeddings": "bb22"}
 
 
 def test_the_report_holds_what_the_server_does_and_says_what_it_lacks(database: str, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_server_is_enough(study_of: Make, server: str, tmp_path: Path) -> None
     for path in (directory / "records").iterdir():
         path.unlink()
     study = load_runs(server, "synthetic/aa11")
-    assert terminal_table(study.results) == expected
+    assert terminal_table(study) == expected
     assert (tmp_path / "page" / "report.html") == write_server_report(study, tmp_path / "page").html
 
 
@@ -107,7 +107,7 @@ def test_a_candidate_that_the_search_gave_up_is_not_missing(study_of: Make, tmp_
             )
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     track(directory, uri)
-    found, expected = load_runs(uri, "synthetic").results, load_study(directory)
+    found, expected = load_runs(uri, "synthetic"), load_study(directory)
     assert found.stops == expected.stops != ()
     assert found.missing == expected.missing == []
 
@@ -119,7 +119,7 @@ def test_two_studies_of_one_name_are_told_apart(study_of: Make, tmp_path: Path) 
         track(directory, uri, digest)
     with pytest.raises(ReportError, match=r"names 2 with other settings or data: synthetic/aa11 .*synthetic/cc33"):
         load_runs(uri, "synthetic")
-    assert len(load_runs(uri, "synthetic/aa11").results.records) == 1
+    assert len(load_runs(uri, "synthetic/aa11").records) == 1
 
 
 def test_what_a_server_lacks_is_named(database: str, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_database_that_was_moved_is_read_from_its_new_place(study_of: Make, tm
     directory = study_of(methods=("control",), splits={"paper": [0]})
     track(directory, f"sqlite:///{tmp_path}/a/mlflow.db")
     (tmp_path / "a").rename(tmp_path / "b")
-    assert len(load_runs(f"sqlite:///{tmp_path}/b/mlflow.db", "synthetic").results.records) == 1
+    assert len(load_runs(f"sqlite:///{tmp_path}/b/mlflow.db", "synthetic").records) == 1
     assert not (tmp_path / "a").exists()
 
 

@@ -34,7 +34,7 @@ def matrix(directory: str, method: str) -> np.ndarray:
 
 def test_studies_of_the_same_splits_are_paired(tmp_path: Path) -> None:
     first = study(tmp_path, "one")
-    second = study(tmp_path, "two", dataclasses.replace(SMALL, alphas=(0.6,)), settings={"schedule": {"epochs": 48}})
+    second = study(tmp_path, "two", dataclasses.replace(SMALL, alphas=(0.6,)), settings={"training": {"epochs": 48}})
     found = compare([first, second])
     assert [(c.method, c.figure, c.n_splits) for c in found.contrasts] == [
         ("control", "auc_weighted", 3),
@@ -47,7 +47,7 @@ def test_studies_of_the_same_splits_are_paired(tmp_path: Path) -> None:
     assert found.contrasts[0].decision is Decision.EQUIVALENT
     expected = two_way_interval(matrix(second, "e_mixup") - matrix(first, "e_mixup"))
     assert found.contrasts[1].interval == expected
-    assert ("schedule.batch_size", ("128", "–")) in found.differing
+    assert ("training.batch_size", ("128", "–")) in found.differing
     assert comparison_table(found).rows[1][-1] == "paired on 3 splits"
 
 

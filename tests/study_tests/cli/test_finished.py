@@ -109,6 +109,11 @@ def test_the_exported_model_says_what_the_trial_said(finished: Path, tmp_path: P
     root = finished.parent / "out"
     done = CliRunner().invoke(study, ["export", "e_mixup", "-c", str(finished), "-o", str(tmp_path / "model")])
     assert done.exit_code == 0, done.output
+    short = "Not converged: e_mixup(alpha="  # six epochs, while the learning rate rises for twelve
+    assert done.output.startswith(short)
+    assert done.stderr.startswith(short)
+    assert load_classifier(tmp_path / "model").trained["not_converged"].startswith(short)
+    assert yaml.safe_load((tmp_path / "model/MLmodel").read_text())["metadata"]["not_converged"].startswith(short)
     record = find_trial(root, "e_mixup", None)
     assert record.items is not None
     opened = open_study(root)
@@ -275,6 +280,7 @@ def test_a_table_is_ranked(finished: Path, tmp_path: Path) -> None:
     arguments = ["label", str(tmp_path / "more.csv"), "-c", str(finished), "-n", "5", "-o", str(tmp_path / "out")]
     done = CliRunner().invoke(study, arguments)
     assert done.exit_code == 0, done.output
+    assert done.stderr.startswith("Not converged: ")
     ranked = pd.read_csv(tmp_path / "out/label.csv")
     assert sorted(ranked["id"]) == sorted(frame["id"])
     assert ranked["rank"].tolist() == list(range(1, 62))

@@ -12,6 +12,7 @@ import yaml
 
 from study.config.load import check_spec, load_spec
 from study.config.schema import Metric
+from study.config.table_rules import training_in_words
 from study.errors import SpecError
 from study.search.space import n_candidates
 from tests.study_tests.conftest import MakeStudy
@@ -311,3 +312,25 @@ def test_a_text_that_is_a_number_is_one(make_study: MakeStudy) -> None:
     """YAML takes 1e-3 for a text."""
     spec = load_spec(make_study(search={"methods": {"control": {"weight_decay": ["1e-3", 0.1]}}}))
     assert spec.search.methods["control"]["weight_decay"] == (0.001, 0.1)
+
+
+def test_what_is_planned_of_the_table_in_words(make_study: MakeStudy) -> None:
+    """Nine common kinds and six of one item; 0.4 of 240 items are three batches of 32."""
+    spec = load_spec(make_study(search={"methods": {"control": {}}}))
+    steps, classes, rare = training_in_words(spec)
+    assert steps == "paper: 6 epochs x 3 batches of 32 = 18 steps a trial, on 96 of 240 items."
+    assert re.fullmatch(r"15 classes: 1 item in the smallest, \d+ in the median one, \d+ in the largest\.", classes)
+    assert rare.startswith(
+        "6 classes have fewer than 3 items: less than one is to be expected among the training items"
+    )
+    nested = make_study(
+        splits={"protocol": "nested", "train_fraction": 0.25},
+        training={"batch_size": 16, "pretraining": {"epochs": 4}},
+        search={"methods": {"control": {}, "contrastive_control": {}}},
+    )
+    assert set(training_in_words(load_spec(nested))) > {
+        "search, supervised: 6 epochs x 3 batches of 16 = 18 steps a trial, on 48 of 240 items.",
+        "search, contrastive: 10 epochs x 3 batches of 16 = 30 steps a trial, on 48 of 240 items.",
+        "confirm, supervised: 6 epochs x 3 batches of 16 = 18 steps a trial, on 60 of 240 items.",
+        "confirm, contrastive: 10 epochs x 3 batches of 16 = 30 steps a trial, on 60 of 240 items.",
+    }

@@ -149,6 +149,9 @@ def test_figures_against_references(ties: bool) -> None:
     assert found["ood_fpr95"] == pytest.approx(fpr[tpr >= 0.95][0], abs=1e-12)
     assert found["ood_prevalence"] == pytest.approx(none.mean())
     known = ~none
+    recalls = [right[target == index].mean() for index in range(logits.shape[1]) if (target == index).any()]
+    assert found["top1"] == pytest.approx(right[known].mean(), abs=1e-12)
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(recalls), abs=1e-12)
     shown = confidence.numpy()
     assert found["ece_known"] == pytest.approx(slow_calibration_error(shown[known], right[known]), abs=1e-12)
     assert found["ece_open"] == pytest.approx(slow_calibration_error(shown, right), abs=1e-12)

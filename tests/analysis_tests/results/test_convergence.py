@@ -1,0 +1,141 @@
+"""What counts as not converged, on learning curves of real trainings, and what is said of it."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.report.comparison_page import comparison_table, write_comparison
+from analysis.report.tables import terminal_table
+from analysis.report.write import write_report, write_server_report
+from analysis.results.convergence import not_converged
+from analysis.results.load import load_study
+from analysis.results.mlflow import load_runs
+from analysis.statistics.across_studies import compare
+from tests.analysis_tests.conftest import TRAINING, Plan, make_study, make_trial
+from tests.analysis_tests.results.test_mlflow import track
+from trainables.records.parquet import read_record_file, record_files, write_records
+from trainables.records.types import Candidate, TrialConfig, TrialRecord
+
+Make = Callable[..., Path]
+
+TRIAL = TrialConfig("paper", Candidate("control"), 0)
+
+
+def trial(loss: list[float], top1: float, epochs: int, method: str = "control", n_classes: int = 112) -> TrialRecord:
+    made = make_trial(Plan(), replace(TRIAL, candidate=Candidate(method)))
+    points = np.linspace(epochs / len(loss), epochs, len(loss), dtype=np.float32)
+    curves = replace(made.curves, epoch=points, epoch_loss=np.array(loss, np.float32), epoch_accuracy=points / epochs)
+    metrics = {**made.metrics, "balanced_accuracy": top1, "n_known_classes": n_classes}
+    return replace(made, metrics=metrics, curves=curves)
+
+
+def rules(record: TrialRecord, **training: object) -> list[str]:
+    epochs = int(record.curves.epoch[-1])
+    found = not_converged([record, record], {**TRAINING, "epochs": epochs, **training})
+    return [reason.rule for reason in found.reasons] if found else []
+
+
+# Mean training losses of equally long stretches, and top-1 over classes, of trainings on the fashion titles.
+@pytest.mark.parametrize(
+    ("losses", "top1", "epochs", "expected"),
+    [
+        ("0.3800", 0.0089, 1, ["near_chance", "too_short"]),
+        ("0.1589", 0.0342, 3, ["too_short"]),
+        ("0.1589 0.0305 0.0161 0.0094", 0.456, 12, ["too_short"]),
+        ("0.0947 0.0127 0.0052 0.0030", 0.6, 24, []),
+        ("0.0537 0.0041 0.0025 0.0014", 0.6, 48, []),
+        ("0.0537 0.0041 0.0025 0.0014 0.00099 0.00076 0.00059 0.00059", 0.6, 96, []),
+        ("0.1043 0.0652 0.0639 0.0629 0.0625 0.0621 0.0618 0.0615", 0.6, 96, []),
+        ("0.0375 0.0118 0.0103 0.0098", 0.6, 96, []),
+        ("0.5781 0.1342 0.0532 0.0469 0.0452 0.0442 0.0431 0.0418", 0.0123, 96, ["near_chance"]),
+        ("0.6938 0.6931 0.6925 0.6918 0.6911 0.6905 0.6898 0.6891", 0.0089, 96, ["near_chance", "still_falling"]),
+    ],
+)
+def test_real_trainings(losses: str, top1: float, epochs: int, expected: list[str]) -> None:
+    assert rules(trial([float(loss) for loss in losses.split()], top1, epochs)) == expected
+
+
+def test_the_edges_of_the_rules() -> None:
+    falling = trial([1.0, 0.75, 0.5, 0.25], 0.6, 48)
+    assert rules(falling) == ["still_falling"]
+    assert rules(falling, epochs=96) == [], "early stopping ended it"
+    assert (
+        rules(trial([0.5, 0.1, 0.1], 0.6, 12), learning_rate={"low": 1e-3, "high": 1e-3, "step_size_epochs": 12}) == []
+    )
+    for n_classes, low, high in ((2, 0.59, 0.61), (10, 0.19, 0.21), (1000, 0.0019, 0.0021)):
+        for top1, expected in ((low, ["near_chance"]), (high, [])):
+            assert rules(trial([0.5, 0.1, 0.1], top1, 48, n_classes=n_classes)) == expected
+    pretrained = trial([9.0, 8.0, 0.5, 0.1, 0.1, 0.1], 0.6, 96, "contrastive_control")
+    pretrained.curves.epoch_accuracy[:2] = np.nan
+    assert rules(pretrained, epochs=48) == [], "the contrastive loss is another one"
+    assert rules(pretrained, epochs=84, pretraining={"epochs": 12}) == ["too_short"]
+
+
+def collapsed(directory: Path, method: str) -> Path:
+    """Write the records of a method again, each as of a classifier that answers one class for everything."""
+    for path in record_files(directory / "records"):
+        records = read_record_file(path, with_items=True)
+        if records[0].config.candidate.method == method:
+            path.unlink()
+            low = [{**one.metrics, "balanced_accuracy": 1 / one.metrics["n_known_classes"]} for one in records]
+            write_records(directory / "records", [replace(one, metrics=m) for one, m in zip(records, low, strict=True)])
+    return directory
+
+
+def test_a_method_that_has_not_converged_is_named_first_and_not_decided(study_of: Make) -> None:
+    directory = collapsed(study_of(methods=("control", "e_mixup", "e_stitchup")), "e_mixup")
+    files, results = write_report(directory), load_study(directory)
+    assert list(results.not_converged) == ["e_mixup"]
+    said = str(results.not_converged["e_mixup"])
+    assert said.startswith("Not converged: e_mixup(alpha=")
+    assert "raise `training.epochs`" in said
+    page = files.html.read_text(encoding="utf-8")
+    assert page.index("Not converged: e_mixup") < page.index("<aside", page.index("<main>") + 40)
+    assert '<span class="badge not converged">not converged</span>' in page
+    methods = {one["method"]: one for one in json.loads(files.json.read_text(encoding="utf-8"))["methods"]}
+    assert {one["decision"] for one in methods["e_mixup"]["against_control"].values()} == {"not converged"}
+    assert "not converged" not in {one["decision"] for one in methods["e_stitchup"]["against_control"].values()}
+    assert [reason["rule"] for reason in methods["e_mixup"]["not_converged"]] == ["near_chance"]
+    assert methods["control"]["not_converged"] == []
+    rows = {row["method"]: row["not_converged"] for row in csv.DictReader(files.csv.open(encoding="utf-8"))}
+    assert rows == {"control": "", "e_mixup": said, "e_stitchup": ""}
+    assert "not converged" in files.latex.read_text(encoding="utf-8")
+    table = terminal_table(results)
+    decisions = [row[table.headings.index("Decision")] for row in table.rows]
+    assert decisions == ["–", "not converged", "–"]
+    assert any(text.startswith("Nothing is decided between e_mixup and control") for text in files.findings)
+
+
+def test_without_a_converged_control_nothing_is_decided(study_of: Make, tmp_path: Path) -> None:
+    directory = collapsed(study_of(), "control")
+    files = write_report(directory)
+    found = json.loads(files.json.read_text(encoding="utf-8"))["methods"][1]
+    assert found["not_converged"] == []
+    assert {one["decision"] for one in found["against_control"].values()} == {"not converged"}
+    other = make_study(tmp_path / "other", Plan(methods=("control", "e_mixup"), n_items=300, n_classes=8))
+    comparison = compare([str(other), str(directory)])
+    assert {(c.method, str(c.decision) == "not converged") for c in comparison.contrasts} == {
+        ("control", True),
+        ("e_mixup", False),
+    }
+    assert "not converged" in {row[-2] for row in comparison_table(comparison).rows}
+    assert "Not converged: control." in write_comparison(comparison, tmp_path / "c").html.read_text(encoding="utf-8")
+
+
+def test_a_server_knows_it_too(study_of: Make, tmp_path: Path) -> None:
+    directory = study_of(training={**TRAINING, "epochs": 12})
+    collapsed(directory, "control")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    track(directory, uri)
+    there, here = load_runs(uri, "synthetic"), load_study(directory)
+    assert there.not_converged == here.not_converged
+    assert [reason.rule for reason in there.not_converged["control"].reasons] == ["near_chance", "too_short"]
+    page = write_server_report(there, tmp_path / "page").html.read_text(encoding="utf-8")
+    assert "Not converged: control." in page
+    loss = [record.curves.epoch_loss.tolist() for record in there.reported_records["e_mixup"]]
+    assert loss == [record.curves.epoch_loss.tolist() for record in here.reported_records["e_mixup"]]
