@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
+
+from embedding_jobs.errors import StudyError
 
 
 @contextmanager
@@ -34,9 +38,15 @@ def private_folder(path: Path) -> Path:
 
     Returns:
         The path of the folder.
+
+    Raises:
+        StudyError: It cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode=0o700, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StudyError(f"{path} must be a folder, or a place to make one: {error.strerror}; give another") from error
     return path
 
 
@@ -50,6 +60,19 @@ def write_whole(path: Path, content: bytes | memoryview) -> Path:
     with whole_file(path) as aside:
         aside.write_bytes(content)
     return path
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def remove_asides(folder: Path, name: str = "*") -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from analysis.results.aggregate import StudyResults
 from embedding_jobs.errors import StudyError
+from embedding_jobs.files import read_json
 from trainables.records.description import StudyDescription, read_description
 from trainables.records.failures import Failure, Stop, read_failures, read_stops
 from trainables.records.parquet import read_record_file, read_records, record_files
@@ -17,6 +19,8 @@ from trainables.records.types import TrialConfig, TrialRecord
 
 # File of a study's directory with the importance of its hyperparameters.
 IMPORTANCES = "importance.json"
+
+_IMPORTANCES = TypeAdapter(dict[str, dict[str, float]])
 
 
 class ReportError(StudyError):
@@ -93,10 +97,9 @@ def _importances(path: Path) -> Mapping[str, Mapping[str, float]]:
     if not path.exists():
         return {}
     try:
-        found: Mapping[str, Mapping[str, float]] = json.loads(path.read_text(encoding="utf-8"))["importances"]
-    except (ValueError, KeyError) as error:
+        return _IMPORTANCES.validate_python(read_json(path)["importances"])
+    except (ValueError, KeyError, TypeError) as error:
         raise ReportError(f"{path} cannot be read ({error}). Remove it: `study report` writes it again.") from None
-    return found
 
 
 def _problem(record: TrialRecord, description: StudyDescription) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from embedding_jobs.encoders.config import EncoderConfig
 from embedding_jobs.encoders.registry import encoder_kind
+from embedding_jobs.errors import SourceError
 from embedding_jobs.sources import tables
 from embedding_jobs.sources.items import Source, image_location
 
@@ -49,6 +50,8 @@ def measure_encoder(source: Source, column: str, config: EncoderConfig, device: 
     kind = encoder_kind(config)
     prepare, encode = kind.preprocessor(config), kind.encoder(config, device, n_threads)
     inputs = list(islice(_inputs(source, column), min(_MOST_INPUTS, config.items_per_unit)))
+    if not inputs:
+        raise SourceError(f"the first inputs of `{column}` must be readable, none is ({source.table}); add the files")
     encode(prepare(inputs[:_WARM_UP]))
     prepared, prepared_s = _fastest(lambda: prepare(inputs))
     _, encoded_s = _fastest(lambda: encode(prepared))

@@ -95,7 +95,8 @@ def count_rows(table: str) -> int:
                 with filesystem.open_input_file(path) as file:
                     n_rows += pq.read_metadata(file).num_rows
             return n_rows
-        first = table_columns(table)[:1]
+        names = table_columns(table)
+        first = [name for name in names if names.count(name) == 1][:1]
         return sum(len(columns[first[0]]) for _, columns in stream_rows(table, first)) if first else 0
 
 
@@ -198,7 +199,10 @@ def open_place(location: str) -> tuple[Any, str]:
         return filesystem, path
     import fsspec  # type: ignore[import-untyped]
 
-    return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme))), rest
+    try:
+        return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme))), rest
+    except (ValueError, ImportError) as error:
+        raise SourceError(f"{location} must be a path, or a URL of a storage that is installed: {error}") from error
 
 
 def _format(path: str) -> str | None:
@@ -239,7 +243,7 @@ def _reading(place: str) -> Iterator[None]:
         yield
     except SourceError:
         raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
         if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in str(error):
             raise SourceError(f"{_undecodable(place)} ({place}); save the table as UTF-8") from error
         raise SourceError(f"the table must be readable: {error} ({place}); repair or replace the file") from error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from embedding_jobs.errors import StoreError
-from embedding_jobs.store.shards import AGAIN, Shard, write_json
+from embedding_jobs.files import read_json
+from embedding_jobs.store.shards import AGAIN, Shard, part_name, write_json
 
 FORMAT = 1
 
@@ -84,20 +86,32 @@ def read_manifest(path: Path, kind: type[_Manifest]) -> _Manifest:
         StoreError: The manifest is missing, unreadable, or of another version.
     """
     try:
-        value = json.loads(path.read_text())
+        value = read_json(path)
         if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
             raise ValueError(f"`format` must be {FORMAT}")
         if set(value) != {entry.name for entry in fields(kind)}:
             raise ValueError("its fields are not those of this version")
-        value["shards"] = tuple(Shard(**shard) for shard in value["shards"])
-        for key in ("text", "made_with"):
-            if key in value:
-                value[key] = tuple(value[key])
-        return kind(**value)
+        manifest: _Manifest = TypeAdapter(kind).validate_python(value)
+        _check_rows(manifest)
+        return manifest
     except FileNotFoundError as error:
         raise StoreError(f"a complete store must have {path}, which is missing; run `study embed`") from error
-    except (OSError, ValueError, TypeError) as error:
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise StoreError(f"the manifest {path} must be readable: `{key}`: {first['msg']}; {AGAIN}") from error
+    except (OSError, ValueError) as error:
         raise StoreError(f"the manifest {path} must be readable: {error}; {AGAIN}") from error
+
+
+def _check_rows(manifest: ItemsManifest | ColumnManifest) -> None:
+    """Check that the shards have the rows that the manifest counts, each under its own name."""
+    n_items, n_rows, shards = manifest.n_items, manifest.rows_per_shard, manifest.shards
+    if n_items < 1 or n_rows < 1 or len(shards) != -(-n_items // n_rows):
+        raise ValueError(f"{len(shards)} shards of {n_rows} rows do not hold {n_items} items")
+    for number, shard in enumerate(shards):
+        if (shard.file, shard.n_rows) != (part_name(number), min(n_rows, n_items - number * n_rows)):
+            raise ValueError(f"`shards.{number}` must be {part_name(number)} with its share of the rows, got {shard}")
 
 
 def comparable(fingerprint: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedding_jobs.errors import StoreError
+from embedding_jobs.files import read_json
 from embedding_jobs.store.manifests import MANIFEST, ColumnManifest, ItemsManifest, comparable, read_manifest
 from embedding_jobs.store.shards import AGAIN, damaged, part_name, read_part, vectors_of
 
@@ -213,7 +214,14 @@ class Store:
         path = self.path(name) / SKIPPED
         if not path.is_file():
             raise StoreError(f"the table of skipped rows must exist, found nothing at {path}; {AGAIN}")
-        return np.asarray(csv.read_csv(path).column("row"), dtype=np.int64)
+        try:
+            rows = np.asarray(csv.read_csv(path).column("row"), dtype=np.int64)
+        except (ValueError, KeyError, OSError) as error:  # Arrow's errors are ValueErrors
+            raise StoreError(f"the table of skipped rows {path} must be readable: {error}; {AGAIN}") from error
+        n_skipped, n_items = self.column(name).n_skipped, self.column(name).n_items
+        if len(rows) != n_skipped or np.any((rows < 0) | (rows >= n_items)):
+            raise StoreError(f"{path} must list the {n_skipped} rows that were skipped, it does not; {AGAIN}")
+        return rows
 
     def describe(self) -> list[ColumnFacts]:
         """Describe each column, complete or not."""
@@ -229,9 +237,10 @@ class Store:
     def measured(self, name: str) -> dict[str, Any]:
         """Read what the last run that encoded a column measured; empty if unknown."""
         try:
-            return dict(json.loads((self.directory / "runs" / f"{name}.json").read_text()))
+            found = read_json(self.directory / "runs" / f"{name}.json")
         except (OSError, ValueError):
             return {}
+        return found if isinstance(found, dict) else {}
 
     def verify(self, columns: Sequence[str] | None = None) -> list[Damage]:
         """Recompute every checksum and compare the rows of each shard with the items.

@@ -30,6 +30,12 @@ SECTIONS = {
 }  # fmt: skip
 
 
+# Errors of the system about a path that the user gave.
+_OF_PATHS = {
+    errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
+
+
 class SectionedGroup(click.Group):
     """A group that imports a command when it is needed, and lists the commands in sections, each with its whole line.
 
@@ -96,9 +102,11 @@ def _user_errors_as_messages() -> Iterator[None]:
         click.echo("Interrupted; stopping. Recorded trials are kept: the same command continues.", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            _fail(f"{error}. Make room there; recorded trials are kept, and the same command continues.")
+        if error.errno not in _OF_PATHS or error.filename is None:
             raise
-        _fail(f"{error}. Make room there; recorded trials are kept, and the same command continues.")
+        _fail(f"{error.filename} must be a path to read or write: {error.strerror}. Correct it, or its permissions.")
 
 
 def _fail(error: BaseException | str, exit_code: int = EXIT_USER) -> None:

@@ -22,11 +22,15 @@ def embeddings_command() -> None:
 @_store_option
 def list_columns(config: Path, store: Path | None) -> None:
     """List the columns: their encoder, size and encoding speed."""
+    from embedding_jobs.errors import StoreError
     from embedding_jobs.store.store import Store
     from study.cli.console import show_rows
 
     rows = []
-    for facts in Store(_directory(config, store)).describe():
+    opened = Store(_directory(config, store))
+    if not opened.directory.is_dir():
+        raise StoreError(f"there is no embedding store at {opened.directory}; `study embed` makes it")
+    for facts in opened.describe():
         manifest, megabytes = facts.manifest, f"{facts.n_bytes / 1e6:,.1f}"
         if manifest is None:
             rows.append((facts.name, "", facts.problem or "", "", "", "", megabytes, ""))
@@ -41,7 +45,7 @@ def list_columns(config: Path, store: Path | None) -> None:
                 f"{manifest.n_distinct:,}",
                 f"{manifest.dimension:,} {manifest.dtype}",
                 megabytes,
-                f"{rate:,.0f}" if rate else "",
+                f"{rate:,.0f}" if isinstance(rate, int | float) else "",
             )
         )
     show_rows(("column", "model", "", "items", "distinct", "dimensions", "MB", "inputs/s"), rows, n_left=3)

@@ -141,12 +141,12 @@ def retry_command(config: Path) -> None:
     """Forget failed packs, so that the next run tries them again."""
     spec = _load(config, encodes=False)
     from analysis.format import plural
-    from study.state.description import description_before
     from study.state.lock import only_run
+    from trainables.records.description import read_description
     from trainables.records.failures import forget_failures, read_failures
 
-    before = description_before(spec)
-    failures = read_failures(spec.records, before.digests["settings"]) if before is not None else []
+    before = read_description(spec.root)  # there is nothing to try again where no study has run
+    failures = read_failures(spec.records, before.digests["settings"])
     if failures:
         with only_run(spec.root):
             forget_failures(spec.records, failures)

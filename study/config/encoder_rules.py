@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -29,7 +30,7 @@ def _text_problems(config: TextEncoderConfig) -> Iterator[str]:
     if config.model.startswith(PACKAGE_SCHEME):
         yield from _package_problems(config.model)
     elif config.model.startswith("/"):
-        if not Path(config.model).is_dir():
+        if not os.path.isdir(config.model):
             yield f"`encoders.text.model` names the folder {config.model}, which does not exist"
     elif problem := hub_problem(config.model, config.revision):
         yield (
@@ -41,7 +42,7 @@ def _text_problems(config: TextEncoderConfig) -> Iterator[str]:
 
 def _image_problems(config: ImageEncoderConfig) -> Iterator[str]:
     if config.checkpoint:
-        if not Path(config.checkpoint).is_file():
+        if not os.path.isfile(config.checkpoint):
             yield f"`encoders.image.checkpoint` names {config.checkpoint}, which does not exist"
     elif config.pretrained and (problem := timm_problem(config.model)):
         yield (
@@ -58,7 +59,7 @@ def _package_problems(model: str) -> Iterator[str]:
         meant = other != package and _find_package(other) is not None
         remedy = f"is it `{other}`?" if meant else "install it"
         yield f"`encoders.text.model` names the Python package `{package}`, which is not installed; {remedy}"
-    elif not any(Path(place, folder).is_dir() for place in found):
+    elif not any(os.path.isdir(Path(place, folder)) for place in found):
         yield f"`encoders.text.model` names the folder {folder} of the Python package `{package}`, which has none"
 
 

@@ -6,13 +6,14 @@ Imports nothing heavy: no torch, ray, optuna or mlflow.
 from __future__ import annotations
 
 import copy
+import os
+import reprlib
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from study.config.addresses import secret_problems
@@ -21,6 +22,7 @@ from study.config.encoder_rules import encoder_problems
 from study.config.method_rules import nearest, pruning_problems, search_problems
 from study.config.schema import Data, Encoders, Resources, Search, Section, Splits, StudySpec
 from study.config.table_rules import named_columns, size_problems, table_problems, unknown_class_problems
+from study.config.yaml_file import read_yaml
 from study.errors import SpecError
 from trainables.sampling.splits import n_folds
 from trainables.training.settings import TrainingSettings
@@ -33,6 +35,8 @@ def _is_section(kind: Any) -> bool:
 _SECTIONS: dict[str, TypeAdapter[Any]] = {
     name: TypeAdapter(kind) for name, kind in get_type_hints(StudySpec).items() if _is_section(kind)
 }
+
+_MAX_NAME_BYTES = 255  # of a file
 
 # What a value must be, by the type of pydantic's error, whose context fills the braces.
 _RULES = {
@@ -66,22 +70,10 @@ def load_spec(path: str | Path, *, remote: bool = False, encodes: bool = True) -
     """
     path = Path(path)
     try:
-        raw = yaml.load(path.read_text(), Loader=_UniqueKeyLoader)  # noqa: S506 -- a SafeLoader
+        raw = read_yaml(path)
     except FileNotFoundError:
         raise SpecError(str(path), ["there is no such file; `study init` writes one"]) from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        found = ", ".join(filter(None, (error.context, error.problem)))
-        by_form = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
-        hint = (
-            "; look at this line and the one before: a bracket may not be closed, or the space after a colon is "
-            "missing; indent with spaces only"
-            if by_form
-            else ""
-        )
-        raise SpecError(str(path), [f"it cannot be read as YAML: {place}{found}{hint}"]) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise SpecError(str(path), [f"it cannot be read as YAML: {error}"]) from None
     if not isinstance(raw, dict):
         raise SpecError(str(path), ["it must be a mapping of sections; `study init` writes one"])
@@ -112,27 +104,36 @@ def check_spec(
                 problems += _problems(error, (name,))
                 with suppress(ValidationError):  # its valid values are still checked against the other sections
                     sections[name] = kind.validate_python(_without(raw[name], error))
+    top = {name: value for name, value in raw.items() if name not in _SECTIONS}
+    secret = list(secret_problems({"directory": top.get("directory"), **sections}))
+    impossible = dict(_place_problems(sections, top.get("directory")))
+    problems += impossible.values()
+    for name in impossible:  # nothing can be looked for there
+        invalid.add(name)
+        sections.pop(name, None)
     if remote:
         problems += cluster_problems(raw, sections)
     elif "data" in sections:
         sections["data"] = sections["data"].model_copy(update={"table": _resolved(sections["data"].table, path.parent)})
     if "encoders" in sections and not remote:
         sections["encoders"] = _resolved_encoders(sections["encoders"], path.parent)
-    top = {**{name: value for name, value in raw.items() if name not in _SECTIONS}, **sections}
-    if isinstance(top.get("directory"), str):
+    top |= sections
+    if isinstance(top.get("directory"), str) and "directory" not in impossible:
         if "://" in top["directory"]:
             problems.append(
                 f"`directory` must be a path of a file system, got {top['directory']!r}; mount the storage on every "
                 "node and give its path"
             )
-        if not remote:
+        elif not remote:
             top["directory"] = _resolved(top["directory"], path.parent)
+            if problem := _directory_problem(top["directory"]):
+                problems.append(problem)
     spec = None
     try:
         spec = StudySpec.model_validate(top)
     except ValidationError as error:
         problems += _problems(error, (), known=invalid - set(sections))
-    if secret := list(secret_problems({"directory": top.get("directory"), **sections})):
+    if secret:
         raise SpecError(str(path), secret)  # alone, since the other problems might repeat the address
     problems += _cross_problems(sections, invalid, looks=encodes and not remote)
     if problems or spec is None:
@@ -156,19 +157,37 @@ def _without(raw: Any, error: ValidationError) -> Any:
     return kept
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error."""
+def _place_problems(sections: Mapping[str, Any], directory: object) -> Iterator[tuple[str, str]]:
+    """Yield the section and the problem of each path that no file system can have."""
+    encoders = sections.get("encoders")
+    places = {
+        "directory": directory,
+        "data.table": getattr(sections.get("data"), "table", None),
+        "encoders.text.model": getattr(getattr(encoders, "text", None), "model", None),
+        "encoders.image.checkpoint": getattr(getattr(encoders, "image", None), "checkpoint", None),
+    }
+    for key, place in places.items():
+        if not isinstance(place, str):
+            continue
+        try:
+            if not place.strip():
+                raise ValueError("it is empty")
+            if any(
+                len(part.encode()) > _MAX_NAME_BYTES for part in (*place.split("/"), *["x" * 999] * (len(place) > 4000))
+            ):
+                raise ValueError("it is too long")
+            _resolved(place, Path())
+        except (RuntimeError, ValueError, OSError) as error:
+            yield key.split(".")[0], f"`{key}` must be a path, got {_shown(place)}: {error}"
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key `{key}` is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+
+def _directory_problem(directory: str) -> str | None:
+    """Return why a study's directory cannot be made; None if it can, as far as names tell."""
+    place = next(place for place in (Path(directory), *Path(directory).parents) if os.path.lexists(place))
+    if os.path.isdir(place):
+        return None
+    below = "" if place == Path(directory) else f", got {directory}"
+    return f"`directory` must be a directory, and {place} is a file{below}; give another path"
 
 
 def _resolved(location: str, base: Path) -> str:
@@ -178,7 +197,7 @@ def _resolved(location: str, base: Path) -> str:
 def _resolved_encoders(encoders: Encoders, base: Path) -> Encoders:
     """Return the encoders with absolute paths of local models and checkpoints. Hub names stay."""
     text, image = encoders.text, encoders.image
-    if text and (text.model.startswith((".", "/", "~")) or (base / text.model).is_dir()):
+    if text and (text.model.startswith((".", "/", "~")) or os.path.isdir(base / text.model)):
         text = replace(text, model=_resolved(text.model, base))
     if image and image.checkpoint:
         image = replace(image, checkpoint=_resolved(image.checkpoint, base))
@@ -194,6 +213,9 @@ def _problems(error: ValidationError, prefix: tuple[str, ...], known: Set[str] =
         known: Sections whose problems are listed already, and which are therefore not missing.
     """
     named = set()
+    # A misspelt section is not missing, too.
+    extra = [str(item["loc"][-1]) for item in error.errors() if item["type"] == "extra_forbidden" and not prefix]
+    known = known | {name for name in _SECTIONS if any(nearest(one, [name]) for one in extra)}
     for item in error.errors(include_url=False):
         location, kind, context = [*prefix, *map(str, item["loc"])], item["type"], item.get("ctx", {})
         # A value of a method may be a number, a list or a range, and each of the three complains: name the place once.
@@ -201,7 +223,7 @@ def _problems(error: ValidationError, prefix: tuple[str, ...], known: Set[str] =
         key = ".".join(location[:4] if of_method else location)
         if of_method:
             if key not in named:
-                yield f"`{key}` must be a number, a list of numbers or {{low, high, log}}, got {item['input']!r}"
+                yield f"`{key}` must be a number, a list of numbers or {{low, high, log}}, got {_shown(item['input'])}"
             named.add(key)
         elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
             keys = _known_keys(location[:-1])
@@ -212,7 +234,14 @@ def _problems(error: ValidationError, prefix: tuple[str, ...], known: Set[str] =
         else:
             rule = _RULES[kind].format(**context) if kind in _RULES else item["msg"].removeprefix("Input should be ")
             rule = str(context["error"]) if kind == "value_error" else f"must be {rule}"
-            yield f"`{key}` {rule}, got {item['input']!r}"
+            yield f"`{key}` {rule}, got {_shown(item['input'])}"
+
+
+def _shown(value: object) -> str:
+    """Return a value as a message shows it: long and deep ones are cut."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 80, 80
+    return short.repr(value)
 
 
 def _known_keys(location: list[str]) -> list[str]:

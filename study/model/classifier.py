@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from embedding_jobs.files import read_json
 from study.errors import ModelError
 
 _FORMAT = 2
@@ -183,7 +184,7 @@ def load_classifier(folder: Path) -> Classifier:
     # In an MLflow model, they are in a subfolder of its data.
     place = next((path.parent for path in sorted(folder.glob(f"data/*/{_DESCRIPTION}"))), folder)
     try:
-        raw = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
+        raw = read_json(place / _DESCRIPTION)
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
         if found != _FORMAT:
             raise ModelError(f"{place} must hold a classifier of format {_FORMAT}, got {found!s:.80}.")
@@ -207,8 +208,6 @@ def load_classifier(folder: Path) -> Classifier:
         reason = f"`{'.'.join(map(str, first['loc']))}` in {_DESCRIPTION}: {first['msg']}"
     except KeyError as error:
         reason = f"{_WEIGHTS} has no tensor {error}"
-    except RecursionError:
-        reason = f"{_DESCRIPTION} is nested too deeply"
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         reason = str(error)
     raise ModelError(f"{folder} must hold an exported classifier ({reason}). `study export` writes one.")

@@ -27,6 +27,9 @@ JOURNAL = "optuna.log"
 
 _KEY = "candidate"
 
+# What Optuna raises about a journal that is damaged, or that another program wrote.
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError, NotImplementedError)
+
 
 class Journal:
     """The finished candidates of a search, one Optuna study per method.
@@ -101,7 +104,15 @@ def read_trials(path: Path) -> dict[str, FrozenTrial] | None:
         storage = JournalStorage(JournalFileBackend(str(path)))
         trials = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
         return {trial.user_attrs[_KEY]: trial for trial in trials}
-    except (ValueError, KeyError):  # damaged, or written by another program
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        RecursionError,
+        NotImplementedError,
+    ):  # damaged, or written by another program
         return None
 
 

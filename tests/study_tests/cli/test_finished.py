@@ -17,36 +17,22 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
-from rich.console import Console
 
 from embedding_jobs.errors import SourceError
 from embedding_jobs.store.store import Store
 from study.cli.app import study
 from study.config.load import load_spec
 from study.errors import ModelError, RunError
-from study.execution.progress import Progress
-from study.execution.run import run_study
 from study.labelling.items import unlabelled_source
 from study.model.classifier import load_classifier
 from study.model.export import train_best, write_model
 from study.model.retrain import find_trial, open_study
 from study.model.verify import verify_cell
-from tests.study_tests.conftest import MODEL, Command, MakeStudy, copy_encoded, settings, write_table
+from tests.study_tests.conftest import MODEL, Command, MakeStudy, settings, write_table
 from trainables.packs.pack import PackContext
 from trainables.records.description import DescriptionError
 from trainables.records.parquet import read_record_file, record_files, write_records
 from trainables.training.protocol import TrainingError
-
-
-@pytest.fixture(scope="module")
-def finished(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a finished study of two methods; its directory is not to be written to."""
-    folder = tmp_path_factory.mktemp("finished")
-    copy_encoded(encoded, folder)
-    (folder / "study.yaml").write_text(yaml.safe_dump(settings(training={"standardize": True})))
-    with Progress(Console(quiet=True)) as progress:
-        run_study(load_spec(folder / "study.yaml"), progress)
-    return folder / "study.yaml"
 
 
 @pytest.fixture

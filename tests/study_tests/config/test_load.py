@@ -231,6 +231,69 @@ def test_files_that_are_no_study_file(tmp_path: Path) -> None:
     assert "cannot be read as YAML" in problems(path)[0]
 
 
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: " + "[" * 20_000, "line 1, column 35: it is nested too deeply"),
+        ("a: " + "{a: " * 3000 + "1" + "}" * 3000, "nested too deeply"),
+        ("? [1, 2]\n: 3\n", "line 1, column 3: a key must be a text, got a list or a mapping"),
+        ("name: x\nyes: 3\n", "line 2, column 1: a key must be a text, got `True`; put it in quotes"),
+        ("name: &a [*a]\n", "a value must not hold itself"),
+        (LAUGHS, "it must have at most 100,000 values"),
+        ("name: 2024-99-99\n", r"line 1, column 7: this value cannot be read \(month must be in 1..12\)"),
+        ("name: " + "9" * 5000 + "\n", "this value cannot be read"),
+        ('name: "\\ud800"\n', "this value cannot be read"),
+        ('name: "a\\0b"\n', "must not hold control characters"),
+    ],
+)
+def test_yaml_that_no_study_file_is_made_of(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "study.yaml").write_text(content)
+    (found,) = problems(tmp_path / "study.yaml")
+    assert re.search(rf"cannot be read as YAML: .*{words}", found)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_study_file_in_another_encoding(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "study.yaml").write_bytes("name: café\n".encode(encoding))
+    (found,) = problems(tmp_path / "study.yaml")
+    assert "it is not UTF-8" in found
+    assert "save it as UTF-8" in found
+
+
+def test_a_misspelt_section_is_one_problem(make_study: MakeStudy) -> None:
+    path = make_study()
+    path.write_text(path.read_text().replace("search:", "serch:"))
+    (found,) = problems(path)
+    assert found.startswith("`serch` is not a key (did you mean `search`?)")
+
+
+def test_paths_that_no_file_system_has(make_study: MakeStudy, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for section, values, words in (
+        ("directory", "file", "`directory` must be a directory, and .*/file is a file"),
+        ("directory", "file/below", "/file is a file, got .*/file/below; give another path"),
+        ("directory", "", "`directory` must be a path, got '': it is empty"),
+        ("directory", "~nosuchuser/x", "`directory` must be a path, .*home directory"),
+        ("directory", "a" * 300, "`directory` must be a path, .*too long"),
+        ("data", {"table": "~nosuchuser/x"}, "`data.table` must be a path"),
+        ("data", {"table": "foo://x/t.csv"}, "`data.table`: foo://x/t.csv must be a path, or a URL"),
+        ("encoders", {"text": {"model": "/" + "a" * 5000}}, "`encoders.text.model` must be a path, .*too long"),
+        ("encoders", {"text": {"model": "package://../x"}}, r"Python package `\.\.`, which is not installed"),
+        (
+            "encoders",
+            {"text": {"model": "package://a.b/x"}},
+            r"Python package `a\.b`, which is not installed",
+        ),
+    ):
+        (found,) = problems(make_study(**{section: values}))
+        assert re.search(words, found), found
+
+
 def cache_models(cache: Path, monkeypatch: pytest.MonkeyPatch, *models: str) -> None:
     """Make a cache of the hub's in which models lie."""
     commit = "0123456789abcdef0123456789abcdef01234567"
