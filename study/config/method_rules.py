@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from study.config.schema import Range, Sampler, Search, Value
 from trainables.methods.protocol import LANE_SETTINGS, Hyperparameter
-from trainables.methods.registry import Contrastive, MethodError, get_method, method_names
+from trainables.methods.registry import Contrastive, MethodError, get_method, method_code, method_names
 from trainables.records.types import Candidate
 from trainables.training.settings import TrainingSettings
 
@@ -24,6 +24,7 @@ def search_problems(search: Search, training: TrainingSettings) -> Iterator[str]
     for name, params in search.methods.items():
         try:
             method = get_method(name)
+            method_code(name)
         except MethodError as error:
             yield f"`search.methods.{name}`{nearest(name, method_names())}: {error}"
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -11,11 +12,16 @@ from analysis.report.tables import TerminalTable
 from study.config.schema import Resources
 from study.errors import RunError
 from study.model.retrain import find_trial, open_study
+from study.state.provenance import versions
+from trainables.methods.registry import method_code
 from trainables.packs.single import train_trial
 from trainables.records.types import Curves, ItemResults, TrialConfig
 
 # Endings of figures that are shown but not judged where the hardware is another: they jump between evaluations.
 _JUMPING = ("_to_99", "crossing_threshold")
+
+# What determines how numbers round, besides the CPU.
+_COMPUTING = ("package", "numpy", "torch", "method_code")
 
 # Beginning of a figure that is a time, which no two trainings share.
 _TIME = "seconds_"
@@ -43,7 +49,9 @@ class Verification:
         recorded_on: Hardware that made the record.
         retrained_on: Hardware of the retraining.
         equal: Whether every figure but times, every curve and every item's result is equal to the bit.
-        must_be_equal: Whether they must be: both trainings were on one kind of CPU.
+        must_be_equal: Whether they must be: both trainings were on one kind of CPU, by the same code.
+        other_versions: What the record was made with and what is installed, by library, where the two differ; the
+            method's code too.
     """
 
     trial: TrialConfig
@@ -55,6 +63,7 @@ class Verification:
     retrained_on: str
     equal: bool
     must_be_equal: bool
+    other_versions: Mapping[str, tuple[str, str]]
 
     @property
     def agrees(self) -> bool:
@@ -67,9 +76,9 @@ def verify_cell(
 ) -> Verification:
     """Retrain the trial that `find_trial` finds, from the study's own description, and compare.
 
-    On the kind of CPU that made the record, the results must be equal to the bit. Elsewhere, figures agree within
-    `tolerance`; rounding on other hardware explains differences below the default. `resources`
-    is what it trains on; None for that of the study's last run.
+    On the kind of CPU that made the record, the same code must give results that are equal to the bit. Elsewhere,
+    figures agree within `tolerance`; rounding on other hardware explains differences below the default. `resources` is
+    what it trains on; None for that of the study's last run.
 
     Raises:
         RunError: No finished trial matches, or the study's embeddings have changed.
@@ -82,7 +91,11 @@ def verify_cell(
     if before is None or not np.array_equal(before.item, after.item):
         raise RunError(f"{record.config} was evaluated on other items than its split gives now. Run the study again.")
     recorded_on = record.provenance.get("hardware", trained.hardware)
-    must_be_equal = recorded_on == trained.hardware and recorded_on.startswith("cpu")
+    installed = {**versions(), "method_code": method_code(record.config.candidate.method)}
+    recorded_with = {name: record.provenance.get(name, "unknown") for name in installed}
+    other = {name: (recorded_with[name], now) for name, now in installed.items() if recorded_with[name] != now}
+    same_code = not any(name in other for name in _COMPUTING)
+    must_be_equal = same_code and recorded_on == trained.hardware and recorded_on.startswith("cpu")
     figures = []
     for name, value in record.metrics.items():
         now = trained.result.metrics.get(name, np.nan)
@@ -104,6 +117,7 @@ def verify_cell(
         and _equal(record.curves, trained.result.curves)
         and _equal(before, after),
         must_be_equal=must_be_equal,
+        other_versions=other,
     )
 
 

@@ -12,6 +12,7 @@ from embedding_jobs.store.manifests import comparable
 from embedding_jobs.store.store import Embeddings, Store, embeddings_digest
 from study.config.schema import StudySpec, digest
 from study.search.space import asked, known_candidates
+from trainables.methods.registry import method_code
 from trainables.records.description import (
     DESCRIPTION,
     DataDescription,
@@ -67,6 +68,7 @@ def describe(spec: StudySpec, embeddings: Embeddings, class_names: Sequence[str]
         ),
         deciding_settings=deciding,
         digests={"settings": digest({**deciding, "embeddings": embeddings.digest}), "embeddings": embeddings.digest},
+        method_code={name: method_code(name) for name in plan.methods},
     )
 
 

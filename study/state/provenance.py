@@ -17,10 +17,17 @@ def provenance(spec: StudySpec, description: StudyDescription) -> dict[str, str]
         **{f"digest_{name}": value for name, value in description.digests.items()},
         "digest_data": description.data.digest,
         "digest_spec": digest(spec.model_dump(mode="json")),
-        "package": version("embedding-ablation-study"),
         "git_commit": _git_commit(),
+        **versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the version of this package, of Python and of the libraries whose versions a record keeps."""
+    return {
+        "package": version("embedding-ablation-study"),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("mlflow", "numpy", "optuna", "ray")},
+        **{name: version(name) for name in ("mlflow", "numpy", "optuna", "ray", "torch")},
     }
 
 

@@ -214,7 +214,7 @@ def candidates(plan: Plan, method: str) -> list[Candidate]:
 def make_study(directory: Path, plan: Plan) -> Path:
     """Writes a study's directory as the runner leaves it, one record file a candidate and phase."""
     description = {
-        "format": 1,
+        "format": 2,
         "name": "synthetic",
         "preset": plan.preset,
         "protocol": plan.protocol,
@@ -237,6 +237,7 @@ def make_study(directory: Path, plan: Plan) -> Path:
         },
         "deciding_settings": {},
         "digests": {"settings": "aa11", "embeddings": "bb22"},
+        "method_code": {},
         **plan.changes,
     }
     directory.mkdir(parents=True, exist_ok=True)

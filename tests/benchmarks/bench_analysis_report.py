@@ -82,7 +82,7 @@ def main() -> None:
                 write_records(directory / "records", [trial(config, arguments.items) for config in configs])
                 n_trials += len(configs)
         description = {
-            "format": 1,
+            "format": 2,
             "name": "large",
             "preset": None,
             "protocol": "paper",
@@ -105,6 +105,7 @@ def main() -> None:
             },
             "deciding_settings": {},
             "digests": {"settings": "", "embeddings": ""},
+            "method_code": {},
         }
         (directory / "study.json").write_text(json.dumps(description), encoding="utf-8")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

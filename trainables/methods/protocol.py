@@ -120,7 +120,8 @@ class Method(Protocol):
     augment a view in contrastive training. `static`: true if, apart from its draws, it never reads a value from the
     device (`item`, `tolist`, a mask as an index) and never sends one there (a list as an index); its steps can then be
     captured as a CUDA graph. `canonical(params)`: maps hyperparameters to the ones that represent all that train the
-    same.
+    same. `version`: a text that changes with every change of what the method computes; without it, the source file of
+    its transform stands for it, so a method whose code is in several files, or in none, should have a version.
 
     Attributes:
         name: Its name in study files, records and reports.
@@ -148,3 +149,4 @@ class Augmentation:
     label_free: bool = False
     static: bool = True
     canonical: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
+    version: str = ""

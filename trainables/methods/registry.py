@@ -11,9 +11,13 @@ Importing this module does not import torch: the study file is checked against i
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
 
 from embedding_jobs.errors import StudyError
 from trainables.methods.deep_augmentation import canonical_target, deep_dropout, deep_pca
@@ -42,6 +46,7 @@ def contrastive(method: Method) -> Contrastive:
         {**method.hyperparameters, "temperature": Hyperparameter(0.1, 0, 10, low_included=False)},
         static=getattr(method, "static", False),
         canonical=partial(canonical, method),
+        version=getattr(method, "version", ""),
     )
 
 
@@ -59,25 +64,29 @@ _COMPONENTS = {"components": Hyperparameter(32, 1, 65536, whole=True)}
 _STOP = {"stop_gradient": Hyperparameter(0, 0, 1, whole=True)}
 
 
+# A built-in method gets another version where it computes something else; other changes of its file do not count.
+_builtin = partial(Augmentation, version="1")
+
+
 def _targeted(name: str, transform: Transform, hyperparameters: Mapping[str, Hyperparameter]) -> Augmentation:
     own = {**_LAYER, **hyperparameters, **_STOP}
-    return Augmentation(name, transform, own, label_free=True, static=False, canonical=canonical_target)
+    return _builtin(name, transform, own, label_free=True, static=False, canonical=canonical_target)
 
 
 _SUPERVISED: dict[str, Method] = {
     method.name: method
     for method in (
-        Augmentation("control", control, label_free=True),
-        Augmentation("e_mixup", mix_pairs, _ALPHA),
-        Augmentation("e_stitchup", partial(mix_pairs, stitch=True), _ALPHA),
-        Augmentation("soft_e_mixup", partial(mix_pairs, soft=True), {**_ALPHA, **_SOFTNESS}),
-        Augmentation("soft_e_stitchup", partial(mix_pairs, stitch=True, soft=True), {**_ALPHA, **_SOFTNESS}),
-        Augmentation("soft_control", soft_control, _SOFTNESS),
-        Augmentation("label_smoothing", label_smoothing, {"epsilon": Hyperparameter(0.1, 0, 1)}),
-        Augmentation("gaussian_noise", gaussian_noise, {"sigma": Hyperparameter(0.3, 0, 10)}, label_free=True),
-        Augmentation("feature_corruption", feature_corruption, {"rate": Hyperparameter(0.2, 0, 1)}, label_free=True),
-        Augmentation("manifold_mixup", manifold_mixup, _ALPHA),
-        Augmentation("uniform_dropout", uniform_dropout, _DROP_RATE, label_free=True),
+        _builtin("control", control, label_free=True),
+        _builtin("e_mixup", mix_pairs, _ALPHA),
+        _builtin("e_stitchup", partial(mix_pairs, stitch=True), _ALPHA),
+        _builtin("soft_e_mixup", partial(mix_pairs, soft=True), {**_ALPHA, **_SOFTNESS}),
+        _builtin("soft_e_stitchup", partial(mix_pairs, stitch=True, soft=True), {**_ALPHA, **_SOFTNESS}),
+        _builtin("soft_control", soft_control, _SOFTNESS),
+        _builtin("label_smoothing", label_smoothing, {"epsilon": Hyperparameter(0.1, 0, 1)}),
+        _builtin("gaussian_noise", gaussian_noise, {"sigma": Hyperparameter(0.3, 0, 10)}, label_free=True),
+        _builtin("feature_corruption", feature_corruption, {"rate": Hyperparameter(0.2, 0, 1)}, label_free=True),
+        _builtin("manifold_mixup", manifold_mixup, _ALPHA),
+        _builtin("uniform_dropout", uniform_dropout, _DROP_RATE, label_free=True),
         _targeted("deep_dropout", deep_dropout, _DROP_RATE),
         _targeted("deep_pca", deep_pca, _COMPONENTS),
     )
@@ -116,3 +125,26 @@ def get_method(name: str) -> Method:
             f"{', '.join(known for known in METHODS if known.startswith(CONTRASTIVE))}."
         )
     raise MethodError(f"`{name}` is not a method; the methods are {', '.join(method_names())}.")
+
+
+def method_code(name: str) -> str:
+    """Return what identifies a method's code: its version, or a digest of the source file of its transform.
+
+    Raises:
+        MethodError: There is no such method, or it has neither a version nor a source file.
+    """
+    method = get_method(name)
+    if version := getattr(method, "version", ""):
+        return f"version {version}"
+    code: Any = method.transform
+    while isinstance(code, partial):
+        code = code.func
+    code = inspect.unwrap(code) if inspect.isroutine(code) else type(code)
+    try:
+        source = Path(inspect.getfile(code)).read_bytes()
+    except (OSError, TypeError):
+        raise MethodError(
+            f"`{name}` must have a `version`, which tells its records from those of other code: its source file cannot "
+            "be read."
+        ) from None
+    return f"source {hashlib.sha256(source).hexdigest()[:16]}"

@@ -16,7 +16,7 @@ import torch
 from ray import tune
 from torch import Tensor
 
-from trainables.methods.registry import get_method
+from trainables.methods.registry import get_method, method_code
 from trainables.packs.pack import PackContext
 from trainables.records.failures import EVALUATED
 from trainables.records.parquet import write_records
@@ -37,7 +37,7 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         """Prepare the study's context and start the first pack."""
         self._embeddings, self._labels, hardware = on_device(context)
         self._context = context
-        self._provenance = {**context.provenance, "torch": torch.__version__, "hardware": hardware}
+        self._provenance = {**context.provenance, "hardware": hardware}
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -75,6 +75,7 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         self._too_short = {lane.seed: problem for lane in lanes if (problem := too_short(lane, settings))}
         lanes = [lane for lane in lanes if lane.seed not in self._too_short]
         self._pack = replace(pack, splits=tuple(lane.seed for lane in lanes))
+        self._method = {"method": pack.candidate.method, "method_code": method_code(pack.candidate.method)}
         self._started_at_s = time.time()
         self._training = _training(self._context, pack.phase, lanes, self._embeddings, self._labels) if lanes else None
 
@@ -91,7 +92,7 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
                     "on; compare by another `objective.metric`, or split otherwise"
                 )
             elif result is not None:
-                records.append(result.record(trial, self._started_at_s, self._provenance))
+                records.append(result.record(trial, self._started_at_s, self._provenance | self._method))
         return records, failures
 
 

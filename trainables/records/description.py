@@ -25,7 +25,7 @@ DESCRIPTION = "study.json"
 # Part of the message about a directory without a study, by which it is recognised in the output of a cluster.
 NO_STUDY = "holds no study"
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class DescriptionError(StudyError):
@@ -123,6 +123,8 @@ class StudyDescription(StudyPlan):
         data: The data and its embeddings.
         deciding_settings: The settings that a trial's result depends on, flat.
         digests: Digests of `settings` (the deciding ones) and `embeddings`.
+        method_code: What identifies the code of each method. It is no part of the digest of the settings: a method that
+            is added later must not make another study of this one.
     """
 
     name: str
@@ -135,6 +137,7 @@ class StudyDescription(StudyPlan):
     data: DataDescription
     deciding_settings: Mapping[str, Any]
     digests: Mapping[str, str]
+    method_code: Mapping[str, str]
 
     def __post_init__(self) -> None:
         phases = PROTOCOLS.get(self.protocol)
@@ -154,7 +157,9 @@ class StudyDescription(StudyPlan):
         found = {name: provenance.get(f"digest_{name}", "missing") for name in self.digests}
         other = [name for name, digest in self.digests.items() if found[name] != digest]
         if not other:
-            return None
+            method, code = provenance.get("method", ""), provenance.get("method_code", "missing")
+            now = self.method_code.get(method, code)
+            return None if code == now else f"made by other code of {method} ({code}, not {now})"
         digests = "; ".join(f"digest of {name} {found[name]}, not {self.digests[name]}" for name in other)
         return f"made with other {' and '.join(other)} than {DESCRIPTION} describes ({digests})"
 

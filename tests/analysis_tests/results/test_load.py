@@ -79,7 +79,7 @@ def test_a_description_is_read_as_it_was_written(study_of: Make, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format=9), "format must be 1, got 9"),
+        (lambda d: d.update(format=9), "format must be 2, got 9"),
         (lambda d: d.pop("objective"), "`objective`: Field required"),
         (lambda d: d["data"].update(n_items="many"), r"`data\.n_items`: Input should be a valid integer"),
         (

@@ -78,6 +78,28 @@ def test_a_cell_that_is_not_what_was_recorded_is_found_out(copy: Path) -> None:
     assert [figure.name for figure in found.figures if figure.agrees is False] == ["accuracy"]
 
 
+def test_a_record_of_other_versions_need_not_be_equal_to_the_bit(copy: Path) -> None:
+    path = next(path for path in record_files(copy / "records") if "control" in path.name)
+    records = read_record_file(path, with_items=True)
+    assert records[0].provenance["method_code"] == "version 1"
+    others = {"torch": "1.0"}
+    write_records(
+        copy / "records",
+        [
+            dataclasses.replace(
+                one,
+                metrics={**one.metrics, "accuracy": one.metrics["accuracy"] + 1e-5},
+                provenance={**one.provenance, **others},
+            )
+            for one in records
+        ],
+    )
+    found = verify_cell(copy, "control", 0)
+    assert {name: before for name, (before, _) in found.other_versions.items()} == others
+    assert found.agrees
+    assert not found.equal
+
+
 def test_a_cell_must_be_one(finished: Path, copy: Path) -> None:
     root = finished.parent / "out"
     with pytest.raises(RunError, match=r"got 'e_mixup\(alpha=9\)': use one of control, e_mixup\(alpha=0.2\)"):

@@ -407,7 +407,7 @@ def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path, comman
     (tmp_path / "out/study.json").write_text(
         json.dumps(
             {
-                "format": 1,
+                "format": 2,
                 "name": "small",
                 "preset": None,
                 "protocol": "paper",
@@ -430,6 +430,7 @@ def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path, comman
                 },
                 "deciding_settings": {},
                 "digests": {"settings": "", "embeddings": ""},
+                "method_code": {},
             }
         )
     )

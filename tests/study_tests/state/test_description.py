@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
+import shutil
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,8 @@ from study.state.description import plan_of, plans_differ, proposed, refuse_chan
 from study.state.status import in_words, read_status
 from tests.study_tests.conftest import settings
 from tests.trainables_tests.records.test_parquet import record
+from trainables.methods.protocol import Augmentation
+from trainables.methods.registry import ENTRY_POINTS, METHODS, MethodError, method_code
 from trainables.records.description import (
     DataDescription,
     DescriptionError,
@@ -59,6 +65,7 @@ def described(spec: StudySpec, plan: StudyPlan) -> StudyDescription:
         objective=spec.objective.metric,
         threshold=spec.objective.threshold,
         deciding_settings=spec.deciding_settings(),
+        method_code={name: method_code(name) for name in plan.methods},
     )
 
 
@@ -168,3 +175,61 @@ def test_status_counts_only_what_the_study_asks_for_now(tmp_path: Path) -> None:
     )
     longer = spec_of(tmp_path, splits={"n_splits": 3})
     assert read_status(longer, described(spec, plan_of(spec, None))).changed
+
+
+PLUGIN = """
+from trainables.methods.protocol import Augmentation
+
+
+def transform(batch, params, draws):
+    return batch
+
+
+mine = Augmentation("mine", transform)
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The source file of a method of another package, which is installed by its entry point."""
+    installed = tmp_path / "installed"
+    metadata = installed / "mine_of_a_third_party-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mine-of-a-third-party\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\nmine = mine_of_a_third_party:mine\n")
+    (installed / "mine_of_a_third_party.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(installed))
+    yield installed / "mine_of_a_third_party.py"
+    sys.modules.pop("mine_of_a_third_party", None)
+
+
+def test_records_of_a_methods_other_code_are_refused(tmp_path: Path, plugin: Path) -> None:
+    spec = spec_of(tmp_path, search={"methods": {"control": {}, "mine": {}}})
+    before = described(spec, plan_of(spec, None))
+    for name in ("control", "mine"):
+        made_by = {"digest_settings": "aa11", "digest_embeddings": "bb22", "method": name}
+        made_by["method_code"] = before.method_code[name]
+        write_records(spec.records, [dataclasses.replace(record(split=0, method=name), provenance=made_by)])
+    refuse_foreign(read_packs(spec.records), before)
+    plugin.write_text(PLUGIN.replace("return batch", "return batch  # another comment"))
+    after = described(spec, plan_of(spec, None))
+    with pytest.raises(RecordError, match=r"mine-.* was made by other code of mine \(source \w+, not source \w+\)"):
+        refuse_foreign(read_packs(spec.records), after)
+    status = read_status(spec, after)
+    assert [(row.method, row.n_done) for row in status.methods] == [("control", 1), ("mine", 0)]
+
+
+def test_a_version_stands_for_a_methods_source(plugin: Path) -> None:
+    before = method_code("mine")
+    plugin.write_text(PLUGIN.replace("transform)", "transform, version='2')"))
+    assert method_code("mine") != before
+    sys.modules.pop("mine_of_a_third_party", None)
+    importlib.invalidate_caches()
+    shutil.rmtree(plugin.parent / "__pycache__", ignore_errors=True)
+    assert method_code("mine") == "version 2"
+
+
+def test_a_method_without_source_needs_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "mine", Augmentation("mine", eval("lambda batch, params, draws: batch", {})))
+    with pytest.raises(MethodError, match="`mine` must have a `version`"):
+        method_code("mine")
