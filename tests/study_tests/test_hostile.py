@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -39,19 +40,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_table(folder / "table.csv")
     (folder / "study.yaml").write_text(yaml.safe_dump(settings(search={"methods": {"control": {}}})))
     with tempfile.TemporaryDirectory(prefix="ray-") as ray_folder:
-        done = subprocess.run(
+        run = subprocess.Popen(
             [sys.executable, "-m", "study", "run", "-c", str(folder / "study.yaml")],
             env={**os.environ, **SECRETS, "RAY_TMPDIR": ray_folder},
-            capture_output=True,
-            text=True,
-            check=False,
+            stdout=(folder / "said").open("w"),
+            stderr=subprocess.STDOUT,
         )
-        (folder / "said").write_text(done.stdout + done.stderr)
-        assert done.returncode == 0, done.stderr
-        logs = [path for path in Path(ray_folder).rglob("*") if path.is_file()]
-        assert logs
-        for path in logs:  # Ray's own: what a job's environment was, among the rest
-            shutil.copy(path, folder / f"ray-{abs(hash(path))}-{path.name}")
+        while run.poll() is None:  # a run removes Ray's files when it ends
+            for path in Path(ray_folder).rglob("*"):
+                with suppress(OSError):
+                    if path.is_file():  # Ray's own: what a job's environment was, among the rest
+                        shutil.copy(path, folder / f"ray-{path.name}")
+            time.sleep(0.5)
+        assert run.returncode == 0, (folder / "said").read_text()
+        assert len(list(folder.glob("ray-*"))) > 5
     return folder
 
 
