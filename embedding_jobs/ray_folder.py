@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -41,18 +42,21 @@ def make_ray_folder() -> Path:
     aside = Path(tempfile.mkdtemp(prefix=".study-", dir=place))
     lock = os.open(aside / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)  # left open: it is held as long as the process lives
     fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, _host())
     return aside.rename(place / f"{_prefix()}{aside.name.removeprefix('.study-')}")
 
 
 def end_leftovers() -> None:
-    """End the processes and remove the folders of this user's runs that were killed.
+    """End the processes and remove the folders of this user's runs on this machine that were killed.
 
     Some of Ray's processes live on for a minute or more when a run is killed.
     """
     for place in filter(_fits, _places()):
         for folder in place.glob(f"{_prefix()}*"):
-            with suppress(FileNotFoundError):  # another run has just removed it
-                if folder.lstat().st_uid == os.getuid() and not folder.is_symlink() and not is_locked(folder / _LOCK):
+            with suppress(FileNotFoundError):  # another run has just removed it, or it is none of a run
+                if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
+                    continue
+                if (folder / _LOCK).read_bytes() == _host() and not is_locked(folder / _LOCK):
                     end_folder(folder)
 
 
@@ -61,6 +65,7 @@ def end_folder(folder: Path) -> None:
     for pid in processes_of(folder):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(folder / "ray", ignore_errors=True)  # the lock last: without it, nobody would remove the rest
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -69,6 +74,7 @@ def processes_of(folder: Path) -> list[int]:
 
     Ray's processes change their names and command lines, but all of them write a log.
     """
+    folder = folder.resolve()  # as /proc names it
     return [pid for pid in _own_processes() if pid != os.getpid() and _writes_to(pid, folder)]
 
 
@@ -86,6 +92,11 @@ def _n_bytes_below() -> int:
     """Return the length of the longest path of a socket that Ray makes, from the place of the folder on."""
     session = f"session_2026-01-01_00-00-00_000000_{os.getpid()}"
     return len(f"/{_prefix()}12345678/ray/{session}/sockets/plasma_store")
+
+
+def _host() -> bytes:
+    """Return what a lock file holds: a lock on shared storage may not be seen from another machine."""
+    return socket.gethostname().encode()
 
 
 def _prefix() -> str:

@@ -34,7 +34,7 @@ from trainables.records.description import DESCRIPTION, read_description
 from trainables.records.types import Curves, TrialRecord
 
 # What MLflow raises if a server or a database does not answer.
-UNREACHABLE = (MlflowException, requests.RequestException, SQLAlchemyError)
+UNREACHABLE = (MlflowException, requests.RequestException, SQLAlchemyError, sqlite3.Error)
 
 SQLITE = "sqlite:///"
 

@@ -83,7 +83,7 @@ def timm_problem(model: str) -> str | None:
     name, dot, _ = model.partition(".")
     if not re.fullmatch(r"[\w.-]+", model):
         return "which is not the name of a timm model"
-    cached = f"models--timm--{model}" if dot else f"models--*--{name}*"
+    cached = f"models--*--{model if dot else f'{name}*'}"  # some of timm's weights have another owner
     if any(Path(constants.HF_HUB_CACHE).glob(f"{cached}/snapshots/*/model.safetensors")):
         return None
     return _unreachable(f"timm/{model}", None, must_exist=bool(dot))

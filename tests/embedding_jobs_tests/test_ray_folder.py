@@ -1,6 +1,7 @@
 """The private folder of a Ray: where it lies, and whose leftovers are ended."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,20 +48,23 @@ def test_the_folder_is_private_and_short(place: Path, monkeypatch: pytest.Monkey
     assert make_ray_folder().parent == place, "the next place, when sockets would not fit"
 
 
-def test_only_what_dead_runs_of_this_user_have_left_is_ended(place: Path) -> None:
+def test_only_what_dead_runs_of_this_user_have_left_is_ended(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "link").symlink_to(place)
+    monkeypatch.setenv("RAY_TMPDIR", str(place / "link"))
     alive = make_ray_folder()
     done = subprocess.run([sys.executable, "-c", MAKE], capture_output=True, text=True, check=True)
     left = Path(done.stdout.strip())
-    assert left.parent == place
+    assert left.parent == place / "link"
     (left / "log").touch()
-    others = [place / f"study-{os.getuid()}-other001", place / f"study-{os.getuid()}-other002", place / "study-x"]
+    others = [place / f"study-{os.getuid()}-other00{n}" for n in range(4)] + [place / "study-x"]
     (place / "elsewhere").mkdir()
     others[0].symlink_to(place / "elsewhere")
-    others[2].mkdir()
+    for other in others[1:]:
+        other.mkdir()
+    (others[2] / "lock").write_text("another machine")
     if os.geteuid() == 0:
-        others[1].mkdir()
-        os.chown(others[1], 65534, 65534)
-    kept = [alive, *(one for one in others if one.exists())]
+        shutil.copy(left / "lock", others[3])
+        os.chown(others[3], 65534, 65534)
     writer, reader = start(WRITE, str(left)), start(READ, str(left))
     end_leftovers()
     assert writer.wait(60) < 0
@@ -68,5 +72,5 @@ def test_only_what_dead_runs_of_this_user_have_left_is_ended(place: Path) -> Non
     reader.kill()
     reader.wait()
     assert not left.exists()
-    assert all(one.exists() for one in kept)
+    assert all(one.exists() for one in (alive, *others))
     assert (place / "elsewhere").exists()

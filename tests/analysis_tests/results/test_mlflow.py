@@ -129,6 +129,9 @@ def test_what_a_server_lacks_is_named(database: str, tmp_path: Path) -> None:
         load_runs(f"sqlite:///{tmp_path / 'none.db'}", "synthetic")
     with pytest.raises(ReportError, match=r"does not answer .*Correct the address, or start the server"):
         load_runs("http://127.0.0.1:9", "synthetic")
+    (tmp_path / "damaged.db").write_bytes(b"x" * 5000)
+    with pytest.raises(ReportError, match=r"does not answer \(file is not a database\)"):
+        load_runs(f"sqlite:///{tmp_path / 'damaged.db'}", "synthetic")
 
 
 def test_a_database_that_was_moved_is_read_from_its_new_place(study_of: Make, tmp_path: Path) -> None:

@@ -310,7 +310,7 @@ def cache_models(cache: Path, monkeypatch: pytest.MonkeyPatch, *models: str) -> 
 def test_a_model_that_cannot_be_had_is_found(
     make_study: MakeStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache_models(tmp_path / "hub", monkeypatch, "org/there", "timm/resnet18.a1_in1k")
+    cache_models(tmp_path / "hub", monkeypatch, "org/there", "timm/resnet18.a1_in1k", "other/rdnet_tiny.nv_in1k")
     text = {"data": {"text": ["title"]}}
     for model in ("org/there", "org/none"):
         path = make_study(encoders={"text": {"model": model}}, **text)
@@ -328,7 +328,8 @@ def test_a_model_that_cannot_be_had_is_found(
                     rf"`encoders.text.model` names the hub model 'org/none', which is not .*{words}", found
                 )
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for model, there in (("resnet18", True), ("resnet18.a1_in1k", True), ("resnet18.tv_in1k", False), ("vit", False)):
+    cached, missing = ("resnet18", "resnet18.a1_in1k", "rdnet_tiny.nv_in1k"), ("resnet18.tv_in1k", "vit")
+    for model, there in [*((one, True) for one in cached), *((one, False) for one in missing)]:
         path = make_study(data={"text": [], "image": "title"}, encoders={"text": None, "image": {"model": model}})
         if there:
             load_spec(path)
