@@ -1,0 +1,46 @@
+"""A run of the command as a process, and the processes of the Ray that it has started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from embedding_jobs.ray_folder import processes_of
+
+# Processes of a run's Ray, by what their names begin with or hold.
+TRAINER, ENCODER, RAYLET, GCS = "Trainable", "_EncodeRow", "raylet", "gcs_server"
+
+
+def start_run(path: Path) -> subprocess.Popen[bytes]:
+    """Start `study run` for a study file, in a session of its own; what it says is added to a file beside it."""
+    with path.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "study", "run", "--quiet", "-c", str(path)],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def ray_folder_of(driver: int) -> Path | None:
+    """The private folder that a run has made for its Ray, whose lock it holds; None where it has none."""
+    try:
+        opened = [Path(os.readlink(link)) for link in Path(f"/proc/{driver}/fd").iterdir()]
+    except OSError:  # it has ended
+        return None
+    return next((path.parent for path in opened if path.parent.name.startswith(f"study-{os.getuid()}-")), None)
+
+
+def processes_named(driver: int, name: str) -> list[int]:
+    """The processes with a name, one of those above, of the Ray that a run has started."""
+    folder = ray_folder_of(driver)
+    return [pid for pid in processes_of(folder) if name in _name_of(pid)] if folder is not None else []
+
+
+def _name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+    except OSError:  # it has ended
+        return ""
