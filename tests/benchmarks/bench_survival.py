@@ -270,7 +270,10 @@ def main() -> None:
                     if done.wrong:
                         shutil.copytree(at, folder / f"{name}-{number}", dirs_exist_ok=True)
                 all_equal &= n_equal == options.times
-                print(f"{name}: {n_kills} kills; {n_equal} of {options.times} studies as if nothing had happened")
+                print(
+                    f"{name}: {n_kills} kills; {n_equal} of {options.times} studies as if nothing had happened",
+                    flush=True,
+                )
         finally:
             if place.server is not None:
                 place.server.kill()

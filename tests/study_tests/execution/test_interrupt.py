@@ -14,6 +14,7 @@ import pytest
 
 from embedding_jobs.ray_folder import end_leftovers
 from tests.study_tests.conftest import MakeStudy, copy_encoded
+from tests.study_tests.execution.processes import ray_folder_of
 
 # Prints the paths, of those on standard input, that the user may read, write, execute or enter.
 OPEN_PATHS = 'while read -r path; do [ -r "$path" ] || [ -w "$path" ] || [ -x "$path" ] && echo "$path"; done; true'
@@ -27,13 +28,6 @@ def in_reach(encoded: Path) -> Iterator[Path]:
         folder.chmod(0o755)
         copy_encoded(encoded, folder)  # with the modes that a run has given them
         yield folder
-
-
-def ray_folder_of(driver: int) -> Path:
-    """The private folder that a run has made for its Ray: the one whose lock it holds."""
-    opened = [os.readlink(link) for link in Path(f"/proc/{driver}/fd").iterdir()]
-    (lock,) = [Path(path) for path in opened if Path(path).parent.name.startswith(f"study-{os.getuid()}-")]
-    return lock.parent
 
 
 def test_a_running_study_is_closed_to_others_and_an_interrupt_is_one_sentence(
@@ -54,6 +48,7 @@ def test_a_running_study_is_closed_to_others_and_an_interrupt_is_one_sentence(
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     ray_folder = ray_folder_of(process.pid)
+    assert ray_folder is not None
     end_leftovers()  # as another run does: this one is alive
     assert ray_folder.parent == Path("/tmp")
     assert [oct(path.stat().st_mode & 0o777) for path in (in_reach / "out", ray_folder)] == ["0o700", "0o700"]
