@@ -90,7 +90,7 @@ def not_converged(records: Sequence[TrialRecord], training: Mapping[str, Any]) -
 def _near_chance(records: Sequence[TrialRecord]) -> Reason | None:
     top1 = _mean([record.metrics.get("balanced_accuracy", math.nan) for record in records])
     chance = _mean([1 / record.metrics.get("n_known_classes", math.nan) for record in records])
-    limit = min(_TIMES_CHANCE * chance, chance + _ABOVE_CHANCE)
+    limit = min(_TIMES_CHANCE * chance, chance + _ABOVE_CHANCE, 1.0)  # with one known class, top-1 is always 1
     if not top1 < limit:  # also where either is undefined
         return None
     text = f"top-1, averaged over the known classes, is {top1:.4f}, and chance {chance:.4f}"

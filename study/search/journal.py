@@ -104,15 +104,7 @@ def read_trials(path: Path) -> dict[str, FrozenTrial] | None:
         storage = JournalStorage(JournalFileBackend(str(path)))
         trials = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
         return {trial.user_attrs[_KEY]: trial for trial in trials}
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        RecursionError,
-        NotImplementedError,
-    ):  # damaged, or written by another program
+    except _UNREADABLE:
         return None
 
 

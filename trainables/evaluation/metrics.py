@@ -164,7 +164,8 @@ def figures(logits: Tensor, target: Tensor, against_threshold: Accuracies) -> di
         https://arxiv.org/abs/1610.02136
     """
     probability = logits.double().sigmoid()
-    confidence, predicted = probability.max(-1)
+    highest, predicted = logits.max(-1)  # above 37, even float64 probabilities tie at 1
+    confidence = highest.double().sigmoid()
     known = target >= 0
     right = (predicted == target).double()
     expected = one_hot(target + 1, logits.shape[1] + 1)[:, 1:]  # of a "none" item 0 for every class

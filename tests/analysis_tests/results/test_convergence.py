@@ -70,6 +70,7 @@ def test_the_edges_of_the_rules() -> None:
     for n_classes, low, high in ((2, 0.59, 0.61), (10, 0.19, 0.21), (1000, 0.0019, 0.0021)):
         for top1, expected in ((low, ["near_chance"]), (high, [])):
             assert rules(trial([0.5, 0.1, 0.1], top1, 48, n_classes=n_classes)) == expected
+    assert rules(trial([0.5, 0.1, 0.1], 1.0, 48, n_classes=1)) == [], "one known class has no other answer"
     pretrained = trial([9.0, 8.0, 0.5, 0.1, 0.1, 0.1], 0.6, 96, "contrastive_control")
     pretrained.curves.epoch_accuracy[:2] = np.nan
     assert rules(pretrained, epochs=48) == [], "the contrastive loss is another one"

@@ -111,6 +111,13 @@ def test_saturated_probabilities_make_no_ties() -> None:
     assert weighted_auc(logits, target).auc == pytest.approx((1 + 1 + 0.5) / 3)
 
 
+def test_saturated_probabilities_have_a_highest_logit() -> None:
+    logits, target = torch.tensor([[40.0, 50.0], [45.0, 60.0], [60.0, 40.0]]), torch.tensor([1, 1, 0])
+    confidence, predicted = torch.ones(3), logits.argmax(-1)
+    found = figures(logits, target, accuracy_curves(confidence, predicted, target))
+    assert (found["top1"], found["balanced_accuracy"], found["ece_known"]) == (1, 1, 0)
+
+
 def test_correctness_and_accuracies() -> None:
     confidence = torch.tensor([0.9, 0.9, 0.6, 0.5, 0.7])
     predicted = torch.tensor([0, 1, 1, 0, 1])
