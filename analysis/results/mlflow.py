@@ -76,7 +76,7 @@ def _follow(database: Path) -> None:
     """
     if not database.exists():
         return
-    new = (database.parent / schema.ARTIFACTS).resolve().as_uri()
+    new = (database.resolve().parent / schema.ARTIFACTS).as_uri()
     with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiment_tags'").fetchone():
             return

@@ -24,7 +24,7 @@ from study.state.lock import Activity, only_run, read_activity, write_activity
 from study.state.results import StudyResult
 from study.tracking.background import BackgroundTracker
 from trainables.records.description import DESCRIPTION, write_description
-from trainables.records.failures import read_failures
+from trainables.records.failures import read_failures, read_stops
 from trainables.records.parquet import read_packs, read_records, set_aside_damaged
 
 
@@ -140,6 +140,8 @@ def run_study(
         for damaged in set_aside_damaged(spec.records):
             progress.say(damaged)
         refuse_foreign(read_packs(spec.records), description)
+        failures = read_failures(spec.records, description.digests["settings"])
+        read_stops(spec.records, description.digests["settings"])  # one of another study is refused, too
         remove_asides(spec.root, DESCRIPTION)
         remove_asides(spec.records)
         write_description(spec.root, description)
@@ -156,7 +158,6 @@ def run_study(
             return ray.put(pack_context(spec, embeddings, labels, description))
 
         recorded = read_records(spec.records)
-        failures = read_failures(spec.records, description.digests["settings"])
         scores = {record.config: record.metrics[spec.objective.metric] for record in recorded}
         run = RunState(spec, progress, tracker, description, recorded, scores, failures)
         with loss_as_error():

@@ -197,7 +197,7 @@ class Tracker:
             return str(self._client.create_experiment(self._experiment_name))
         beside = self._uri.startswith(SQLITE)
         place = Path(self._uri.removeprefix(SQLITE)) if beside else self._about.description
-        location = (place.parent / schema.ARTIFACTS).resolve().as_uri()
+        location = (place.resolve().parent / schema.ARTIFACTS).as_uri()
         tags = {schema.BESIDE_TAG: "true"} if beside else {}
         return str(self._client.create_experiment(self._experiment_name, location, tags))
 

@@ -24,7 +24,7 @@ from trainables.records.parquet import read_packs, read_records
 
 _T = TypeVar("_T")
 
-# The longest wait for a server to begin or to end a study's run.
+# The longest wait of a run for a server to begin or to end the study's run; `sync` waits longer.
 _LIMIT_S = 100.0
 
 
@@ -96,16 +96,24 @@ def sync(spec: StudySpec, limit_s: float | None = None) -> int:
         results, report = load_study(spec.root), spec.root / "report"
         if not (report / "report.html").exists():
             write_report(spec.root, results=results)
-        end_run(tracker, spec, results, {"report": report})
+        end_run(tracker, spec, results, {"report": report}, limit_s)
         return n_written
 
 
-def end_run(tracker: Tracker, spec: StudySpec, results: StudyResults, folders: Mapping[str, Path]) -> None:
+def end_run(
+    tracker: Tracker,
+    spec: StudySpec,
+    results: StudyResults,
+    folders: Mapping[str, Path],
+    limit_s: float = _LIMIT_S,
+) -> None:
     """End the study's MLflow run: attach its results, why planned trials are missing, and `folders` by their names.
+
+    The server may take `limit_s` for it.
 
     Raises:
         TrackingError: The server cannot be reached.
     """
     unfinished = {f"{UNFINISHED}/{name}": spec.records / name for name in (FAILED, STOPPED)}
     attached = {**folders, **unfinished}
-    _in_time(_LIMIT_S, lambda: tracker.finish(outcome(results), attached))
+    _in_time(limit_s, lambda: tracker.finish(outcome(results), attached))

@@ -144,9 +144,12 @@ def _read(folder: Path, kind: type[_Note], settings: str) -> list[_Note]:
             if fields.pop("format") != _FORMAT:
                 raise ValueError(f"it is not of format {_FORMAT}")
             if (made_with := fields.pop("settings")) != settings:
+                remedy = "Move it out of the folder"
+                if kind is Failure:
+                    remedy += ", or forget all failures of the study's last run with `study retry`"
                 raise RecordError(
                     f"{path} is not of this study: it was made with other settings (digest {made_with}, not "
-                    f"{settings}). Move it out of the folder."
+                    f"{settings}). {remedy}."
                 )
             found.append(checked.validate_python({**fields, "candidate": Candidate.of(**fields["candidate"])}))
         except FileNotFoundError:

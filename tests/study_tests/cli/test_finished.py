@@ -30,8 +30,10 @@ from study.model.retrain import find_trial, open_study
 from study.model.verify import verify_cell
 from tests.study_tests.conftest import MODEL, Command, MakeStudy, settings, write_table
 from trainables.packs.pack import PackContext
-from trainables.records.description import DescriptionError
+from trainables.records.description import DescriptionError, read_description
+from trainables.records.failures import Failure, write_failure
 from trainables.records.parquet import read_record_file, record_files, write_records
+from trainables.records.types import Candidate
 from trainables.training.protocol import TrainingError
 
 
@@ -259,6 +261,23 @@ def test_a_run_that_is_refused_before_the_first_one_makes_no_directory(make_stud
     for name in ("run", "embed"):
         assert command(name, "-c", str(path))[0] == 2
         assert bytes_below(path.parent) == before
+
+
+def test_failures_of_other_settings_are_refused_before_the_description_changes(
+    finished: Path, copy: Path, command: Command
+) -> None:
+    shutil.copy(finished.parent / "table.csv", copy.parent)
+    before, described = read_description(copy), (copy / "study.json").read_bytes()
+    for path in (copy / "records").glob("*.parquet"):
+        path.unlink()
+    failed = Failure("paper", Candidate.of("control", {}), (0, 1), "cause", "traceback", 1, 1.0)
+    write_failure(copy / "records", failed, before.digests["settings"])
+    path = copy.parent / "study.yaml"
+    path.write_text(yaml.safe_dump(settings(training={"epochs": 7})))
+    code, _, said = command("run", "--quiet", "-c", str(path))
+    assert code == 2
+    assert re.search(r"paper-control-\w+\.json is not of this study: .*`study retry`", said), said
+    assert (copy / "study.json").read_bytes() == described, "by which `study retry` finds whose they are"
 
 
 def test_a_table_that_lacks_the_studys_columns(finished: Path, tmp_path: Path) -> None:

@@ -393,6 +393,17 @@ def test_the_place_of_an_experiment_that_a_user_made_is_left_alone(tmp_path: Pat
     assert (tmp_path / "elsewhere" / tracker.study_run / "artifacts" / "study.json").exists()
 
 
+def test_a_link_to_a_database_moves_no_artifacts(tmp_path: Path) -> None:
+    for name in ("real", "linked"):
+        (tmp_path / name).mkdir()
+    Tracker(f"sqlite:///{tmp_path}/real/mlflow.db", "small", facts(tmp_path))
+    (tmp_path / "linked" / "mlflow.db").symlink_to(tmp_path / "real" / "mlflow.db")
+    Tracker(f"sqlite:///{tmp_path}/linked/mlflow.db", "small", facts(tmp_path))
+    found = MlflowClient(f"sqlite:///{tmp_path}/real/mlflow.db").get_experiment_by_name("small")
+    assert found.artifact_location == (tmp_path / "real" / "mlartifacts").as_uri()
+    assert not (tmp_path / "linked" / "mlartifacts").exists()
+
+
 def test_layers_are_followed_where_nothing_is_augmented(tmp_path: Path, connect: Callable[[str], Tracker]) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     connect(uri).write([record(0, 0.1), record(0, 0.1, "contrastive_control")])
