@@ -16,9 +16,10 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from analysis.results.convergence import not_converged
 from study.config.schema import Resources
-from study.errors import ModelError
+from study.errors import ModelError, RunError
 from study.model.classifier import Classifier, InputColumn
 from study.model.retrain import FinishedStudy, find_trial, open_study
+from trainables.methods.registry import method_code
 from trainables.packs.single import train_on_all, train_trial
 
 _PACKAGE = "embedding-ablation-study"
@@ -46,11 +47,18 @@ def train_best(
     `resources` is what it trains on; None for that of the study's last run.
 
     Raises:
-        RunError: No finished trial matches, or the study's embeddings have changed.
+        RunError: No finished trial matches, or the study's embeddings or the method's code have changed.
         ReportError: The study is not readable.
         TrainingError: A GPU is asked for, and there is none.
     """
-    trial = find_trial(root, cell, split).config
+    record = find_trial(root, cell, split)
+    trial, method = record.config, record.config.candidate.method
+    recorded, now = record.provenance.get("method_code", "missing"), method_code(method)
+    if recorded != now:
+        raise RunError(
+            f"The code of {method} must be what its records were made with ({recorded}), got {now}. Restore it, or run "
+            "the study again in another `directory`."
+        )
     study = open_study(root, resources)
     if all_items:
         lane, of = train_on_all(study.context, trial.candidate, trial.split), f"{trial.candidate}, trained on all"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class StudyFacts:
         made_by: Versions, hardware, commit and digests.
         data_digest: Digest of the table's content.
         description: `study.json`; a report from the server alone needs a copy.
+        method_code: What identifies the code of each method.
     """
 
     name: str
@@ -56,6 +57,7 @@ class StudyFacts:
     n_items: int
     data_digest: str
     description: Path
+    method_code: Mapping[str, str] = field(default_factory=dict)
 
 
 class Tracker:
@@ -80,8 +82,11 @@ class Tracker:
             _make_database(uri)
             self._client = connect(uri, max_retries=0)
             self._experiment = self._experiment_id()
-            for run in search_runs(self._client, [self._experiment], schema.runs_of(self._about.key)):
-                self._known[run.data.tags[schema.KEY_TAG]] = _Known(run.info.run_id, run.info.status != "RUNNING")
+            for run in list(search_runs(self._client, [self._experiment], schema.runs_of(self._about.key))):
+                if self._is_by_other_code(run):  # it stays on the server, but no longer as a run of this study
+                    self._client.delete_tag(run.info.run_id, schema.STUDY_TAG)
+                else:
+                    self._known[run.data.tags[schema.KEY_TAG]] = _Known(run.info.run_id, run.info.status != "RUNNING")
             run = self._begun()
             self.study_run, self._artifacts = str(run.info.run_id), artifacts_of(run, uri)
             self._artifacts.log_artifact(str(about.description))
@@ -115,6 +120,11 @@ class Tracker:
             for name, value in outcome.metrics.items():
                 self._client.log_metric(self.study_run, name, value)
             self._client.set_terminated(self.study_run, "FINISHED" if outcome.complete else "FAILED")
+
+    def _is_by_other_code(self, run: Run) -> bool:
+        made_by = schema.provenance_of(run.data.tags)
+        code = self._about.method_code.get(made_by.get("method", ""))
+        return code is not None and code != made_by.get("method_code")
 
     def _summarise(self, candidate: CandidateSummary) -> None:
         run = self._known.get(schema.candidate_key(self._about.key, candidate.phase, candidate.candidate))

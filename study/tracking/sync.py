@@ -43,6 +43,7 @@ def make_tracker(spec: StudySpec, description: StudyDescription) -> Tracker:
         n_items=description.data.n_items,
         data_digest=description.data.digest,
         description=spec.root / DESCRIPTION,
+        method_code=description.method_code,
     )
     experiment = spec.tracking.experiment or spec.name
     return Tracker(spec.tracking_uri, experiment, about)

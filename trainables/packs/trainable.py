@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         self._embeddings, self._labels, hardware = on_device(context)
         self._context = context
         self._provenance = {**context.provenance, "hardware": hardware}
+        self._method_code = cache(method_code)  # of what is loaded: its file may be edited while packs train
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -75,7 +77,7 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         self._too_short = {lane.seed: problem for lane in lanes if (problem := too_short(lane, settings))}
         lanes = [lane for lane in lanes if lane.seed not in self._too_short]
         self._pack = replace(pack, splits=tuple(lane.seed for lane in lanes))
-        self._method = {"method": pack.candidate.method, "method_code": method_code(pack.candidate.method)}
+        self._method = {"method": pack.candidate.method, "method_code": self._method_code(pack.candidate.method)}
         self._started_at_s = time.time()
         self._training = _training(self._context, pack.phase, lanes, self._embeddings, self._labels) if lanes else None
 

@@ -29,6 +29,7 @@ from study.model.export import train_best, write_model
 from study.model.retrain import find_trial, open_study
 from study.model.verify import verify_cell
 from tests.study_tests.conftest import MODEL, Command, MakeStudy, settings, write_table
+from trainables.methods.registry import METHODS
 from trainables.packs.pack import PackContext
 from trainables.records.description import DescriptionError, read_description
 from trainables.records.failures import Failure, write_failure
@@ -100,6 +101,12 @@ def test_a_record_of_other_versions_need_not_be_equal_to_the_bit(copy: Path) -> 
     assert {name: before for name, (before, _) in found.other_versions.items()} == others
     assert found.agrees
     assert not found.equal
+
+
+def test_a_model_is_not_trained_by_other_code_than_its_records(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "control", dataclasses.replace(METHODS["control"], version="2"))  # type: ignore[type-var]
+    with pytest.raises(RunError, match=r"code of control must be .* \(version 1\), got version 2"):
+        train_best(finished.parent / "out", "control")
 
 
 def test_a_cell_must_be_one(finished: Path, copy: Path) -> None:

@@ -21,8 +21,8 @@ from mlflow.tracking import MlflowClient
 
 from analysis.results.aggregate import CandidateSummary, spread
 from analysis.results.load import ReportError
-from analysis.results.mlflow import artifacts_of, load_runs
-from analysis.results.mlflow_schema import KEY_TAG
+from analysis.results.mlflow import artifacts_of, load_runs, search_runs
+from analysis.results.mlflow_schema import KEY_TAG, runs_of
 from study.errors import TrackingError
 from study.state.results import StudyOutcome
 from study.tracking.background import BackgroundTracker
@@ -181,6 +181,23 @@ def test_a_study_run_that_was_only_begun_is_completed(connect: Callable[[str], T
     assert run.data.params
     assert len(run.inputs.dataset_inputs) == 1
     assert len(state(uri)) == 1
+
+
+def test_runs_of_a_methods_other_code_are_not_the_studys(tmp_path: Path) -> None:
+    """They stay on the server, and what the new code gives is written beside them."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+
+    def written(code: str, auc: float) -> int:
+        made_by = {"method": "e_mixup", "method_code": code}
+        records = [dataclasses.replace(one, metrics={"auc_weighted": auc}, provenance=made_by) for one in RECORDS[:2]]
+        about = dataclasses.replace(facts(tmp_path), method_code={"e_mixup": code, "control": "version 1"})
+        return Tracker(uri, "small", about).write(records)
+
+    assert [written("source a", 0.9), written("source a", 0.9), written("source b", 0.8)] == [2, 0, 2]
+    client = MlflowClient(uri)
+    runs = list(search_runs(client, [client.get_experiment_by_name("small").experiment_id], runs_of("small")))
+    assert sorted(run.data.metrics.get("auc_weighted", 0) for run in runs) == [0, 0, 0.8, 0.8]
+    assert len(state(uri)) == 7, "a study, two candidates, four trials"
 
 
 def test_a_server_that_is_killed_in_the_middle(

@@ -1,5 +1,6 @@
 """What a pack leaves: a record of what was trained, and a reason for each split that gave nothing."""
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from tests.trainables_tests.training.test_engine import SETTINGS, items
+from trainables.methods.protocol import Augmentation
+from trainables.methods.registry import METHODS, method_code
 from trainables.packs.pack import PackContext
 from trainables.packs.trainable import PackTrainable, on_device, training_device
 from trainables.records.parquet import read_record_file
@@ -93,3 +96,27 @@ def test_a_pack_trains_on_what_the_study_gives_it(
     else:
         with pytest.raises(TrainingError, match=r"`resources\.gpus_per_pack` must be 0 where torch finds no GPU"):
             on_device(replace(context, on_gpu=True))
+
+
+def test_the_code_of_a_record_is_the_one_that_was_loaded(
+    context: PackContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method that is edited while packs train does not change in the processes that have loaded it."""
+    source = tmp_path / "method_of_a_third_party.py"
+    source.write_text("def transform(batch, params, draws):\n    return batch\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    transform = importlib.import_module("method_of_a_third_party").transform
+    monkeypatch.setitem(METHODS, "mine", Augmentation("mine", transform, {}))
+    trainable = object.__new__(PackTrainable)
+    made_by = []
+    for split in (0, 1):
+        pack = Pack("paper", Candidate.of("mine", {}), (split,))
+        if split == 0:
+            trainable.setup({"pack": pack}, context)
+        else:
+            source.write_text(source.read_text() + "# edited\n")
+            trainable.reset_config({"pack": pack})
+        while not (report := trainable.step()).get("done"):
+            pass
+        made_by += [one.provenance["method_code"] for one in read_record_file(Path(report["record"]))]
+    assert made_by[0] == made_by[1] != method_code("mine")
