@@ -53,7 +53,7 @@ def end_leftovers() -> None:
     """
     for place in filter(_fits, _places()):
         for folder in place.glob(f"{_prefix()}*"):
-            with suppress(FileNotFoundError):  # another run has just removed it, or it is none of a run
+            with suppress(OSError):  # another run has just removed it, or it is none of a run
                 if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
                     continue
                 if (folder / _LOCK).read_bytes() == _host() and not is_locked(folder / _LOCK):

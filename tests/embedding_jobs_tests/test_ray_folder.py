@@ -61,6 +61,8 @@ def test_only_what_dead_runs_of_this_user_have_left_is_ended(place: Path, monkey
     others[0].symlink_to(place / "elsewhere")
     for other in others[1:]:
         other.mkdir()
+    others.append(place / f"study-{os.getuid()}-file")
+    others[-1].touch()
     (others[2] / "lock").write_text("another machine")
     if os.geteuid() == 0:
         shutil.copy(left / "lock", others[3])
