@@ -146,7 +146,7 @@ def retry_command(config: Path) -> None:
     from trainables.records.failures import forget_failures, read_failures
 
     before = read_description(spec.root)  # there is nothing to try again where no study has run
-    failures = read_failures(spec.records, before.digests["settings"])
+    failures = read_failures(spec.records, before.digests["settings"], before.method_code)
     if failures:
         with only_run(spec.root):
             forget_failures(spec.records, failures)

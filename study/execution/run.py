@@ -140,8 +140,9 @@ def run_study(
         for damaged in set_aside_damaged(spec.records):
             progress.say(damaged)
         refuse_foreign(read_packs(spec.records), description)
-        failures = read_failures(spec.records, description.digests["settings"])
-        read_stops(spec.records, description.digests["settings"])  # one of another study is refused, too
+        made_by = description.digests["settings"], description.method_code
+        failures = read_failures(spec.records, *made_by)
+        read_stops(spec.records, *made_by)  # one of another study is refused, too
         remove_asides(spec.root, DESCRIPTION)
         remove_asides(spec.records)
         write_description(spec.root, description)

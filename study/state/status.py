@@ -80,9 +80,9 @@ def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
     plan = plan_of(spec, before)
     packs, failures, stops, foreign = read_packs(spec.records), [], [], {}
     if before is not None:
-        foreign, settings = foreign_packs(packs, before), before.digests["settings"]
-        failures = read_failures(spec.records, settings)
-        stops = in_force(read_stops(spec.records, settings), spec.search.pruning, spec.objective.metric)
+        foreign, made_by = foreign_packs(packs, before), (before.digests["settings"], before.method_code)
+        failures = read_failures(spec.records, *made_by)
+        stops = in_force(read_stops(spec.records, *made_by), spec.search.pruning, spec.objective.metric)
     own = [pack.durations_s for pack in packs if pack.path not in foreign]
     durations = {trial: duration_s for pack in own for trial, duration_s in pack.items()}
 

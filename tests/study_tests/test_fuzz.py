@@ -182,10 +182,11 @@ def spoilt(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     copied = tmp_path_factory.mktemp("spoilt") / "study"
     shutil.copytree(finished.parent, copied)
     records = copied / "out" / "records"
-    made_by = read_description(copied / "out").digests["settings"]
+    before = read_description(copied / "out")
+    made_by = before.digests["settings"], before.method_code
     failed, stopped = (Candidate.of("e_mixup", {"alpha": alpha}) for alpha in (0.9, 0.8))
-    write_failure(records, Failure("paper", failed, (0,), "cause", "traceback", 1, 1.0), made_by)
-    write_stop(records, Stop("paper", stopped, (0,), "asha", "accuracy", 0.5, 3, 6, (0,), ((3, 0.5),)), made_by)
+    write_failure(records, Failure("paper", failed, (0,), "cause", "traceback", 1, 1.0), *made_by)
+    write_stop(records, Stop("paper", stopped, (0,), "asha", "accuracy", 0.5, 3, 6, (0,), ((3, 0.5),)), *made_by)
     write_activity(copied / "out", Activity("paper", 1.0, 1, ("a pack",)))
     (copied / "out" / "importance.json").write_text('{"importances": {"e_mixup": {"alpha": 1.0}}}')
     (copied / "out" / "embeddings" / "runs").mkdir(exist_ok=True)

@@ -175,7 +175,7 @@ def test_a_hostile_unit_or_note_or_journal(finished: Path, tmp_path: Path, marke
         (tmp_path / folder).mkdir()
         pickled(tmp_path / folder / "x.json", marker)
         with pytest.raises(RecordError, match=r"x\.json"):
-            read(tmp_path, "aa11")
+            read(tmp_path, "aa11", {})
     pickled(tmp_path / "optuna.log", marker)
     assert read_trials(tmp_path / "optuna.log") is None, "it is made anew"
     assert not marker.exists()

@@ -7,7 +7,7 @@ removed: its trials are then planned again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -19,7 +19,7 @@ from trainables.records.parquet import record_name
 from trainables.records.types import Candidate, Pack, RecordError
 
 # Version of the files; a file of another version is refused.
-_FORMAT = 2
+_FORMAT = 3
 
 # Their folders beside the records.
 FAILED, STOPPED = "failed", "stopped"
@@ -78,46 +78,49 @@ class Stop(Pack):
         return 1 - self.n_epochs_saved / self.n_epochs_planned
 
 
-def write_failure(records: Path, failure: Failure, settings: str) -> None:
+def write_failure(records: Path, failure: Failure, settings: str, method_code: Mapping[str, str]) -> None:
     """Write a failure to a study's records folder; one of the same trials is replaced.
 
     Args:
         records: The study's records folder.
         failure: The failure.
         settings: Digest of the study's settings, by which readers know whose it is.
+        method_code: What identifies the code of each of its methods.
     """
-    _write(records / FAILED, failure, settings)
+    _write(records / FAILED, failure, settings, method_code)
 
 
-def write_stop(records: Path, stop: Stop, settings: str) -> None:
+def write_stop(records: Path, stop: Stop, settings: str, method_code: Mapping[str, str]) -> None:
     """Write a stop to a study's records folder, as `write_failure` does."""
-    _write(records / STOPPED, stop, settings)
+    _write(records / STOPPED, stop, settings, method_code)
 
 
-def read_failures(records: Path, settings: str) -> list[Failure]:
-    """Read the failures of a study, sorted by coordinates.
-
-    Args:
-        records: The study's records folder.
-        settings: Digest of the study's settings.
-
-    Raises:
-        RecordError: A file is damaged, of another version or of another study.
-    """
-    return _read(records / FAILED, Failure, settings)
-
-
-def read_stops(records: Path, settings: str) -> list[Stop]:
-    """Read the stopped candidates of a study, sorted by coordinates.
+def read_failures(records: Path, settings: str, method_code: Mapping[str, str]) -> list[Failure]:
+    """Read the failures of a study, sorted by coordinates; those of a method's other code are left out.
 
     Args:
         records: The study's records folder.
         settings: Digest of the study's settings.
+        method_code: What identifies the code of each of its methods.
 
     Raises:
         RecordError: A file is damaged, of another version or of another study.
     """
-    return _read(records / STOPPED, Stop, settings)
+    return _read(records / FAILED, Failure, settings, method_code)
+
+
+def read_stops(records: Path, settings: str, method_code: Mapping[str, str]) -> list[Stop]:
+    """Read the stopped candidates of a study, sorted by coordinates; those of a method's other code are left out.
+
+    Args:
+        records: The study's records folder.
+        settings: Digest of the study's settings.
+        method_code: What identifies the code of each of its methods.
+
+    Raises:
+        RecordError: A file is damaged, of another version or of another study.
+    """
+    return _read(records / STOPPED, Stop, settings, method_code)
 
 
 def forget_failures(records: Path, failures: Iterable[Failure]) -> None:
@@ -130,13 +133,14 @@ def _path(folder: Path, note: Pack) -> Path:
     return folder / Path(record_name(note.trials)).with_suffix(".json").name
 
 
-def _write(folder: Path, note: Pack, settings: str) -> None:
-    fields = asdict(note)
-    fields["candidate"] = {"method": note.candidate.method, "params": dict(note.candidate.params)}
-    write_whole(_path(folder, note), json.dumps({"format": _FORMAT, "settings": settings, **fields}).encode())
+def _write(folder: Path, note: Pack, settings: str, method_code: Mapping[str, str]) -> None:
+    method = note.candidate.method
+    made_by = {"format": _FORMAT, "settings": settings, "method_code": method_code.get(method, "")}
+    candidate = {"method": method, "params": dict(note.candidate.params)}
+    write_whole(_path(folder, note), json.dumps({**made_by, **asdict(note), "candidate": candidate}).encode())
 
 
-def _read(folder: Path, kind: type[_Note], settings: str) -> list[_Note]:
+def _read(folder: Path, kind: type[_Note], settings: str, method_code: Mapping[str, str]) -> list[_Note]:
     found, checked = [], TypeAdapter(kind)
     for path in folder.glob("[!.]*.json"):
         try:
@@ -151,7 +155,10 @@ def _read(folder: Path, kind: type[_Note], settings: str) -> list[_Note]:
                     f"{path} is not of this study: it was made with other settings (digest {made_with}, not "
                     f"{settings}). {remedy}."
                 )
-            found.append(checked.validate_python({**fields, "candidate": Candidate.of(**fields["candidate"])}))
+            code = fields.pop("method_code")
+            note = checked.validate_python({**fields, "candidate": Candidate.of(**fields["candidate"])})
+            if code == method_code.get(note.candidate.method, code):
+                found.append(note)
         except FileNotFoundError:
             continue  # removed since the folder was listed
         except (ValueError, KeyError, TypeError, AttributeError) as error:

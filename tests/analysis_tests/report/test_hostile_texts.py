@@ -36,9 +36,10 @@ def test_in_the_report(study_of: Callable[..., Path], tmp_path: Path) -> None:
     directory = study_of()
     description = json.loads((directory / "study.json").read_text())
     description["name"] = SCRIPT
-    description["data"] = {**description.get("data", {}), "notes": [SCRIPT], "class_names": [SCRIPT]}
+    names = [SCRIPT] * description["data"]["n_classes"]
+    description["data"] = {**description["data"], "notes": [SCRIPT], "class_names": names}
     description["choices"] = {SCRIPT: SCRIPT}
     (directory / "study.json").write_text(json.dumps(description))
     failure = Failure("paper", Candidate.of("control", {}), (9,), SCRIPT, SCRIPT, 3, 0.0)
-    write_failure(directory / "records", failure, "aa11")
+    write_failure(directory / "records", failure, "aa11", {})
     assert_shown_and_not_run(write_report(directory, tmp_path / "report").html, tmp_path)

@@ -253,11 +253,12 @@ def test_failures_and_candidates_that_were_given_up_are_named(study_of: Make) ->
     records = directory / "records"
     for alpha in (0.2, 0.4):
         candidate = Candidate.of("e_stitchup", {"alpha": alpha})
-        write_failure(records, Failure("paper", candidate, (0, 1, 2), "the loss is <nan>", "...", 2, 0.0), "aa11")
+        write_failure(records, Failure("paper", candidate, (0, 1, 2), "the loss is <nan>", "...", 2, 0.0), "aa11", {})
     write_stop(
         records,
         Stop("paper", Candidate.of("e_mixup", {"alpha": 0.4}), (2,), "racing", "auc_weighted", 0.81, 10, 40),
         "aa11",
+        {},
     )
     text = " ".join(Page(without_figures(directory)).text.split())
     assert "2 packs of trials could not be trained" in text
@@ -277,7 +278,7 @@ def test_accuracies_that_are_all_zero_are_said_to_say_nothing(study_of: Make) ->
 def test_a_study_of_which_everything_failed_says_why(study_of: Make) -> None:
     directory = study_of(methods=("control",), skip=lambda config: True)
     write_failure(
-        directory / "records", Failure("paper", Candidate("control"), (0,), "no memory", "...", 3, 0.0), "aa11"
+        directory / "records", Failure("paper", Candidate("control"), (0,), "no memory", "...", 3, 0.0), "aa11", {}
     )
     with pytest.raises(ReportError, match=r"planned methods\. control on paper splits 0: no memory"):
         write_report(directory)

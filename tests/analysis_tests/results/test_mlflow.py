@@ -103,7 +103,10 @@ def test_a_candidate_that_the_search_gave_up_is_not_missing(study_of: Make, tmp_
     for candidate in candidates:
         if dict(candidate.params).get("alpha") == 0.4:
             write_stop(
-                directory / "records", Stop("paper", candidate, (2,), "racing", "auc_weighted", 0.81, 10, 40), "aa11"
+                directory / "records",
+                Stop("paper", candidate, (2,), "racing", "auc_weighted", 0.81, 10, 40),
+                "aa11",
+                {},
             )
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     track(directory, uri)

@@ -131,7 +131,7 @@ def test_nothing_is_stopped_while_it_is_pretrained(make_study: MakeStudy, tmp_pa
     with Progress(Console(quiet=True)) as progress:
         result = run_study(load_spec(path), progress)
     assert result.failures == ()
-    stops = read_stops(tmp_path / "out/records", read_description(tmp_path / "out").digests["settings"])
+    stops = read_stops(tmp_path / "out/records", read_description(tmp_path / "out").digests["settings"], {})
     assert stops
     for stop in stops:
         assert min(epoch for epoch, _ in stop.evaluations) == 30

@@ -182,7 +182,7 @@ def test_nested_stops_candidates_early_and_confirms_each_methods_best(
         },
     )
     result, said = run(path)
-    stops = read_stops(tmp_path / "out/records", read_description(tmp_path / "out").digests["settings"])
+    stops = read_stops(tmp_path / "out/records", read_description(tmp_path / "out").digests["settings"], {})
     assert 1 <= len(stops) <= 4, "all but the first batch are at risk"
     assert said.count("stopped by asha: e_mixup(alpha=") == len(stops)
     assert all(
@@ -252,7 +252,9 @@ def test_what_cannot_be_written_ends_the_run_and_what_raises_is_tried_again(
     assert "AttributeError" in failure.cause
     assert "in _start" in failure.traceback
     assert f"failed: {failure}" in said
-    assert read_failures(tmp_path / "out/records", read_description(tmp_path / "out").digests["settings"]) == [failure]
+    assert read_failures(tmp_path / "out/records", read_description(tmp_path / "out").digests["settings"], {}) == [
+        failure
+    ]
 
     done = CliRunner().invoke(study.cli.app.study, ["retry", "-c", str(path)])
     assert done.output.startswith("1 failure forgotten. Next: study run -c"), done.output

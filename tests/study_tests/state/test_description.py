@@ -153,17 +153,18 @@ def test_a_note_of_another_study_is_refused(tmp_path: Path, kind: str) -> None:
     spec = spec_of(tmp_path, search={**SAMPLED, "pruning": {"racing": {}}}, splits=splits)
     description, candidate = described(spec, searched(spec)), PROPOSED[0]
     if kind == "failed":
-        write_failure(spec.records, Failure("search", candidate, (0,), "no memory", "", 3, 0.0), "cc33")
+        write_failure(spec.records, Failure("search", candidate, (0,), "no memory", "", 3, 0.0), "cc33", {})
     else:
-        write_stop(spec.records, Stop("search", candidate, (0,), "racing", "auc_weighted", 0.9, 10, 40), "cc33")
+        write_stop(spec.records, Stop("search", candidate, (0,), "racing", "auc_weighted", 0.9, 10, 40), "cc33", {})
     with pytest.raises(RecordError, match=rf"{kind}.*json is not of this study.*digest cc33, not aa11.*Move it out"):
         read_status(spec, description)
 
 
 def test_status_counts_only_what_the_study_asks_for_now(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
+    made_by = "aa11", {"e_mixup": "version 1"}
     for candidate in (Candidate.of("e_mixup", {"alpha": 0.2}), Candidate.of("e_mixup", {"alpha": 0.9})):
-        write_failure(spec.records, Failure("paper", candidate, (0, 1), "no memory", "", 3, time.time()), "aa11")
+        write_failure(spec.records, Failure("paper", candidate, (0, 1), "no memory", "", 3, time.time()), *made_by)
     status = read_status(spec, described(spec, plan_of(spec, None)))
     assert [(row.method, row.n_planned, row.n_failed, row.n_missing) for row in status.methods] == [
         ("control", 2, 0, 2),
@@ -217,6 +218,11 @@ def test_records_of_a_methods_other_code_are_refused(tmp_path: Path, plugin: Pat
         refuse_foreign(read_packs(spec.records), after)
     status = read_status(spec, after)
     assert [(row.method, row.n_done) for row in status.methods] == [("control", 1), ("mine", 0)]
+    for name in ("control", "mine"):
+        failure = Failure("paper", Candidate(name), (1,), "no memory", "", 3, 0.0)
+        write_failure(spec.records, failure, "aa11", before.method_code)
+    assert [(row.method, row.n_failed) for row in read_status(spec, before).methods] == [("control", 1), ("mine", 1)]
+    assert [(row.method, row.n_failed) for row in read_status(spec, after).methods] == [("control", 1), ("mine", 0)]
 
 
 def test_a_version_stands_for_a_methods_source(plugin: Path) -> None:
