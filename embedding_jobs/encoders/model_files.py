@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import re
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.parse import quote
-from urllib.request import Request, urlopen
+from threading import Thread
 
 from embedding_jobs.errors import EncoderError
 
-_HUB_TIMEOUT_S = 5.0
+_LOG = logging.getLogger(__name__)
+
+_HUB_TIMEOUT_S, _HUB_LIMIT_S = 5.0, 10.0  # for each read, and for an answer as a whole
+
+# The hub answers the same about a private model and one that does not exist.
+_NOT_GIVEN = (401, 403, 404)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def timm_problem(model: str) -> str | None:
     """Return why timm's published weights of a model cannot be had, as `hub_problem` does.
 
     Without timm, which takes seconds to import, a model without a tag has no known place on the hub: for it, any
-    weights of that name in the cache do, and the hub must only answer.
+    weights of that name in the cache do, and the hub must only answer. Nor is one with a tag refused that the hub does
+    not give, since its weights may have another owner.
     """
     from huggingface_hub import constants
 
@@ -86,28 +92,64 @@ def timm_problem(model: str) -> str | None:
     cached = f"models--*--{model if dot else f'{name}*'}"  # some of timm's weights have another owner
     if any(Path(constants.HF_HUB_CACHE).glob(f"{cached}/snapshots/*/model.safetensors")):
         return None
-    return _unreachable(f"timm/{model}", None, must_exist=bool(dot))
+    elsewhere = "it must be the name of a timm model whose weights another owner publishes" if dot else ""
+    return _unreachable(f"timm/{model}", None, elsewhere=elsewhere)
 
 
-def _unreachable(model: str, revision: str | None, *, must_exist: bool = True) -> str | None:
-    """Ask the hub for a model; return why it cannot be had."""
-    from huggingface_hub import constants, get_token
+def _unreachable(model: str, revision: str | None, *, elsewhere: str | None = None) -> str | None:
+    """Ask the hub for a model; return why it cannot be had. An answer that decides nothing is a warning.
+
+    Args:
+        model: Its name.
+        revision: Its revision; None is the latest.
+        elsewhere: What to warn of where the hub has no such model, which may have another name there; an empty text
+            warns of nothing. None: the model cannot be had then.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
 
     cache = f"which is not in the cache ({constants.HF_HUB_CACHE})"
     if constants.HF_HUB_OFFLINE:
         return f"{cache}, and HF_HUB_OFFLINE forbids to download it"
-    try:
-        request = Request(f"{constants.ENDPOINT}/api/models/{model}/revision/{quote(revision or 'main', safe='')}")
-        if token := get_token():
-            request.add_unredirected_header("Authorization", f"Bearer {token}")
-        with urlopen(request, timeout=_HUB_TIMEOUT_S):
-            return None
-    except HTTPError as error:  # the hub answers the same about a private model and one that does not exist
-        at = f" at revision {revision}" if revision else ""
-        return f"which {constants.ENDPOINT} does not give{at} (status {error.code})" if must_exist else None
-    except (OSError, HTTPException, ValueError) as error:
-        reason = error.reason if isinstance(error, URLError) else error
+    error = _error_of(lambda: HfApi().model_info(model, revision=revision, timeout=_HUB_TIMEOUT_S))
+    if error is None:
+        return None
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status in _NOT_GIVEN:
+        if elsewhere is None:
+            at = f" at revision {revision}" if revision else ""
+            return f"which {constants.ENDPOINT} does not give{at} (status {status})"
+        if elsewhere:
+            _LOG.warning("%s does not give %s (status %s): %s.", constants.ENDPOINT, model, status, elsewhere)
+        return None
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if any(isinstance(one, socket.gaierror | ConnectionRefusedError) for one in _causes(error)):
         return f"{cache}, and {constants.ENDPOINT} cannot be reached ({reason})"
+    _LOG.warning("could not ask the hub: %s did not tell whether it has %s (%s).", constants.ENDPOINT, model, reason)
+    return None
+
+
+def _error_of(work: Callable[[], object]) -> BaseException | None:
+    """Return what some work raises, or a `TimeoutError` if it takes too long; then it goes on in a daemon thread."""
+    future: Future[object] = Future()
+
+    def settle() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # each version of the hub's client has other errors of its own
+            future.set_exception(error)
+
+    Thread(target=settle, daemon=True).start()
+    try:
+        return future.exception(_HUB_LIMIT_S)
+    except TimeoutError:
+        return TimeoutError(f"no answer within {_HUB_LIMIT_S:g} s")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def sha256_of(paths: Sequence[Path]) -> str:

@@ -1,9 +1,12 @@
 """The study file: every problem at once, each with its key and remedy; presets are sound."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
+from threading import Thread
 from typing import Any, get_args
 
 import pandas as pd
@@ -339,6 +342,60 @@ def test_a_model_that_cannot_be_had_is_found(
     for name in ("hf://org/model", "a b", "a//b"):
         (found,) = problems(make_study(encoders={"text": {"model": name}}))
         assert "which is not the name of a hub model (OWNER/NAME)" in found
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
+    """A hub that answers with the status in the model's name, and an empty cache."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status = int(re.findall(r"\d{3}", self.path)[0])
+            content = b'{"id": "org/model"}' if status == 200 else b"{}"
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "none"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.usefixtures("hub")
+def test_only_a_clear_no_of_the_hub_refuses_a_model(make_study: MakeStudy, caplog: pytest.LogCaptureFixture) -> None:
+    text, image = {"data": {"text": ["title"]}}, {"data": {"text": [], "image": "title"}}
+    for status in (401, 403, 404):
+        (found,) = problems(make_study(encoders={"text": {"model": f"org/m{status}"}}, **text))
+        assert re.search(rf"names the hub model .* does not give \(status {status}\); download it where", found)
+    load_spec(make_study(encoders={"text": {"model": "org/m200"}}, **text))
+    load_spec(make_study(encoders={"text": None, "image": {"model": "m404"}}, **image))
+    assert not caplog.messages
+    for status in (429, 500, 503):
+        load_spec(make_study(encoders={"text": {"model": f"org/m{status}"}}, **text))
+        assert re.match(rf"could not ask the hub: .* org/m{status} \(.*{status}", caplog.messages.pop())
+        caplog.clear()
+    load_spec(make_study(encoders={"text": None, "image": {"model": "m.a404"}}, **image))
+    (said,) = caplog.messages
+    assert "does not give timm/m.a404 (status 404): it must be the name of a timm model whose weights another" in said
+
+
+def test_a_hub_that_never_answers_refuses_no_model(
+    make_study: MakeStudy, hub: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.shutdown()  # it still listens
+    monkeypatch.setattr("embedding_jobs.encoders.model_files._HUB_LIMIT_S", 0.2)
+    load_spec(make_study(encoders={"text": {"model": "org/m200"}}, data={"text": ["title"]}))
+    (said,) = caplog.messages
+    assert "could not ask the hub" in said
+    assert "no answer within 0.2 s" in said
 
 
 @pytest.mark.parametrize("preset", PRESETS)
