@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ from embedding_jobs.files import is_locked
 _LOCK = "lock"
 
 _MOST_BYTES = 107  # of a socket's path
+
+_MOST_S = 10.0  # that killed processes take to end
 
 
 def make_ray_folder() -> Path:
@@ -62,9 +65,12 @@ def end_leftovers() -> None:
 
 def end_folder(folder: Path) -> None:
     """End the processes of a Ray that has stopped, or whose driver is dead, by their ids, and remove its folder."""
-    for pid in processes_of(folder):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + _MOST_S
+    while (pids := processes_of(folder)) and time.monotonic() < deadline:  # one may just have started another
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
     shutil.rmtree(folder / "ray", ignore_errors=True)  # the lock last: without it, nobody would remove the rest
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from embedding_jobs.encoders.config import EncoderConfig
 from embedding_jobs.encoders.registry import encoder_kind, fingerprint
-from embedding_jobs.errors import EncoderError, SourceError
+from embedding_jobs.errors import EncoderError, SourceError, StudyError
 from embedding_jobs.files import private_folder
 from embedding_jobs.ray_session import MODE, token_path
 from embedding_jobs.sources.tables import table_bytes
@@ -206,6 +206,8 @@ def _examine(
         private_folder(root)
         (root / mark).write_text(mark)
         free = shutil.disk_usage(root).free
+    except StudyError as error:
+        storage_problem = str(error)
     except OSError as error:
         storage_problem = f"{directory}: {error.strerror}"
     n_bytes, table_problem = 0, ""

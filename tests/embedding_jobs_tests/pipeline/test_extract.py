@@ -177,7 +177,12 @@ def test_what_can_be_refused_before_compute_leaves_nothing_behind(
         (catalogue, {"photo": text_config}, EncoderError, "must be for image columns"),
         (catalogue, {"kind": text_config}, SourceError, "got `kind`"),
         (replace(catalogue, id="kind"), {"title": text_config}, SourceError, "must be unique"),
-        (replace(catalogue, label="title"), {"title": text_config}, SourceError, "must not be null: rows 3, 50"),
+        (
+            replace(catalogue, label="title"),
+            {"title": text_config},
+            SourceError,
+            "null, NaN or empty: rows 3, 50",
+        ),
     ]
     for source, encoders, kind, words in cases:
         with pytest.raises(kind, match=words):

@@ -167,7 +167,7 @@ def test_a_real_node_that_lacks_things(one_node: list[Node], spec: StudySpec, tm
     )
     checks, work = inspect(wrong, one_node)
     found = failed(checks)
-    assert set(found) == {"storage", "table", "encoders", "tracker"}
+    assert set(found) == {"storage", "table", "encoders", "tracker"}, found
     assert work is None
-    assert "Not a directory" in found["storage"].found
+    assert "must be a folder, or a place to make one" in found["storage"].found
     assert "none_such" in found["encoders"].found

@@ -95,14 +95,14 @@ def test_a_study_with_the_password_writes_and_one_without_is_told(
     up: Up, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_credentials: None
 ) -> None:
     with pytest.raises(TrackingError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
-        Tracker(up.uri, "small", facts(tmp_path), tmp_path)
+        Tracker(up.uri, "small", facts(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "not the password")
     with pytest.raises(TrackingError, match="MLFLOW_TRACKING_PASSWORD") as told:
-        Tracker(up.uri, "small", facts(tmp_path), tmp_path)
+        Tracker(up.uri, "small", facts(tmp_path))
     assert "not the password" not in str(told.value)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", up.password)
-    tracker = Tracker(up.uri, "small", facts(tmp_path), tmp_path)
+    tracker = Tracker(up.uri, "small", facts(tmp_path))
     assert tracker.write(RECORDS[:2]) == 2  # and an artifact, which goes through the server
     assert len(state(up.uri)) == 1 + 1 + 2
     assert up.password.encode() not in (up.directory / "tracker.db").read_bytes()
