@@ -47,9 +47,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             stderr=subprocess.STDOUT,
         )
         while run.poll() is None:  # a run removes Ray's files when it ends
-            for path in Path(ray_folder).rglob("*"):
-                with suppress(OSError):
-                    if path.is_file():  # Ray's own: what a job's environment was, among the rest
+            with suppress(OSError):
+                for path in Path(ray_folder).rglob("*"):  # Ray's own: what a job's environment was, among the rest
+                    if path.is_file():
                         shutil.copy(path, folder / f"ray-{path.name}")
             time.sleep(0.5)
         assert run.returncode == 0, (folder / "said").read_text()
