@@ -202,6 +202,11 @@ class StudySpec(Section):
         return self.root / "study.log"
 
     @property
+    def tune(self) -> Path:
+        """Tune's own state while packs train; it is never read again."""
+        return self.root / "tune"
+
+    @property
     def tracking_uri(self) -> str:
         """MLflow's address; SQLite in the study's directory unless the file gives another."""
         return self.tracking.uri or f"sqlite:///{self.root / 'mlflow.db'}"

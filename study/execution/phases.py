@@ -139,9 +139,7 @@ def _train_phase(
     phase_run = PhaseRun(run, phase, queue, stopping, journal)
     if not queue.exhausted:
         resources = spec.resources
-        train_packs(
-            queue, context(), spec.root / "tune", phase_run, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack
-        )
+        train_packs(queue, context(), spec.tune, phase_run, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack)
     if phase_run.write_error is not None:
         raise RunError(
             f"{spec.root} cannot be written to ({phase_run.write_error}). Make room; recorded trials are kept, and the "

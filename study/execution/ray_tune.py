@@ -60,7 +60,7 @@ def train_packs(
     Args:
         queue: The packs.
         context: `PackContext` in the object store.
-        storage: Folder for Tune's own state, which is never read again.
+        storage: Folder for Tune's own state, which is never read again; it is removed at the end.
         watcher: Updates the queue: each pack is finished, or lost and then to be retried or failed.
         cpus: CPUs per pack.
         gpus: GPUs per pack.
@@ -68,7 +68,6 @@ def train_packs(
     # Tune would put the driver's AWS keys into its actors' runtime environment, which Ray writes to logs and shows in
     # its dashboard. Packs need none: a node has its own rights.
     class_cache.ENV_VARS_TO_PROPAGATE -= _AWS_KEYS
-    shutil.rmtree(storage, ignore_errors=True)
     tune.Tuner(
         tune.with_resources(tune.with_parameters(PackTrainable, context=context), {"cpu": cpus, "gpu": gpus}),
         tune_config=tune.TuneConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import ExitStack
 from functools import cache
@@ -11,6 +12,7 @@ import ray
 
 from embedding_jobs.files import private_folder, remove_asides
 from embedding_jobs.pipeline.extract import CheckedExtraction, check_extraction, run_extraction
+from embedding_jobs.ray_folder import end_leftovers
 from study.config.schema import StudySpec
 from study.execution.capacity import missing_node
 from study.execution.finish import finish_study
@@ -131,6 +133,9 @@ def run_study(
     checked = checked or check_run(spec)
     private_folder(spec.root)
     with only_run(spec.root), ExitStack() as stack:
+        # What killed runs have left, also where nothing is left to train.
+        end_leftovers()
+        shutil.rmtree(spec.tune, ignore_errors=True)
         write_activity(spec.root, Activity("embedding", time.time()))
         embed(spec, progress, checked, trains=True)
         embeddings = load_embeddings(spec)

@@ -197,7 +197,10 @@ def kill_one(kind: Kind, place: Place, driver: subprocess.Popen[bytes], draw: ra
 
 
 def one_round(kind: Kind, place: Place, expected: Facts, draw: random.Random, quiet_s: float, n_kills: int) -> Round:
-    """Kill some processes, one after another, run to the end, and compare."""
+    """Kill some processes, one after another, run to the end, and compare.
+
+    A run that ends before its moment comes shows nothing: the round begins again.
+    """
     done, folders = Round(), set[Path | None]()
     place.clear()
     driver = place.run()
@@ -213,6 +216,8 @@ def one_round(kind: Kind, place: Place, expected: Facts, draw: random.Random, qu
         if driver.poll() is not None:
             break
     judge(driver.wait(), 0, ANYTHING, place, done)
+    if not done.kills:
+        return one_round(kind, place, expected, draw, quiet_s, n_kills)
     while (done.exit_codes[-1] or "study sync" in place.said()) and len(done.exit_codes) < n_kills + MOST_RUNS:
         judge(place.run().wait(), 0, ANYTHING, place, done)
     done.wrong += differences(place.facts(), expected)

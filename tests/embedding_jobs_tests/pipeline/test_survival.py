@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedding_jobs.store.store import Store
+from tests.study_tests.execution.processes import ENCODER
 
 HERE = Path(__file__).parent
 PLUGIN = HERE.parent / "plugin"
@@ -54,13 +55,13 @@ class Job:
         return code, lines
 
     def encoder_pids(self) -> list[int]:
-        """Processes of this job's session that encode."""
+        """Processes of this job's session that prepare inputs or encode."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             try:
-                is_encoder = b"_EncodeRow" in (entry / "cmdline").read_bytes()
+                is_encoder = ENCODER.encode() in (entry / "cmdline").read_bytes()
                 session = int((entry / "stat").read_text().rpartition(")")[2].split()[3])
             except OSError:  # it has ended meanwhile
                 continue

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from embedding_jobs.ray_folder import processes_of
 
-# Processes of a run's Ray, by what their names begin with or hold.
-TRAINER, ENCODER, RAYLET, GCS = "Trainable", "_EncodeRow", "raylet", "gcs_server"
+# What the names of processes of a run's Ray hold; an encoder's is that of the preparation of inputs, too.
+TRAINER, ENCODER, RAYLET, GCS = "Trainable", "_StageOfRows", "raylet", "gcs_server"
 
 
 def start_run(path: Path) -> subprocess.Popen[bytes]:

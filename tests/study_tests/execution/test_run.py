@@ -25,7 +25,7 @@ import study.execution.run
 import study.tracking.sync
 from analysis.results.mlflow_schema import KEY_TAG
 from embedding_jobs.errors import StoreError
-from embedding_jobs.ray_folder import end_leftovers, processes_of
+from embedding_jobs.ray_folder import processes_of
 from study.config.load import load_spec
 from study.errors import RunError
 from study.execution.progress import Progress
@@ -99,7 +99,9 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("study.execution.run._connect", None)  # with nothing to do, Ray is not asked
+        (tmp_path / "out" / "tune" / "packs").mkdir(parents=True)  # left by a run that was killed after its last pack
         again, said = run(make_study())
+    assert not (tmp_path / "out" / "tune").exists()
     assert (again.n_trained, again.n_recorded) == (0, 6)
     assert "already encoded" in said
     assert len(runs_of(tmp_path / "out/mlflow.db")) == 10, "nothing is tracked twice"
@@ -310,9 +312,6 @@ def test_the_command_survives_kill_and_reports(
     assert killed.returncode == -signal.SIGKILL
     ray_folder = Path((tmp_path / "ray_folder").read_text()).parent
     assert processes_of(ray_folder), "its agents wait for a minute"
-    end_leftovers()  # as the next run does that starts a Ray
-    assert not ray_folder.exists()
-    assert not processes_of(ray_folder)
     records = tmp_path / "out" / "records"
     n_before = len(read_records(records))
     assert 3 <= n_before < 9, "killed in the middle"
@@ -328,6 +327,8 @@ def test_the_command_survives_kill_and_reports(
         assert "`study run` sets it aside" in err
     code, out, err = command("run", "-c", str(path))
     assert code == 0, err
+    assert not ray_folder.exists(), "the next run ends what is left"
+    assert not processes_of(ray_folder)
     assert f"set aside as {damaged.name}.damaged" in out
     assert damaged.with_name(f"{damaged.name}.damaged").read_bytes() == content
     assert f"9 trials recorded in {records}, {9 - n_before + 3} of them by this run." in out
