@@ -21,7 +21,7 @@ from study.execution.phases import RunState, train_phases
 from study.execution.prepare import prepare
 from study.execution.progress import Progress, notebook_progress
 from study.execution.ray_connection import address_of, connect_ray, disconnect_ray, loss_as_error
-from study.state.description import describe, refuse_changes, refuse_foreign, refuse_other_data
+from study.state.description import describe, refuse_changes, refuse_foreign, refuse_foreign_early, refuse_other_data
 from study.state.lock import Activity, only_run, read_activity, write_activity
 from study.state.results import StudyResult
 from study.tracking.background import BackgroundTracker
@@ -35,6 +35,7 @@ def check_run(spec: StudySpec) -> CheckedExtraction:
 
     Raises:
         DescriptionError: The records in the study's directory were made with other settings or data.
+        RecordError: Some records there are of another study.
         SourceError: The table is not valid.
         EncoderError: An encoder is not available.
         StoreError: The store was made from another table or encoder.
@@ -48,6 +49,7 @@ def check_run(spec: StudySpec) -> CheckedExtraction:
         on_error=spec.data.on_error,
     )
     refuse_other_data(spec, checked.facts, checked.fingerprints)
+    refuse_foreign_early(spec)
     return checked
 
 

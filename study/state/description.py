@@ -20,9 +20,10 @@ from trainables.records.description import (
     Proposed,
     StudyDescription,
     StudyPlan,
+    made_otherwise,
     read_description,
 )
-from trainables.records.parquet import RecordedPack
+from trainables.records.parquet import RecordedPack, read_packs
 from trainables.records.types import CONTRASTIVE, PROTOCOLS, Candidate, RecordError
 from trainables.sampling.splits import n_folds, n_searched_folds
 
@@ -188,7 +189,7 @@ def _other(spec: StudySpec, differing: Sequence[str]) -> DescriptionError:
 def foreign_packs(packs: Iterable[RecordedPack], description: StudyDescription) -> dict[Path, str]:
     """Return the record files that are not of a study, each with a sentence that says why."""
     found = {pack.path: description.mismatch(pack.provenance) for pack in packs}
-    return {path: f"{path} is not of this study: it was {why}." for path, why in found.items() if why is not None}
+    return {path: _foreign(path, why) for path, why in found.items() if why is not None}
 
 
 def refuse_foreign(packs: Iterable[RecordedPack], description: StudyDescription) -> None:
@@ -197,7 +198,35 @@ def refuse_foreign(packs: Iterable[RecordedPack], description: StudyDescription)
     Raises:
         RecordError: With the files.
     """
-    if foreign := list(foreign_packs(packs, description).values()):
+    _refuse(list(foreign_packs(packs, description).values()))
+
+
+def refuse_foreign_early(spec: StudySpec) -> None:
+    """Refuse records as `refuse_foreign` does, as far as they show before anything is encoded what they are of.
+
+    Where no description says what the embeddings are, each record is taken at its word about them. Damaged records are
+    left to the run, which sets them aside.
+
+    Raises:
+        RecordError: With the files.
+    """
+    packs = read_packs(spec.records, damaged_too=False)
+    before = description_before(spec) if packs else None
+    deciding, code, foreign = spec.deciding_settings(), {name: method_code(name) for name in spec.search.methods}, []
+    for pack in packs:
+        made_from = before.digests["embeddings"] if before else pack.provenance.get("digest_embeddings", "missing")
+        digests = {"settings": digest({**deciding, "embeddings": made_from}), "embeddings": made_from}
+        if why := made_otherwise(pack.provenance, digests, code):
+            foreign.append(_foreign(pack.path, why))
+    _refuse(foreign)
+
+
+def _foreign(path: Path, why: str) -> str:
+    return f"{path} is not of this study: it was {why}."
+
+
+def _refuse(foreign: Sequence[str]) -> None:
+    if foreign:
         more = f" So are {len(foreign) - 3} more." if len(foreign) > 3 else ""
         raise RecordError(f"{' '.join(foreign[:3])}{more} {MOVE_AWAY}")
 

@@ -154,14 +154,7 @@ class StudyDescription(StudyPlan):
 
     def mismatch(self, provenance: Mapping[str, str]) -> str | None:
         """Return why a record of some provenance is not of this study, in words; None where it is."""
-        found = {name: provenance.get(f"digest_{name}", "missing") for name in self.digests}
-        other = [name for name, digest in self.digests.items() if found[name] != digest]
-        if not other:
-            method, code = provenance.get("method", ""), provenance.get("method_code", "missing")
-            now = self.method_code.get(method, code)
-            return None if code == now else f"made by other code of {method} ({code}, not {now})"
-        digests = "; ".join(f"digest of {name} {found[name]}, not {self.digests[name]}" for name in other)
-        return f"made with other {' and '.join(other)} than {DESCRIPTION} describes ({digests})"
+        return made_otherwise(provenance, self.digests, self.method_code)
 
     @property
     def reported_phase(self) -> str:
@@ -175,6 +168,20 @@ class StudyDescription(StudyPlan):
 
 
 _FROM_JSON = TypeAdapter(StudyDescription)
+
+
+def made_otherwise(
+    provenance: Mapping[str, str], digests: Mapping[str, str], method_code: Mapping[str, str]
+) -> str | None:
+    """Return why a record of some provenance is not of the study with these digests and this code; None where it is."""
+    found = {name: provenance.get(f"digest_{name}", "missing") for name in digests}
+    other = [name for name, digest in digests.items() if found[name] != digest]
+    if not other:
+        method, code = provenance.get("method", ""), provenance.get("method_code", "missing")
+        now = method_code.get(method, code)
+        return None if code == now else f"made by other code of {method} ({code}, not {now})"
+    differing = "; ".join(f"digest of {name} {found[name]}, not {digests[name]}" for name in other)
+    return f"made with other {' and '.join(other)} than the study has ({differing})"
 
 
 def read_description(directory: Path) -> StudyDescription:

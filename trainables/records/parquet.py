@@ -146,18 +146,24 @@ class RecordedPack:
     durations_s: Mapping[TrialConfig, float]
 
 
-def read_packs(directory: Path) -> list[RecordedPack]:
+def read_packs(directory: Path, *, damaged_too: bool = True) -> list[RecordedPack]:
     """Read what each record file is about, sorted by file name; much faster than reading the records.
 
     Args:
         directory: Folder of the study's records; a missing folder has none.
+        damaged_too: Whether a damaged file is an error; else it is left out.
 
     Raises:
         RecordError: A file is damaged or of another version.
     """
     packs = []
     for path in record_files(directory):
-        rows, provenance = _read(path, ["phase", "method", "params", "split", "duration_s"])
+        try:
+            rows, provenance = _read(path, ["phase", "method", "params", "split", "duration_s"])
+        except DamagedRecordError:
+            if damaged_too:
+                raise
+            continue
         durations = {
             TrialConfig(row["phase"], Candidate.of(row["method"], dict(row["params"])), row["split"]): row["duration_s"]
             for row in rows.to_pylist()

@@ -132,7 +132,7 @@ def test_trials_of_another_study_are_left_out_and_named(study_of: Make, tmp_path
     assert len(results.records) == 3
     (problem,) = results.excluded
     assert problem.startswith(
-        "Excluded: control(old=1) on paper split 0, made with other settings than study.json describes (digest of "
+        "Excluded: control(old=1) on paper split 0, made with other settings than the study has (digest of "
     )
     assert "Two studies share this directory" in write_report(directory).html.read_text(encoding="utf-8")
 
@@ -141,7 +141,7 @@ def test_trials_of_another_study_are_left_out_and_named(study_of: Make, tmp_path
     ("change", "message"),
     [
         (lambda d: d.update(objective="f1"), r"e_mixup.* and \d more, no finite f1 among accuracy"),
-        (lambda d: d["digests"].update(settings="other"), "made with other settings than study.json describes"),
+        (lambda d: d["digests"].update(settings="other"), "made with other settings than the study has"),
     ],
 )
 def test_a_study_of_which_nothing_is_left(

@@ -35,6 +35,7 @@ from study.state.results import StudyResult
 from study.state.status import in_words, read_status
 from study.tracking.sync import sync
 from tests.study_tests.conftest import Command, MakeStudy, write_table
+from tests.trainables_tests.records.test_parquet import record as record_of_a_trial
 from trainables.records.description import DescriptionError, read_description
 from trainables.records.failures import read_failures, read_stops
 from trainables.records.parquet import read_record_file, read_records, write_records
@@ -264,6 +265,22 @@ def test_what_cannot_be_written_ends_the_run_and_what_raises_is_tried_again(
     assert (result.n_trained, result.failures) == (2, ())
     done = CliRunner().invoke(study.cli.app.study, ["status", "-c", str(path)])
     assert "Every planned trial is recorded." in done.output
+
+
+def test_a_foreign_record_is_refused_before_anything_is_encoded(
+    make_study: MakeStudy, tmp_path: Path, command: Command
+) -> None:
+    """Without a description, too, and beside a damaged record, which is left as it is."""
+    path, records = make_study(), tmp_path / "out/records"
+    made = replace(record_of_a_trial(), provenance={"digest_settings": "other", "digest_embeddings": "ee55"})
+    foreign = write_records(records, [made])
+    (records / "paper-damaged-0.parquet").write_bytes(foreign.read_bytes()[:-9])
+    before = {one: one.read_bytes() if one.is_file() else None for one in (tmp_path / "out").rglob("*")}
+    for name in ("run", "embed"):
+        code, _, err = command(name, "-c", str(path))
+        assert (code, err.count("is not of this study")) == (2, 1)
+        assert f"{foreign.name} is not of this study: it was made with other settings than the study has" in err
+        assert {one: one.read_bytes() if one.is_file() else None for one in (tmp_path / "out").rglob("*")} == before
 
 
 @pytest.mark.usefixtures("ray_session")
