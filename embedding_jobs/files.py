@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -95,6 +96,9 @@ def hold_lock(path: Path, held: Exception) -> Iterator[None]:
     """Hold a lock file. The system releases it when the process ends, however it ends.
 
     Raises `held` if another process still holds the lock after half a second.
+
+    Raises:
+        StudyError: The file system has no locks.
     """
     # `is_locked` may hold the lock for a moment. A soft lock, for file systems without locks, outlives its process.
     lock = FileLock(path, timeout=0.5, thread_local=False, fallback_to_soft=False)
@@ -102,6 +106,8 @@ def hold_lock(path: Path, held: Exception) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise held from None
+    except OSError as error:
+        raise no_locks(path.parent, error, "put the study on another file system") from error
     try:
         yield
     finally:
@@ -109,7 +115,11 @@ def hold_lock(path: Path, held: Exception) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process holds a lock file. Needs no permission to write."""
+    """Return whether a process holds a lock file. Needs no permission to write.
+
+    Raises:
+        StudyError: The file system has no locks.
+    """
     try:
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -117,4 +127,13 @@ def is_locked(path: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as error:
+        raise no_locks(path.parent, error, "put the study on another file system") from error
     return False
+
+
+def no_locks(folder: Path, error: OSError, remedy: str) -> Exception:
+    """Return the error to raise for one of a lock: a sentence where the file system of its folder has no locks."""
+    if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+        return error
+    return StudyError(f"The file system of {folder} must have locks (flock), got: {error.strerror}; {remedy}")

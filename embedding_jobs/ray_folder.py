@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from embedding_jobs.errors import StudyError
-from embedding_jobs.files import is_locked
+from embedding_jobs.files import is_locked, no_locks
 
 _LOCK = "lock"
 
@@ -33,7 +33,7 @@ def make_ray_folder() -> Path:
     It lies in the first of RAY_TMPDIR, TMPDIR and /tmp that is a writable folder with a path that is short enough.
 
     Raises:
-        StudyError: None of them is.
+        StudyError: None of them is, or its file system has no locks.
     """
     place = next((one for one in _places() if _fits(one)), None)
     if place is None:
@@ -44,7 +44,12 @@ def make_ray_folder() -> Path:
     # It gets its name, by which other runs look for it, when it is locked.
     aside = Path(tempfile.mkdtemp(prefix=".study-", dir=place))
     lock = os.open(aside / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)  # left open: it is held as long as the process lives
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        os.close(lock)
+        shutil.rmtree(aside, ignore_errors=True)
+        raise no_locks(place, error, "set TMPDIR to a folder of another one") from error
     os.write(lock, _host())
     return aside.rename(place / f"{_prefix()}{aside.name.removeprefix('.study-')}")
 
@@ -56,7 +61,7 @@ def end_leftovers() -> None:
     """
     for place in filter(_fits, _places()):
         for folder in place.glob(f"{_prefix()}*"):
-            with suppress(OSError):  # another run has just removed it, or it is none of a run
+            with suppress(OSError, StudyError):  # another run has just removed it, or it is none of a run
                 if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
                     continue
                 if (folder / _LOCK).read_bytes() == _host() and not is_locked(folder / _LOCK):

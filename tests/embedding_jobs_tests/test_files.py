@@ -1,5 +1,6 @@
 """Files written whole, and locks."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -9,8 +10,9 @@ from uuid import uuid4
 
 import pytest
 
-from embedding_jobs.errors import StoreError
+from embedding_jobs.errors import StoreError, StudyError
 from embedding_jobs.files import hold_lock, is_locked, remove_asides, whole_file, write_whole
+from embedding_jobs.ray_folder import make_ray_folder
 from embedding_jobs.store.shards import write_stored
 
 
@@ -50,6 +52,25 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     assert left.exists()
     remove_asides(tmp_path, "part")
     assert not left.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / ".lock").touch()
+    monkeypatch.setattr("fcntl.flock", flock)
+    words = rf"The file system of {tmp_path} must have locks \(flock\), got: {os.strerror(number)}; "
+    with pytest.raises(StudyError, match=f"{words}put the study"), hold_lock(tmp_path / ".lock", ValueError()):
+        pass
+    with pytest.raises(StudyError, match=f"{words}put the study"):
+        is_locked(tmp_path / ".lock")
+    monkeypatch.setattr("embedding_jobs.ray_folder._places", lambda: [tmp_path])
+    monkeypatch.setattr("embedding_jobs.ray_folder._fits", lambda place: True)
+    with pytest.raises(StudyError, match=f"{words}set TMPDIR"):
+        make_ray_folder()
+    assert os.listdir(tmp_path) == [".lock"], "nothing is left behind"
 
 
 def test_one_process_holds_a_lock_until_it_ends(tmp_path: Path) -> None:
