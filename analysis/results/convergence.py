@@ -5,8 +5,9 @@ Trainings of one candidate have not converged if any of these holds of their mea
 - Near chance: top-1 over known items, averaged over their classes, is below twice chance and less than 0.1 above it.
   Chance is 1 / number of known classes, which a classifier gets that answers one class for everything.
 - Still falling: over the last quarter of the epochs, the training loss fell by more than a tenth of its whole fall
-  since the first point of its curve. The mean of a quarter is compared with that of the quarter before: the cycles of
-  the learning rate move it by less. A training that early stopping ended is left out: its held-out loss fell no more.
+  since the first point of its curve. The mean of a quarter is compared with that of the quarter before; both are
+  lengthened to whole cycles of the learning rate. A training that early stopping ended is left out: its held-out loss
+  fell no more.
 - Too short: the training was planned to end while the learning rate still rises for the first time.
 
 Measured on 44,446 product titles of 143 classes, a tenth for training. By top-1, one epoch leads to 1.0 times chance,
@@ -99,20 +100,28 @@ def _near_chance(records: Sequence[TrialRecord]) -> Reason | None:
 
 def _still_falling(records: Sequence[TrialRecord], training: Mapping[str, Any]) -> Reason | None:
     n_epochs = sum(_stages(records[0].config.candidate, training))
-    share = _mean([_last_fall(record) for record in records if record.curves.epoch[-1:] == n_epochs])
+    cycle = 2 * training.get("learning_rate", {}).get("step_size_epochs", 0.0)
+    share = _mean([_last_fall(record, cycle) for record in records if record.curves.epoch[-1:] == n_epochs])
     if not share > _STEEP_FALL:
         return None
     text = f"the training loss still falls: {share:.0%} of its whole fall are in the last quarter of the epochs"
     return Reason("still_falling", share, _STEEP_FALL, text)
 
 
-def _last_fall(record: TrialRecord) -> float:
-    """Return the last quarter's share of the fall of the loss, while the classifier trained; NaN with few points."""
+def _last_fall(record: TrialRecord, cycle: float) -> float:
+    """Return the last part's share of the fall of the loss, while the classifier trained; NaN with few points.
+
+    The part is a quarter of the points, lengthened to whole cycles of the learning rate of `cycle` epochs.
+    """
     curves = record.curves
-    loss = curves.epoch_loss[~np.isnan(curves.epoch_accuracy)].astype(np.float64)
+    there = ~np.isnan(curves.epoch_accuracy)
+    loss, epochs = curves.epoch_loss[there].astype(np.float64), curves.epoch[there]
     if len(loss) < _N_POINTS or loss[0] <= loss[-1]:
         return math.nan
-    n = len(loss) // 4
+    of_cycle = max(1, round(cycle / float(epochs[-1] - epochs[-2])))  # points of a cycle
+    n = of_cycle * math.ceil(len(loss) // 4 / of_cycle)
+    if 3 * n > len(loss):  # the steep beginning would be in what the last part is compared with
+        return math.nan
     return float((loss[-2 * n : -n].mean() - loss[-n:].mean()) / (loss[0] - loss[-1]))
 
 

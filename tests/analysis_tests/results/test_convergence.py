@@ -61,9 +61,9 @@ def test_real_trainings(losses: str, top1: float, epochs: int, expected: list[st
 
 
 def test_the_edges_of_the_rules() -> None:
-    falling = trial([1.0, 0.75, 0.5, 0.25], 0.6, 48)
+    falling = trial([1.0, 0.75, 0.5, 0.25], 0.6, 96)
     assert rules(falling) == ["still_falling"]
-    assert rules(falling, epochs=96) == [], "early stopping ended it"
+    assert rules(falling, epochs=192) == [], "early stopping ended it"
     assert (
         rules(trial([0.5, 0.1, 0.1], 0.6, 12), learning_rate={"low": 1e-3, "high": 1e-3, "step_size_epochs": 12}) == []
     )
