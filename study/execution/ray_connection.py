@@ -41,7 +41,13 @@ def connect_ray(spec: StudySpec) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     address = address_of(spec)
     if address == "local":
-        start_ray()
+        try:
+            start_ray()
+        except StudyError:
+            raise
+        except Exception as error:  # Ray has no narrower one for a process of its own that does not come up
+            cause = str(error).strip().split("\n")[0]
+            raise LostError(f"Ray did not start on this machine ({cause}). The same command tries again.") from error
         event = "A process of Ray on this machine was killed, perhaps for lack of memory."
         _Watch(_local_ray_is_dead, 0, f"{event} Recorded trials are kept: the same command continues.").start()
         return
