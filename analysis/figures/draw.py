@@ -73,10 +73,9 @@ def to_csv(figure: LineFigure | ForestFigure) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     if isinstance(figure, ForestFigure):
-        ends = [f"{kind}_{end}" for kind in ("two_way", "naive", "nadeau_bengio") for end in ("low", "high")]
-        writer.writerow(["method", "difference", *ends, "decision"])
+        writer.writerow(["method", "difference", "low", "high", "decision"])
         for row in figure.rows:
-            numbers = (row.estimate, *row.two_way, *row.naive, *row.nadeau_bengio)
+            numbers = (row.estimate, *row.interval)
             writer.writerow([row.method, *(f"{value:.7g}" for value in numbers), row.decision])
         return stream.getvalue()
     writer.writerow(["method", figure.x_label, *figure.columns])
@@ -195,22 +194,13 @@ def _draw_forest(figure: ForestFigure, styles: Mapping[str, LineStyle]) -> Figur
     axes.axvline(0.0, color=MUTED, linewidth=1.0, zorder=1)
     for place, row in enumerate(rows):
         color = styles[row.method].color
-        x, y = [*row.naive, math.nan, *row.nadeau_bengio], [place - 0.26] * 2 + [math.nan] + [place + 0.26] * 2
-        axes.plot(x, y, color=color, linewidth=1.0, alpha=0.55, gid=f"range-{place}")
-        axes.plot(row.two_way, [place] * 2, color=color, linewidth=3.2, solid_capstyle="round", gid=f"series-{place}")
+        axes.plot(row.interval, [place] * 2, color=color, linewidth=3.2, solid_capstyle="round", gid=f"series-{place}")
         axes.plot([row.estimate], [place], color=color, marker="o", markersize=7, gid=f"mark-{place}")
-    # The axis fits the other intervals: that of Nadeau and Bengio may be much wider, and then ends in an arrow.
-    ends = [end for row in rows for end in (*row.two_way, *row.naive) if math.isfinite(end)]
+    ends = [end for row in rows for end in row.interval if math.isfinite(end)]
     ends += [-figure.region, figure.region]
     margin = 0.12 * (max(ends) - min(ends))
     low, high = min(ends) - margin, max(ends) + margin
     axes.set_xlim(low, high)
-    for place, row in enumerate(rows):
-        arrow: dict[str, Any] = {"color": styles[row.method].color, "markersize": 4, "clip_on": False, "alpha": 0.55}
-        if row.nadeau_bengio[0] < low:
-            axes.plot([low], [place + 0.26], marker="<", gid=f"left-range-{place}", **arrow)
-        if row.nadeau_bengio[1] > high:
-            axes.plot([high], [place + 0.26], marker=">", gid=f"right-range-{place}", **arrow)
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.set_yticks(range(len(rows)), [row.method for row in rows])
     axes.tick_params(length=3)

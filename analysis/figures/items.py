@@ -13,8 +13,8 @@ import numpy.typing as npt
 from analysis.figures.types import FloatArray, ForestFigure, ForestRow, LineFigure, Series
 from analysis.format import figure_name, heading
 from analysis.results.controls import each_with_its_own, is_reference, reference_of, references_text
-from analysis.statistics.bootstrap import confidence_bins
-from analysis.statistics.decisions import ECE, MethodEvidence, items_of
+from analysis.statistics.decisions import LOWER_IS_BETTER, MethodEvidence, items_of
+from trainables.records.figures import confidence_bins
 from trainables.records.types import N_BINS, ItemResults, TrialRecord
 
 _N_CONFIDENCE_BINS = 20
@@ -33,29 +33,26 @@ def forest_figures(evidence: Mapping[str, MethodEvidence]) -> list[ForestFigure]
         rows = tuple(
             ForestRow(
                 method,
-                seen.two_way.estimate,
-                (seen.two_way.low, seen.two_way.high),
-                (seen.naive.low, seen.naive.high),
-                (seen.nadeau_bengio.low, seen.nadeau_bengio.high),
+                seen.interval.estimate,
+                (seen.interval.low, seen.interval.high),
                 str(seen.decision),
             )
             for method, seen in differences.items()
-            if math.isfinite(seen.two_way.low)
+            if math.isfinite(seen.interval.low)
         )
         if rows:
             name = figure_name(figure)
             region = next(iter(differences.values())).region
             own = f" {each}" if (each := each_with_its_own(differences)) else ""
             note = (
-                f"Bar: 95 % interval over splits and items. Thin lines: over splits only, too narrow (above); Nadeau "
-                f"and Bengio, too wide, with an arrow where it continues (below). Shade: ±{region:g}, practically "
-                f"equal.{own}"
+                f"Bar: interval over splits and items; all of them hold together with 95 % confidence. Shade: "
+                f"±{region:g}, practically equal.{own}"
             )
             found.append(
                 ForestFigure(
                     f"differences-{figure}",
                     f"{heading(name)} against {references_text(differences)}",
-                    f"{note} Left is better." if figure == ECE else note,
+                    f"{note} Left is better." if figure in LOWER_IS_BETTER else note,
                     f"difference in {name}",
                     region,
                     rows,

@@ -106,21 +106,17 @@ class LineFigure:
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One method of a forest plot; intervals are (low, high).
+    """One method of a forest plot; the interval is (low, high).
 
     Attributes:
         estimate: Difference to the method's control.
-        two_way: The interval that decides.
-        naive: The interval of a paired t over splits.
-        nadeau_bengio: The interval of the corrected resampled t.
+        interval: The interval that decides.
         decision: The decision in one word.
     """
 
     method: str
     estimate: float
-    two_way: tuple[float, float]
-    naive: tuple[float, float]
-    nadeau_bengio: tuple[float, float]
+    interval: tuple[float, float]
     decision: str
 
 
@@ -144,7 +140,7 @@ class ForestFigure:
     def alternative_text(self) -> str:
         """The figure in words, for readers who do not see it."""
         words = "; ".join(
-            f"{row.method} {row.estimate:+.4f}, {row.two_way[0]:+.4f} to {row.two_way[1]:+.4f}, {row.decision}"
+            f"{row.method} {row.estimate:+.4f}, {row.interval[0]:+.4f} to {row.interval[1]:+.4f}, {row.decision}"
             for row in self.rows
         )
         return f"{self.title}, with 95 % intervals. {words}."

@@ -17,8 +17,9 @@ import numpy as np
 
 from analysis.results.aggregate import StudyResults
 from analysis.results.controls import CONTROL
-from analysis.statistics.decisions import PER_ITEM, check_paired, item_matrix
-from analysis.statistics.intervals import Interval, Values, naive_interval, two_way_interval
+from analysis.statistics.decisions import Sampling, check_paired, figure_matrix, sampling_of
+from analysis.statistics.intervals import Interval, interval, interval_over_splits
+from analysis.statistics.variance import Values, variance
 from trainables.records.types import AUTO as RECORDED_AUTO
 from trainables.records.types import CONTRASTIVE, SUPERVISED, Candidate, TrialRecord
 
@@ -28,6 +29,9 @@ Family = tuple[str, bool]
 INPUT, AUTO = 0, int(RECORDED_AUTO)
 
 OBJECTIVES = (CONTRASTIVE, SUPERVISED)
+
+# Figures with a value per item that gains are computed in.
+GAIN_FIGURES = ("auc_weighted", "accuracy")
 
 # Methods that target no layer and are shown beside those that do: dropout at every layer, and noise at the input.
 BESIDE = ("uniform_dropout", "gaussian_noise", "feature_corruption")
@@ -72,11 +76,13 @@ class Gains:
         region: Half width of the figure's region of practical equivalence.
         values: Gain of each target (splits, items), NaN for items that a split does not judge; (splits,) for the linear
             probe.
+        sampling: How the splits sample the items.
     """
 
     figure: str
     region: float
     values: Mapping[Target, Values]
+    sampling: Sampling
 
     @property
     def basis(self) -> str:
@@ -86,7 +92,14 @@ class Gains:
     @cached_property
     def intervals(self) -> dict[Target, Interval]:
         """The 95 % interval of each target's mean gain, in the order of `Target.rank`."""
-        return {target: interval_over(self.values[target]) for target in sorted(self.values, key=lambda one: one.rank)}
+        ranked = sorted(self.values, key=lambda target: target.rank)
+        return {target: self.interval_over(self.values[target]) for target in ranked}
+
+    def interval_over(self, values: Values) -> Interval:
+        """Return the 95 % interval of a mean gain: over splits and items, or a paired t over splits for (splits,)."""
+        if values.ndim == 1:
+            return interval_over_splits(values)
+        return interval(variance(values, self.sampling.design, shared=self.sampling.shared)[0])
 
     def families(self, objective: str) -> list[Family]:
         """Return the families of an objective that target layers."""
@@ -122,15 +135,10 @@ def auto_choices(gains: Gains) -> list[AutoChoice]:
     found = []
     for target in gains.intervals:
         if target.layer == AUTO and (layers := gains.by_layer(target.objective, target.family)):
-            best = max(layers, key=lambda layer: interval_over(layers[layer]).estimate)
-            regret = interval_over(layers[best] - gains.values[target])
+            best = max(layers, key=lambda layer: gains.interval_over(layers[layer]).estimate)
+            regret = gains.interval_over(layers[best] - gains.values[target])
             found.append(AutoChoice(target, replace(target, layer=best), regret))
     return found
-
-
-def interval_over(values: Values) -> Interval:
-    """Return the 95 % interval of a mean gain: two-way for (splits, items), a paired t over splits for (splits,)."""
-    return two_way_interval(values) if values.ndim == 2 else naive_interval(values)
 
 
 def target_of(candidate: Candidate) -> Target:
@@ -193,11 +201,11 @@ def measure(
     splits = sorted(results.description.splits[results.description.choosing_phase])
     shape = (len(splits), results.description.data.n_items)
     first: dict[int, TrialRecord] = {}
-    means: dict[str, dict[Target, Values]] = {figure: {} for figure in (*PER_ITEM, *PROBE)}
+    means: dict[str, dict[Target, Values]] = {figure: {} for figure in (*GAIN_FIGURES, *PROBE)}
     for record in records:
         target, split = owners[record.config.candidate], record.config.split
         check_paired([record], [first.setdefault(split, record)])
-        values = {figure: item_matrix([record], column, shape[1])[0] for figure, column in PER_ITEM.items()}
+        values = {figure: figure_matrix([record], figure, shape[1])[0] for figure in GAIN_FIGURES}
         values |= {figure: np.asarray(record.metrics[figure]) for figure in PROBE if figure in record.metrics}
         for figure, own in values.items():
             mean = means[figure].setdefault(target, np.zeros(shape[: own.ndim + 1], own.dtype))
@@ -214,5 +222,5 @@ def measure(
             if (plain := replace(stopped, stop_gradient=False, layer=INPUT)) in gained:
                 gained.setdefault(replace(stopped, layer=INPUT), gained[plain])
         if gained:
-            found.append(Gains(figure, within[PROBE.get(figure, figure)], gained))
+            found.append(Gains(figure, within[PROBE.get(figure, figure)], gained, sampling_of(results.description)))
     return found

@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.layers.figures import Drawing, gain_figures, layer_name, similarity_figures
 from analysis.layers.gains import (
+    GAIN_FIGURES,
     OBJECTIVES,
     AutoChoice,
     Gains,
@@ -24,7 +25,6 @@ from analysis.layers.gains import (
 from analysis.results.aggregate import StudyResults
 from analysis.results.controls import CONTROL
 from analysis.results.load import each_with_items
-from analysis.statistics.decisions import PER_ITEM
 from trainables.records.types import TrialRecord
 
 
@@ -76,7 +76,7 @@ def study_layers(directory: Path, results: StudyResults, within: Mapping[str, fl
     records = [
         r for r in results.records if r.config.phase == description.choosing_phase and r.config.candidate in shown
     ]
-    main = description.objective if description.objective in PER_ITEM else "auc_weighted"
+    main = description.objective if description.objective in GAIN_FIGURES else "auc_weighted"
     measured = measure(results, groups, each_with_items(directory, {record.config for record in records}), within)
     controls = {name: groups[control] for name in OBJECTIVES if (control := Target(name, CONTROL)) in groups}
     return Layers(

@@ -18,8 +18,6 @@ from analysis.results.controls import each_with_its_own
 from analysis.statistics.across_studies import Comparison, Side
 from embedding_jobs.files import write_whole
 
-_NAN = (math.nan, math.nan)
-
 
 @dataclasses.dataclass(frozen=True)
 class CompareFiles:
@@ -65,13 +63,13 @@ def render_comparison(comparison: Comparison) -> str:
 def comparison_csv(comparison: Comparison) -> str:
     """Return one row per difference."""
     columns = ["method", "study", "against", "figure", "estimate", "low", "high", "standard_error", "p_value"]
-    columns += ["adjusted_p", "decision", "basis"]
+    columns += ["decision", "basis"]
     rows = [
         {
             **dataclasses.asdict(contrast),
             "against": comparison.sides[0].name,
             **dataclasses.asdict(contrast.interval),
-            "decision": contrast.decision if math.isfinite(contrast.adjusted_p) else "",
+            "decision": contrast.decision if math.isfinite(contrast.interval.low) else "",
         }
         for contrast in comparison.contrasts
     ]
@@ -113,9 +111,7 @@ def _forests(comparison: Comparison) -> list[ForestFigure]:
                 if (contrast.figure, contrast.study) == (figure, side.name) and contrast.interval.ends
             ]
             rows = tuple(
-                ForestRow(
-                    one.method, one.interval.estimate, (one.interval.low, one.interval.high), _NAN, _NAN, one.decision
-                )
+                ForestRow(one.method, one.interval.estimate, (one.interval.low, one.interval.high), one.decision)
                 for one in shown
             )
             if rows:

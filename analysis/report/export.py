@@ -1,11 +1,11 @@
 """The results for other programs: LaTeX, CSV, and `results.json`.
 
-`results.json`, format 1. Numbers are not rounded; null stands for what is not defined. The format number rises when a
+`results.json`, format 2. Numbers are not rounded; null stands for what is not defined. The format number rises when a
 key changes its meaning or is removed; keys may be added.
 
 | key | holds |
 |---|---|
-| `format` | 1 |
+| `format` | 2 |
 | `study` | `name`, `preset`, `protocol`, `objective`, `threshold`, `splits` by phase, `digests` |
 | `missing` | one sentence for each candidate that is not finished; empty for a complete study |
 | `methods[]` | one entry per method, in the study's order |
@@ -15,10 +15,10 @@ key changes its meaning or is removed; keys may be added.
 | `.figures.NAME` | `mean`, `maximum_deviation` and `n_splits` where it is defined |
 | `.duration_s` | mean device seconds of a trial |
 | `.choosing_score`, `.optimism` | mean objective on the splits that chose; the same minus the reported objective |
-| `.intervals.NAME` | two-way 95 % interval of the figure: `estimate`, `low`, `high`, `standard_error`, `p_value` |
-| `.against_control.NAME` | differences to the control of the method's objective, `reference`: `two_way`, `naive` and |
-| | `nadeau_bengio`, each with the keys above, |
-| | `adjusted_p` after Holm, `region` of equivalence, `decision`, `further_splits` |
+| `.intervals.NAME` | 95 % interval of the figure: `estimate`, `low`, `high`, `standard_error`, `p_value` |
+| `.against_control.NAME` | differences to the control of the method's objective, `reference`: an `interval`, with |
+| | the keys above, that holds for all methods together; `region` of equivalence, `decision`, `further_splits` (fewest |
+| | and most, null where unbounded), and whether the figure is `confirmatory`: the study's objective |
 | `importances.METHOD.NAME` | importance of a hyperparameter (PED-ANOVA), in [0, 1]; absent if unknown |
 | `layers` | gains of augmenting one layer; null where the study augments fewer than two: |
 | `.phase` | the phase of the trials |
@@ -42,7 +42,7 @@ from analysis.report.tables import Evidence, headings, table_rows
 from analysis.results.aggregate import MethodSummary, Spread, StudyResults
 
 # Version of `results.json`.
-RESULTS_FORMAT = 1
+RESULTS_FORMAT = 2
 
 # Characters that LaTeX's standard fonts or input encoding do not have; pandas escapes the others.
 _LATEX_CHARACTERS = str.maketrans(

@@ -198,7 +198,7 @@ def _evidence_cells(own: MethodEvidence | None, objective: str, *, converged: bo
         cells["interval"] = f"{number(max(interval.low, 0.0), 4)} to {number(min(interval.high, 1.0), 4)}"
     difference = own.differences.get(objective) if own else None
     if difference is not None:
-        seen = difference.two_way
+        seen = difference.interval
         cells["difference"] = signed(seen.estimate)
         if math.isfinite(seen.low):
             cells["difference"] += f" [{signed(max(seen.low, -1.0))}, {signed(min(seen.high, 1.0))}]"

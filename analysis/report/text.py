@@ -44,7 +44,7 @@ def findings(results: StudyResults, evidence: Evidence) -> list[Finding]:
             beside="; ".join(
                 f"{figure_name(name)} {in_short(difference)}"
                 for name, difference in own.differences.items()
-                if name != objective and math.isfinite(difference.two_way.low)
+                if name != objective and math.isfinite(difference.interval.low)
             ),
         )
         for method, own in evidence.items()

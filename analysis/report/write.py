@@ -17,7 +17,7 @@ from analysis.report.export import results_json, table_csv, table_latex
 from analysis.report.tables import Evidence
 from analysis.results.aggregate import StudyResults
 from analysis.results.load import ReportError, load_study, read_items
-from analysis.statistics.decisions import regions, weigh
+from analysis.statistics.decisions import regions, sampling_of, weigh
 from embedding_jobs.files import write_whole
 from trainables.records.types import TrialRecord
 
@@ -60,7 +60,9 @@ def write_report(directory: Path, output: Path | None = None, *, results: StudyR
     results = load_study(directory) if results is None else results
     reported = read_items(directory, _chosen(results, str(directory)))
     within = regions(results.description.settings)
-    evidence = weigh(reported, within, results.not_converged)
+    evidence = weigh(
+        reported, within, sampling_of(results.description), results.description.objective, results.not_converged
+    )
     layers = study_layers(directory, results, within)
     figures: list[LineFigure | ForestFigure] = [
         *forest_figures(evidence),

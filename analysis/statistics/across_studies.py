@@ -2,8 +2,8 @@
 
 A method's best candidate in each further study is compared with its best in the first study. Where both studies have
 the same split, with the same seed, phase and validation items, the difference is taken item by item. Otherwise Welch's
-t is applied to the two-way error of each study. Two studies of the same items then look less certain than they are, as
-the variance of the shared items is counted twice.
+t is applied to the error of each study. Two studies of the same items then look less certain than they are, as the
+variance of the shared items is counted twice.
 
 References:
     Welch (1947), "The generalization of 'Student's' problem", https://doi.org/10.1093/biomet/34.1-2.28
@@ -24,17 +24,13 @@ from analysis.format import flatten
 from analysis.results.aggregate import MethodSummary, StudyResults
 from analysis.results.controls import objective_of
 from analysis.results.load import ReportError, load_study, read_items
-from analysis.statistics.decisions import PER_ITEM, count_items, item_matrix, regions
-from analysis.statistics.intervals import (
-    Decision,
-    Interval,
-    decide,
-    holm,
-    interval_of,
-    naive_interval,
-    two_way_interval,
-)
+from analysis.statistics.decisions import count_items, figure_matrix, regions, sampling_of
+from analysis.statistics.intervals import Decision, Interval, decide, interval, interval_of, interval_over_splits
+from analysis.statistics.variance import Values, variance
 from trainables.records.types import TrialRecord
+
+# Figures that studies are compared in.
+COMPARED = ("auc_weighted", "accuracy")
 
 # Settings that do not affect results.
 _IRRELEVANT = ("name", "preset", "directory", "resources.", "tracking.")
@@ -66,11 +62,11 @@ class Contrast:
 
     Attributes:
         study: Name of the further study.
-        interval: 95 % interval of the difference.
+        interval: Of the difference; holds together with those of all methods of one objective and all studies, and its
+            p-value is adjusted alike.
         n_splits: Number of paired splits; 0 if the difference is unpaired.
         basis: Whether the difference is paired, and why not, in words.
         region: Half width of the region of practical equivalence.
-        adjusted_p: p-value after Holm's adjustment over the methods of one objective and over the studies.
         decision: Result of the comparison for the further study.
     """
 
@@ -81,7 +77,6 @@ class Contrast:
     n_splits: int
     basis: str
     region: float
-    adjusted_p: float = math.nan
     decision: Decision = Decision.UNDECIDED
 
 
@@ -126,7 +121,7 @@ def compare(places: Sequence[str]) -> Comparison:
     methods = tuple(dict.fromkeys(method for side in sides for method in side.results.description.methods))
     within = regions(sides[0].results.description.settings)
     contrasts: list[Contrast] = []
-    for figure in PER_ITEM:
+    for figure in COMPARED:
         found = [
             _contrast(sides[0], side, method, figure, within[figure])
             for method in methods
@@ -146,20 +141,18 @@ def compare(places: Sequence[str]) -> Comparison:
     return Comparison(sides, methods, tuple(contrasts), tuple(_differing(sides)))
 
 
-def welch_interval(first: Interval, second: Interval, n_first: int, n_second: int) -> Interval:
+def welch_interval(first: Interval, second: Interval) -> Interval:
     """Return Welch's interval of the difference second - first.
 
     Args:
         first: Interval of the figure in the first study.
         second: Interval of the figure in the second study.
-        n_first: Number of splits of the first study; its error has one degree of freedom fewer.
-        n_second: Number of splits of the second study.
     """
     estimate = second.estimate - first.estimate
     variances = (first.standard_error**2, second.standard_error**2)
-    if n_first < 2 or n_second < 2 or not math.isfinite(sum(variances)) or sum(variances) == 0:
+    if not math.isfinite(sum(variances)) or sum(variances) == 0:
         return interval_of(estimate, math.nan, 0)
-    freedom = sum(variances) ** 2 / (variances[0] ** 2 / (n_first - 1) + variances[1] ** 2 / (n_second - 1))
+    freedom = sum(variances) ** 2 / (variances[0] ** 2 / first.freedom + variances[1] ** 2 / second.freedom)
     return interval_of(estimate, math.sqrt(sum(variances)), freedom)
 
 
@@ -184,13 +177,19 @@ def _contrast(first: Side, second: Side, method: str, figure: str, region: float
     pairs, why = _pairs(first, second, mine, theirs)
     if pairs:
         n_items = count_items(record for pair in pairs for record in pair)
-        before, after = (item_matrix(records, PER_ITEM[figure], n_items) for records in zip(*pairs, strict=True))
+        before, after = (figure_matrix(records, figure, n_items) for records in zip(*pairs, strict=True))
         most = max(len(mine), len(theirs))
         basis = f"paired on {len(pairs)} splits" if len(pairs) == most else f"paired on {len(pairs)} of {most} splits"
-        return Contrast(method, second.name, figure, two_way_interval(after - before), len(pairs), basis, region)
-    own, other = _alone(mine, figure), _alone(theirs, figure)
-    interval = welch_interval(own, other, len(mine), len(theirs))
-    return Contrast(method, second.name, figure, interval, 0, f"unpaired: {why}", region)
+        seen = _crossed(after - before, first)
+        return Contrast(method, second.name, figure, seen, len(pairs), basis, region)
+    seen = welch_interval(_alone(mine, figure, first), _alone(theirs, figure, second))
+    return Contrast(method, second.name, figure, seen, 0, f"unpaired: {why}", region)
+
+
+def _crossed(values: Values, side: Side) -> Interval:
+    """Return the interval of a mean over splits and items that were made by one study's design."""
+    sampling = sampling_of(side.results.description)
+    return interval(variance(values, sampling.design, shared=sampling.shared)[0])
 
 
 def _pairs(
@@ -221,20 +220,18 @@ def _same_items(first: TrialRecord, second: TrialRecord) -> bool:
     return a is not None and b is not None and np.array_equal(a.item, b.item) and np.array_equal(a.label, b.label)
 
 
-def _alone(records: Sequence[TrialRecord], figure: str) -> Interval:
-    """Return the interval of one study's figure: two-way with items, else over splits only."""
+def _alone(records: Sequence[TrialRecord], figure: str, side: Side) -> Interval:
+    """Return the interval of one study's figure: over splits and items, or without items over splits only."""
     if all(record.items is not None for record in records):
-        return two_way_interval(item_matrix(records, PER_ITEM[figure], count_items(records)))
-    return naive_interval(np.array([record.metrics[figure] for record in records]))
+        return _crossed(figure_matrix(records, figure, count_items(records)), side)
+    return interval_over_splits(np.array([record.metrics[figure] for record in records]))
 
 
 def _decided(found: Sequence[Contrast]) -> list[Contrast]:
-    """Return contrasts with adjusted p-values and decisions."""
-    adjusted = holm([contrast.interval.p_value for contrast in found])
-    return [
-        replace(contrast, adjusted_p=float(p), decision=decide(contrast.interval, float(p), contrast.region))
-        for contrast, p in zip(found, adjusted, strict=True)
-    ]
+    """Return contrasts with intervals that hold together, and decisions."""
+    n = max(1, sum(math.isfinite(contrast.interval.low) for contrast in found))
+    joint = [replace(contrast, interval=contrast.interval.of_several(n)) for contrast in found]
+    return [replace(contrast, decision=decide(contrast.interval, contrast.region)) for contrast in joint]
 
 
 def _differing(sides: Sequence[Side]) -> list[tuple[str, tuple[str, ...]]]:

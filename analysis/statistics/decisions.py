@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,32 +13,42 @@ import numpy.typing as npt
 from analysis.format import p_text, plural, signed
 from analysis.results.controls import is_reference, reference_of
 from analysis.results.load import ReportError
-from analysis.statistics.bootstrap import CalibrationErrors, Detection, SplitFigures, bootstrap_differences
-from analysis.statistics.intervals import (
-    Components,
-    Decision,
-    Interval,
-    components,
-    decide,
-    further_splits,
-    holm,
-    nadeau_bengio_interval,
-    naive_interval,
-    two_way_interval,
-)
-from trainables.records.types import ItemResults, TrialRecord
+from analysis.statistics.intervals import Decision, Interval, decide, interval, splits_to_decide
+from analysis.statistics.simultaneous import simultaneous
+from analysis.statistics.variance import variance
+from trainables.records.description import StudyDescription
+from trainables.records.figures import ITEM_FIGURES
+from trainables.records.types import Design, ItemResults, TrialRecord
 
-# Figures that are a mean over items, and the field of `ItemResults` that they are the mean of.
-PER_ITEM: Mapping[str, str] = {"auc_weighted": "auc_influence", "accuracy": "correct"}
+# Figures that methods are compared in: the half width of each one's region of practical equivalence by default.
+REGIONS: Mapping[str, float] = {
+    "auc_weighted": 0.002,
+    "top1": 0.005,
+    "macro_f1": 0.005,
+    "balanced_accuracy": 0.005,
+    "accuracy": 0.005,
+    "ece_known": 0.005,
+    "aurc": 0.005,
+    "oscr": 0.005,
+    "ood_auroc": 0.005,
+    "ood_aupr": 0.005,
+}
 
-# The expected calibration error; lower is better.
-ECE = "ece_known"
+# Figures of which less is better.
+LOWER_IS_BETTER = frozenset({"ece_known", "aurc"})
 
-# How well low confidence detects "none" items.
-DETECTION = ("ood_auroc", "ood_aupr")
 
-# Default half widths of the regions of practical equivalence.
-REGIONS: Mapping[str, float] = {"auc_weighted": 0.002, "accuracy": 0.005, ECE: 0.005, **dict.fromkeys(DETECTION, 0.005)}
+@dataclass(frozen=True)
+class Sampling:
+    """How the reported splits sample the items.
+
+    Attributes:
+        design: How the splits are made.
+        shared: Fraction of its training items that a random split shares with another; 0 for other designs.
+    """
+
+    design: Design
+    shared: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,25 +57,21 @@ class Difference:
 
     Attributes:
         reference: The method that the difference is to: the control of the method's objective.
-        two_way: The interval that decides; from the two-way bootstrap for figures that are not a mean over items.
-        naive: Interval of the paired t over splits, for comparison.
-        nadeau_bengio: Interval of the corrected resampled t, for comparison.
-        adjusted_p: p-value of the two-way interval after Holm's adjustment over the methods of one objective.
+        interval: Holds with 95 % confidence for all methods of one objective together; its p-value is adjusted alike.
         region: Half width of the region of practical equivalence.
         decision: Result of the comparison.
-        further_splits: Splits to add that would decide an undecided difference; None if no number would, and for
-            figures that the bootstrap compares.
+        further_splits: Fewest and most splits to add that would decide an undecided difference with a power of 80 %;
+            the most None where it is above 1,000, and all None if more splits alone would not decide.
+        confirmatory: Whether the figure is the study's objective; the decisions in all others are exploratory.
     """
 
     figure: str
     reference: str
-    two_way: Interval
-    naive: Interval
-    nadeau_bengio: Interval
-    adjusted_p: float
+    interval: Interval
     region: float
     decision: Decision
-    further_splits: int | None
+    further_splits: tuple[int, int | None] | None
+    confirmatory: bool
 
 
 @dataclass(frozen=True)
@@ -73,12 +79,20 @@ class MethodEvidence:
     """Intervals of one method's figures, and of its differences to the reference.
 
     Attributes:
-        intervals: Two-way interval of each figure that is a mean over items.
+        intervals: Interval of each figure, of the method alone.
         differences: Difference to the reference, by figure; empty for a reference, and if the study has no reference.
     """
 
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     differences: Mapping[str, Difference] = field(default_factory=dict)
+
+
+def sampling_of(description: StudyDescription) -> Sampling:
+    """Return how the reported splits of a study sample its items."""
+    if description.protocol == "nested":
+        return Sampling(Design.REVERSE_FOLDS)
+    # A second random split holds a training item of the first with the probability of the training fraction.
+    return Sampling(Design.RANDOM, float(description.settings.get("splits", {}).get("train_fraction", 0.0)))
 
 
 def regions(settings: Mapping[str, Any]) -> dict[str, float]:
@@ -98,6 +112,8 @@ def regions(settings: Mapping[str, Any]) -> dict[str, float]:
 def weigh(
     reported: Mapping[str, Sequence[TrialRecord]],
     within: Mapping[str, float],
+    sampling: Sampling,
+    objective: str,
     unconverged: Collection[str] = (),
 ) -> dict[str, MethodEvidence]:
     """Compare every method with the control of its objective, paired by split and item.
@@ -105,6 +121,8 @@ def weigh(
     Args:
         reported: The trials behind each method's reported figures, with their items, sorted by split.
         within: Region of practical equivalence of each figure.
+        sampling: How the reported splits sample the items.
+        objective: The study's objective.
         unconverged: Methods that have not converged: nothing is decided between them and others.
 
     Raises:
@@ -116,148 +134,104 @@ def weigh(
             check_paired(reported[method], reported[reference])
             groups.setdefault(reference, []).append(method)
     intervals: dict[str, dict[str, Interval]] = {method: {} for method in reported}
-    found: list[dict[str, Difference]] = []
+    found: dict[str, dict[str, Difference]] = {method: {} for method in reported}
     n_items = count_items(record for records in reported.values() for record in records)
-    for figure, column in PER_ITEM.items():
-        values = {method: item_matrix(records, column, n_items) for method, records in reported.items()}
-        for method, matrix in values.items():
-            intervals[method][figure] = two_way_interval(matrix)
+    tested = {method: tested_items(records, n_items) for method, records in reported.items()}
+    for figure in within:
+        values = {method: figure_matrix(records, figure, n_items) for method, records in reported.items()}
+        # A split in which the figure is not defined, such as one without a "none" item, leaves it without intervals.
+        values = {method: own for method, own in values.items() if np.isfinite(own).any(axis=1).all()}
+        for method, own in values.items():
+            alone, _ = variance(own, sampling.design, shared=sampling.shared, tested=tested[method])
+            intervals[method][figure] = interval(alone).within(0.0, 1.0)
         for reference, against in groups.items():
-            seen = {}
-            for method in against:
-                paired = values[method] - values[reference]
-                split_means = np.nanmean(paired.astype(np.float64), axis=1)
-                seen[method] = _Seen(two_way_interval(paired), split_means, components(paired))
-            found.append(_differences(figure, reference, seen, reported, within[figure]))
-    for reference, against in groups.items():
-        own = {method: reported[method] for method in (reference, *against)}
-        found += [
-            _differences(figure, reference, seen, reported, within[figure])
-            for figure, seen in _resampled(own, reference, n_items).items()
-        ]
-    found = [
-        {method: _withheld(one) if {method, one.reference} & {*unconverged} else one for method, one in own.items()}
-        for own in found
-    ]
-    return {
-        method: MethodEvidence(intervals[method], {own[method].figure: own[method] for own in found if method in own})
-        for method in reported
-    }
-
-
-def _withheld(difference: Difference) -> Difference:
-    """Return a difference without its decision, where a method or its reference has not converged."""
-    return replace(difference, decision=Decision.NOT_CONVERGED, further_splits=None)
+            compared = [method for method in against if method in values and reference in values]
+            parts = [
+                variance(
+                    values[method] - values[reference],
+                    sampling.design,
+                    shared=sampling.shared,
+                    tested=tested[method],
+                )
+                for method in compared
+            ]
+            for method, seen, (own_variance, _) in zip(compared, simultaneous(parts), parts, strict=True):
+                region = within[figure]
+                decision = decide(seen.mirrored if figure in LOWER_IS_BETTER else seen, region)
+                if {method, reference} & {*unconverged}:
+                    decision = Decision.NOT_CONVERGED
+                further = splits_to_decide(own_variance, region) if decision is Decision.UNDECIDED else None
+                found[method][figure] = Difference(
+                    figure, reference, seen.within(-1.0, 1.0), region, decision, further, figure == objective
+                )
+    return {method: MethodEvidence(intervals[method], found[method]) for method in reported}
 
 
 def count_items(records: Iterable[TrialRecord]) -> int:
-    """Return how many items `item_matrix` needs to hold some trials."""
+    """Return how many columns `figure_matrix` needs to hold some trials."""
     return 1 + max((int(items_of(record).item.max()) for record in records), default=0)
 
 
-def item_matrix(records: Sequence[TrialRecord], column: str, n_items: int) -> npt.NDArray[np.float32]:
-    """Return one field of the items, (splits, n_items); NaN where a split does not validate on an item."""
-    matrix = np.full((len(records), n_items), np.nan, dtype=np.float32)
+def figure_matrix(records: Sequence[TrialRecord], figure: str, n_items: int) -> npt.NDArray[np.float64]:
+    """Return the influence of every item on a figure, (splits, n_items), whose mean over a split's items is the figure.
+
+    NaN for items that the figure does not count, and for those that a split does not test.
+    """
+    matrix = np.full((len(records), n_items), np.nan)
     for row, record in zip(matrix, records, strict=True):
         items = items_of(record)
-        row[items.item] = getattr(items, column)
+        row[items.item] = ITEM_FIGURES[figure](items).influence
+    return matrix
+
+
+def tested_items(records: Sequence[TrialRecord], n_items: int) -> npt.NDArray[np.bool_]:
+    """Return whether each split tests each item, (splits, n_items)."""
+    matrix = np.zeros((len(records), n_items), np.bool_)
+    for row, record in zip(matrix, records, strict=True):
+        row[items_of(record).item] = True
     return matrix
 
 
 def sentence(difference: Difference, method: str, name: str) -> str:
     """Return the decision as a sentence."""
-    interval = difference.two_way
-    estimate = f"{signed(interval.estimate)} in {name}"
-    if math.isnan(interval.low):
+    seen = difference.interval
+    estimate = f"{signed(seen.estimate)} in {name}"
+    if math.isnan(seen.low):
         return f"{method} differs from {difference.reference} by {estimate}, on one split: no interval."
-    seen = f"{estimate} (95 % interval {interval.ends})"
-    p = f"{p_text(difference.adjusted_p)} after Holm"
+    estimate = f"{estimate} (95 % interval {seen.ends})"
     match difference.decision:
         case Decision.NOT_CONVERGED:
-            return f"Nothing is decided between {method} and {difference.reference}, not converged: {seen}."
+            return f"Nothing is decided between {method} and {difference.reference}, not converged: {estimate}."
         case Decision.BETTER | Decision.WORSE:
-            return f"{method} is {difference.decision} than {difference.reference}: {seen}, {p}."
+            return f"{method} is {difference.decision} than {difference.reference}: {estimate}, {p_text(seen.p_value)}."
+        case Decision.SLIGHTLY_BETTER | Decision.SLIGHTLY_WORSE:
+            return (
+                f"{method} is {difference.decision} than {difference.reference}: {estimate}, {p_text(seen.p_value)}, "
+                f"less than the {difference.region:g} that matters."
+            )
         case Decision.EQUIVALENT:
-            return f"{method} is equivalent to {difference.reference}: {seen}, within ±{difference.region:g}."
+            return f"{method} is equivalent to {difference.reference}: {estimate}, within ±{difference.region:g}."
         case _:
-            if difference.further_splits is None:
-                more = "more splits alone would not decide it, more items are needed"
-            else:
-                n_more = plural(difference.further_splits, "more split")
-                more = f"about {n_more} would decide it if the difference stays the same"
-            if interval.low > 0 or interval.high < 0:  # without Holm's adjustment it would be decided
-                seen += f", but {p}"
-            return f"{method} is undecided against {difference.reference}: {seen}; {more}."
+            return f"{method} is undecided against {difference.reference}: {estimate}; {_remedy(difference)}."
 
 
 def in_short(difference: Difference) -> str:
     """Return the decision with the estimate and its interval."""
-    return f"{difference.decision}, {signed(difference.two_way.estimate)} ({difference.two_way.ends})"
+    return f"{difference.decision}, {signed(difference.interval.estimate)} ({difference.interval.ends})"
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A difference before Holm's adjustment; without variance components if the bootstrap gave it."""
-
-    interval: Interval
-    split_means: npt.NDArray[np.floating]
-    parts: Components | None
-
-
-def _resampled(
-    reported: Mapping[str, Sequence[TrialRecord]], reference: str, n_items: int
-) -> dict[str, dict[str, _Seen]]:
-    """Return differences to a reference in the figures that are not a mean over items, if every split has them."""
-    known = [items_of(record).known for records in reported.values() for record in records]
-    items = {method: [items_of(record) for record in records] for method, records in reported.items()}
-    makers: dict[tuple[str, ...], dict[str, SplitFigures]] = {}
-    if all(one.any() for one in known):
-        makers[(ECE,)] = {method: CalibrationErrors(own, n_items) for method, own in items.items()}
-        if not any(one.all() for one in known):
-            makers[DETECTION] = {method: Detection(own) for method, own in items.items()}
-    found: dict[str, dict[str, _Seen]] = {}
-    for names, figures in makers.items():
-        differences = bootstrap_differences(figures, reference, n_items)
-        for place, name in enumerate(names):
-            found[name] = {method: _Seen(*own[place], parts=None) for method, own in differences.items()}
-    return found
-
-
-def _differences(
-    figure: str,
-    reference: str,
-    seen: Mapping[str, _Seen],
-    reported: Mapping[str, Sequence[TrialRecord]],
-    region: float,
-) -> dict[str, Difference]:
-    adjusted = holm([own.interval.p_value for own in seen.values()])
-    found = {}
-    for (method, own), p in zip(seen.items(), adjusted, strict=True):
-        interval, metrics = own.interval, reported[method][0].metrics
-        decision = decide(_mirrored(interval) if figure == ECE else interval, float(p), region)
-        further = None
-        if decision is Decision.UNDECIDED and own.parts is not None:
-            n_tests = max(1, round(float(p) / interval.p_value)) if interval.p_value > 0 and p < 1 else len(seen)
-            further = further_splits(own.parts, region, n_tests)
-        found[method] = Difference(
-            figure=figure,
-            reference=reference,
-            two_way=interval,
-            naive=naive_interval(own.split_means),
-            nadeau_bengio=nadeau_bengio_interval(
-                own.split_means, int(metrics["n_train"]), int(metrics["n_validation"])
-            ),
-            adjusted_p=float(p),
-            region=region,
-            decision=decision,
-            further_splits=further,
-        )
-    return found
-
-
-def _mirrored(interval: Interval) -> Interval:
-    """Return the interval of the opposite difference."""
-    return replace(interval, estimate=-interval.estimate, low=-interval.high, high=-interval.low)
+def _remedy(difference: Difference) -> str:
+    """Return what would decide an undecided difference, in words."""
+    if difference.further_splits is None:
+        return "more splits alone would not decide it, more items are needed"
+    fewest, most = difference.further_splits
+    if most == fewest:
+        n = plural(fewest, "more split")
+    elif most is None:
+        n = f"at least {plural(fewest, 'more split')}"
+    else:
+        n = f"{fewest:,} to {most:,} more splits"
+    return f"{n} would decide it with a power of 80 % if the difference stays the same"
 
 
 def check_paired(records: Sequence[TrialRecord], control: Sequence[TrialRecord]) -> None:

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
-
-from trainables.records.types import N_BINS
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 # Confidence thresholds of the accuracy curves.
 THRESHOLDS = np.arange(0.05, 0.951, 0.05).astype(np.float32)
@@ -146,91 +144,23 @@ def accuracy_curves(confidence: Tensor, predicted: Tensor, target: Tensor) -> Ac
 
 
 def figures(logits: Tensor, target: Tensor, against_threshold: Accuracies) -> dict[str, float]:
-    """Compute the calibration and out-of-distribution metrics of one trial, by name; NaN where undefined.
+    """Compute the metrics of one trial that need all its probabilities, by name; see also `records.figures`.
 
-    `top1`, and `balanced_accuracy`, its mean over the classes, are over items of known classes, at any confidence.
-    `*_known` are over the same items; `*_open` are over all items, and a prediction for a "none" item counts as wrong.
-    `brier` sums the squared errors of an item's class probabilities. For `ood_*`, "none" items are the positives, and
-    their score is 1 - max probability.
+    `brier` is the mean over items of the summed squared errors of the class probabilities, `nll` that of the summed
+    binary cross-entropies. The target of a "none" item is 0 for every class.
 
     Args:
         logits: (items, classes).
         target: Class of each item, -1 for "none" (items,).
         against_threshold: Accuracies at each of `THRESHOLDS`.
-
-    References:
-        Guo et al., "On Calibration of Modern Neural Networks" (2017), https://arxiv.org/abs/1706.04599
-        Hendrycks & Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples" (2017),
-        https://arxiv.org/abs/1610.02136
     """
-    probability = logits.double().sigmoid()
-    highest, predicted = logits.max(-1)  # above 37, even float64 probabilities tie at 1
-    confidence = highest.double().sigmoid()
-    known = target >= 0
-    right = (predicted == target).double()
-    expected = one_hot(target + 1, logits.shape[1] + 1)[:, 1:]  # of a "none" item 0 for every class
-    n_items, n_right = target[known].bincount(), target[known].bincount(right[known])
-    out = {
-        "top1": float(right[known].mean()),
-        "balanced_accuracy": float((n_right / n_items)[n_items > 0].mean()),
-        "ece_known": calibration_error(confidence[known], right[known]),
-        "ece_open": calibration_error(confidence, right),
-        "overconfidence_known": float((confidence - right)[known].mean()),
-        "overconfidence_open": float((confidence - right).mean()),
-        "brier": float((probability - expected).square().sum(-1).mean()),
-        "ood_prevalence": float((~known).double().mean()),
-    }
-    crossing = crossing_threshold(against_threshold.all, against_threshold.none)
-    return {**out, **detection(-logits.amax(-1), ~known), "crossing_threshold": crossing}
-
-
-def calibration_error(confidence: Tensor, right: Tensor) -> float:
-    """Compute the expected calibration error over `N_BINS` equal-width bins; NaN without items.
-
-    Args:
-        confidence: In [0, 1] (items,).
-        right: 1 where the prediction is right, else 0, float64 (items,).
-    """
-    if len(confidence) == 0:
-        return float("nan")
-    # A bin includes its upper edge: (0, 1/15], (1/15, 2/15], ...
-    edges = torch.linspace(0, 1, N_BINS + 1, dtype=torch.float64, device=confidence.device)[1:-1]
-    bins = torch.bucketize(confidence.double(), edges)
-    gaps = torch.zeros(N_BINS, dtype=torch.float64, device=confidence.device)
-    gaps.index_add_(0, bins, right - confidence.double())
-    return float(gaps.abs().sum() / len(confidence))
-
-
-def detection(score: Tensor, positive: Tensor) -> dict[str, float]:
-    """Compute how well a score separates positives from the rest.
-
-    Args:
-        score: Higher for positives (items,).
-        positive: bool (items,).
-
-    Returns:
-        `ood_auroc`; `ood_aupr`, the average precision; `ood_fpr95`, the false-positive rate at 95 % true positives. NaN
-        where either kind is missing.
-    """
-    n_pos, n = int(positive.sum()), len(positive)
-    if n_pos in (0, n):
-        return dict.fromkeys(("ood_auroc", "ood_aupr", "ood_fpr95"), float("nan"))
-    ordered, order = score.sort(descending=True)
-    hits = positive[order].double().cumsum(0)
-    # Ties stay together: a threshold takes all items of one score, or none of them.
-    last = torch.ones(n, dtype=torch.bool, device=score.device)
-    last[:-1] = ordered[1:] != ordered[:-1]
-    taken = torch.arange(1, n + 1, device=score.device)[last].double()
-    true_positives = hits[last]
-    recall, precision = true_positives / n_pos, true_positives / taken
-    fpr = (taken - true_positives) / (n - n_pos)
-    zero = recall.new_zeros(1)
-    gained = torch.diff(recall, prepend=zero)
-    area = (torch.diff(fpr, prepend=zero) * (recall + torch.cat([zero, recall[:-1]])) / 2).sum()
+    exact = logits.double()
+    expected = one_hot(target + 1, logits.shape[1] + 1)[:, 1:].double()
     return {
-        "ood_auroc": float(area),
-        "ood_aupr": float((gained * precision).sum()),
-        "ood_fpr95": float(fpr[recall >= 0.95][0]),
+        "brier": float((exact.sigmoid() - expected).square().sum(-1).mean()),
+        "nll": float(binary_cross_entropy_with_logits(exact, expected, reduction="none").sum(-1).mean()),
+        "ood_prevalence": float((target == -1).double().mean()),
+        "crossing_threshold": crossing_threshold(against_threshold.all, against_threshold.none),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,15 @@ AUTO = -1.0
 
 # Bins of confidence, equally wide, of the expected calibration error.
 N_BINS = 15
+
+
+class Design(StrEnum):
+    """How the splits of a study are made."""
+
+    REVERSE_FOLDS = "reverse_folds"  # disjoint training folds, each tested on all other items
+    RANDOM = "random"
+    FOLDS = "folds"  # k-fold: disjoint test folds
+    OFFICIAL = "official"  # the table says which items train; splits differ by their seed
 
 
 class RecordError(StudyError):

@@ -27,6 +27,7 @@ from trainables.evaluation.metrics import (
     figures,
     weighted_auc,
 )
+from trainables.records.figures import item_metrics
 from trainables.records.types import Curves, ItemResults
 from trainables.training.model import Trunk
 from trainables.training.protocol import (
@@ -182,12 +183,19 @@ class Training:
         validation = lane.split.validation
         last = rows[-1]
         reached = next(row for row in rows if row["accuracy"] >= 0.99 * last["accuracy"])
+        items = ItemResults(
+            item=validation.astype(np.int32),
+            label=self._labels.cpu().numpy()[validation].astype(np.int32),
+            known=(target >= 0).cpu().numpy(),
+            predicted=stack.known[place][predicted].cpu().numpy().astype(np.int32),
+            logit=logits.amax(-1).cpu().numpy(),
+            correct=correct.cpu().numpy(),
+            auc_influence=_float32(auc.influence),
+        )
         metrics = {
-            "auc_weighted": auc.auc,
-            "accuracy": last["accuracy"],
-            "accuracy_known": last["accuracy_known"],
-            "accuracy_none": last["accuracy_none"],
+            **item_metrics(items),
             **figures(logits, target, against),
+            "auc_weighted": auc.auc,  # the mean of influences that are not rounded to float32
             "epochs_to_99": reached["epoch"],
             "steps_to_99": reached["steps"],
             "seconds_to_99": reached["seconds"],
@@ -216,15 +224,7 @@ class Training:
                 roc_tpr=_float32(auc.roc_tpr),
                 epoch_cka=np.array(progress.cka or np.empty((0, 0)), np.float32),
             ),
-            items=ItemResults(
-                item=validation.astype(np.int32),
-                label=self._labels.cpu().numpy()[validation].astype(np.int32),
-                known=(target >= 0).cpu().numpy(),
-                predicted=stack.known[place][predicted].cpu().numpy().astype(np.int32),
-                logit=logits.amax(-1).cpu().numpy(),
-                correct=correct.cpu().numpy(),
-                auc_influence=_float32(auc.influence),
-            ),
+            items=items,
             device_s=stack.device_s[place],
         )
 

@@ -20,16 +20,18 @@ from analysis.layers.gains import AUTO, Gains, Target, auto_choices, chosen_laye
 from analysis.layers.section import drawings, study_layers
 from analysis.report.write import ReportFiles, write_report
 from analysis.results.load import ReportError, load_study
-from analysis.statistics.decisions import REGIONS, item_matrix
-from analysis.statistics.intervals import naive_interval, two_way_interval
+from analysis.statistics.decisions import REGIONS, Sampling, figure_matrix
+from analysis.statistics.intervals import interval_over_splits
 from tests.analysis_tests.conftest import DEEP_METHODS, EPOCHS
-from trainables.records.types import Candidate, TrialRecord
+from trainables.records.types import Candidate, Design, TrialRecord
 
 Make = Callable[..., Path]
 
 FAMILIES = (("deep_dropout", False), ("deep_dropout", True), ("deep_pca", False))
 
 LAYERS = (0, 1, 2, 3)
+
+RANDOM = Sampling(Design.RANDOM)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def drawn(seed: int, effect: Callable[[Target], float] = lambda target: 0.0, noi
     for target in names:
         values[target] = effect(target) + noise * random.normal(size=(4, 200))
         values[target][missing] = np.nan
-    return Gains("accuracy", 0.005, values)
+    return Gains("accuracy", 0.005, values, RANDOM)
 
 
 def test_what_a_candidate_augments() -> None:
@@ -76,8 +78,8 @@ def test_a_gain_is_paired_with_its_own_control(records: tuple[TrialRecord, ...],
         control = of(records, f"{prefix}control")
         own = of(records, f"{prefix}deep_pca", layer=2, stop_gradient=1)
         target = Target(objective, "deep_pca", True, 2)
-        for figure, column in (("auc_weighted", "auc_influence"), ("accuracy", "correct")):
-            expected = item_matrix(own, column, 500) - item_matrix(control, column, 500)
+        for figure in ("auc_weighted", "accuracy"):
+            expected = figure_matrix(own, figure, 500) - figure_matrix(control, figure, 500)
             np.testing.assert_allclose(measured[figure].values[target], expected, atol=1e-6)
     probed = [
         a.metrics["probe_accuracy"] - b.metrics["probe_accuracy"]
@@ -120,8 +122,8 @@ def test_other_hyperparameters_are_averaged_and_none_is_chosen(
     }
     measured = measure(load_study(deep_study), groups, [*control, *trials], REGIONS)
     (gains,) = (own for own in measured if own.figure == "accuracy")
-    pair = [item_matrix(trials[place : place + 3], "correct", 500) for place in (0, 3)]
-    expected = (pair[0] + pair[1]) / 2 - item_matrix(control, "correct", 500)
+    pair = [figure_matrix(trials[place : place + 3], "accuracy", 500) for place in (0, 3)]
+    expected = (pair[0] + pair[1]) / 2 - figure_matrix(control, "accuracy", 500)
     np.testing.assert_allclose(gains.values[Target("supervised", "deep_pca", False, 1)], expected, atol=1e-6)
 
 
@@ -136,9 +138,9 @@ def test_trials_of_other_items_are_not_paired(deep_study: Path, records: tuple[T
 
 def test_a_gain_of_the_linear_probe_is_a_paired_t() -> None:
     values = np.random.default_rng(3).normal(size=5)
-    gains = Gains("probe_accuracy", 0.005, {Target("contrastive", "deep_pca", False, 1): values})
+    gains = Gains("probe_accuracy", 0.005, {Target("contrastive", "deep_pca", False, 1): values}, RANDOM)
     (interval,) = gains.intervals.values()
-    assert interval == naive_interval(values)
+    assert interval == interval_over_splits(values)
     assert interval.p_value == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
     assert gains.basis == "over splits alone"
 
@@ -157,7 +159,7 @@ def test_auto_stands_beside_the_best_fixed_layer(
     # On split 0 the trial chose layer 3, and is that trial.
     np.testing.assert_array_equal(measured["accuracy"].values[target][0], layers[3][0])
     equal = {Target("contrastive", "deep_pca", False, layer): np.full((2, 3), 0.1) for layer in (0, 1, AUTO)}
-    (tie,) = auto_choices(Gains("accuracy", 0.005, equal))
+    (tie,) = auto_choices(Gains("accuracy", 0.005, equal, RANDOM))
     assert tie.best.layer == 0
 
 
@@ -223,7 +225,7 @@ def test_the_gains_are_files_of_numbers(deep_report: ReportFiles, measured: dict
         if (row["figure"], row["objective"], row["augmentation"], row["stop_gradient"], row["layer"])
         == ("accuracy", "contrastive", "deep_dropout", "1", "3")
     )
-    interval = two_way_interval(measured["accuracy"].values[Target("contrastive", "deep_dropout", True, 3)])
+    interval = measured["accuracy"].intervals[Target("contrastive", "deep_dropout", True, 3)]
     assert (float(row["estimate"]), float(row["low"])) == (interval.estimate, interval.low)
     folder = deep_report.html.parent / "figures"
     points = list(csv.DictReader((folder / "layers-accuracy-contrastive.csv").open(encoding="utf-8")))

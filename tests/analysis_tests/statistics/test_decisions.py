@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from analysis.figures.items import forest_figures, item_figures
 from analysis.figures.search import search_figures
@@ -20,18 +19,34 @@ from analysis.report.page import render
 from analysis.report.write import ReportFiles, write_report
 from analysis.results.controls import uncompared
 from analysis.results.load import ReportError, each_with_items, load_study
-from analysis.statistics.bootstrap import Detection
-from analysis.statistics.decisions import REGIONS, Difference, MethodEvidence, item_matrix, regions, sentence, weigh
-from analysis.statistics.intervals import Decision, Interval, two_way_interval
+from analysis.statistics.decisions import (
+    REGIONS,
+    Difference,
+    MethodEvidence,
+    Sampling,
+    figure_matrix,
+    regions,
+    sentence,
+    weigh,
+)
+from analysis.statistics.intervals import Decision, Interval
+from analysis.statistics.simultaneous import simultaneous
+from analysis.statistics.variance import variance
 from tests.analysis_tests.conftest import Plan, make_study
-from trainables.records.types import ItemResults, TrialRecord
+from trainables.records.types import Design, TrialRecord
 
 Make = Callable[..., Path]
+
+RANDOM = Sampling(Design.RANDOM, 0.1)
 
 
 def read(directory: Path) -> dict[str, list[TrialRecord]]:
     results = load_study(directory, with_items=True)
     return results.reported_records
+
+
+def weighed(reported: dict[str, list[TrialRecord]]) -> dict[str, MethodEvidence]:
+    return weigh(reported, REGIONS, RANDOM, "auc_weighted")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +56,7 @@ def reported(whole_study: Path) -> dict[str, list[TrialRecord]]:
 
 @pytest.fixture(scope="module")
 def evidence(reported: dict[str, list[TrialRecord]]) -> dict[str, MethodEvidence]:
-    return weigh(reported, REGIONS)
+    return weighed(reported)
 
 
 def test_only_wanted_trials_are_read(whole_study: Path) -> None:
@@ -61,14 +76,30 @@ def test_the_mean_over_items_is_the_figure(
             assert evidence[method].intervals[figure].estimate == pytest.approx(mean, abs=1e-6)
 
 
-def test_a_difference_is_paired_by_split_and_item(
+def test_differences_are_paired_by_split_and_item_and_hold_together(
     reported: dict[str, list[TrialRecord]], evidence: dict[str, MethodEvidence]
 ) -> None:
-    paired = item_matrix(reported["e_mixup"], "auc_influence", 500)
-    paired = paired - item_matrix(reported["control"], "auc_influence", 500)
-    assert evidence["e_mixup"].differences["auc_weighted"].two_way == two_way_interval(paired)
+    others = [method for method in reported if method != "control"]
+    control = figure_matrix(reported["control"], "auc_weighted", 500)
+    paired = [figure_matrix(reported[method], "auc_weighted", 500) - control for method in others]
+    expected = simultaneous([variance(values, Design.RANDOM, shared=0.1) for values in paired])
+    assert [evidence[method].differences["auc_weighted"].interval for method in others] == expected
     assert not evidence["control"].differences
-    assert np.isnan(paired).sum() == 3 * 50
+    assert np.isnan(paired[0]).sum() == 3 * 50
+
+
+def test_the_objective_alone_is_confirmatory(evidence: dict[str, MethodEvidence]) -> None:
+    differences = evidence["e_mixup"].differences
+    assert set(differences) == set(REGIONS)
+    assert [figure for figure, one in differences.items() if one.confirmatory] == ["auc_weighted"]
+
+
+def test_nothing_is_decided_about_what_has_not_converged(reported: dict[str, list[TrialRecord]]) -> None:
+    found = weigh(reported, REGIONS, RANDOM, "auc_weighted", ["e_mixup"])
+    assert found["e_mixup"].differences["accuracy"].decision is Decision.NOT_CONVERGED
+    assert found["e_stitchup"].differences["accuracy"].decision is not Decision.NOT_CONVERGED
+    found = weigh(reported, REGIONS, RANDOM, "auc_weighted", ["control"])
+    assert {one.decision for own in found.values() for one in own.differences.values()} == {Decision.NOT_CONVERGED}
 
 
 def test_the_calibration_error_of_the_items_is_the_recorded_one(
@@ -77,8 +108,8 @@ def test_the_calibration_error_of_the_items_is_the_recorded_one(
     errors = {method: [record.metrics["ece_known"] for record in records] for method, records in reported.items()}
     difference = evidence["soft_e_stitchup"].differences["ece_known"]
     expected = np.mean(errors["soft_e_stitchup"]) - np.mean(errors["control"])
-    assert difference.two_way.estimate == pytest.approx(expected, abs=1e-5)
-    assert difference.two_way.low < expected < difference.two_way.high
+    assert difference.interval.estimate == pytest.approx(expected, abs=1e-5)
+    assert difference.interval.low < expected < difference.interval.high
 
 
 @pytest.mark.parametrize("figure", ["ood_auroc", "ood_aupr"])
@@ -86,22 +117,10 @@ def test_the_detection_of_the_items_is_the_recorded_one(
     reported: dict[str, list[TrialRecord]], evidence: dict[str, MethodEvidence], figure: str
 ) -> None:
     values = {method: [record.metrics[figure] for record in records] for method, records in reported.items()}
-    interval = evidence["soft_e_stitchup"].differences[figure].two_way
+    interval = evidence["soft_e_stitchup"].differences[figure].interval
     expected = np.mean(values["soft_e_stitchup"]) - np.mean(values["control"])
     assert interval.estimate == pytest.approx(expected, abs=1e-6)
     assert interval.low < expected < interval.high
-
-
-def test_detection_counts_items_by_their_weights() -> None:
-    random = np.random.default_rng(0)
-    known = random.random(60) < 0.7
-    logit = np.round(random.normal(size=60), 1).astype(np.float32)  # many ties
-    items = ItemResults(np.arange(60, dtype=np.int32), None, known, None, logit, None, None)  # type: ignore[arg-type]
-    weights = random.integers(0, 3, 60)
-    repeated = np.repeat(np.arange(60), weights)
-    auroc, aupr = Detection([items])(weights.astype(float))[:, 0]
-    assert auroc == pytest.approx(roc_auc_score(~known[repeated], -logit[repeated]), abs=1e-12)
-    assert aupr == pytest.approx(average_precision_score(~known[repeated], -logit[repeated]), abs=1e-12)
 
 
 def test_less_calibration_error_is_better(reported: dict[str, list[TrialRecord]]) -> None:
@@ -112,9 +131,9 @@ def test_less_calibration_error_is_better(reported: dict[str, list[TrialRecord]]
         assert items is not None
         doubtful = dataclasses.replace(items, logit=np.full_like(items.logit, -5))
         unsure.append(dataclasses.replace(record, items=doubtful))
-    found = weigh({"control": reported["control"], "unsure": unsure}, REGIONS)["unsure"].differences
+    found = weighed({"control": reported["control"], "unsure": unsure})["unsure"].differences
     assert found["ece_known"].decision is Decision.WORSE
-    assert found["ece_known"].two_way.estimate > 0
+    assert found["ece_known"].interval.estimate > 0
     assert found["accuracy"].decision is Decision.EQUIVALENT
 
 
@@ -125,23 +144,17 @@ def test_items_that_differ_are_not_paired(reported: dict[str, list[TrialRecord]]
     moved = dataclasses.replace(items, item=items.item[::-1].copy())
     records[1] = dataclasses.replace(records[1], items=moved)
     with pytest.raises(ReportError, match=r"e_mixup.* have different validation items"):
-        weigh({"control": reported["control"], "e_mixup": records}, REGIONS)
+        weighed({"control": reported["control"], "e_mixup": records})
 
 
 def test_without_control_there_are_intervals_and_no_differences(reported: dict[str, list[TrialRecord]]) -> None:
-    found = weigh({"e_mixup": reported["e_mixup"]}, REGIONS)
+    found = weighed({"e_mixup": reported["e_mixup"]})
     assert not found["e_mixup"].differences
     assert math.isfinite(found["e_mixup"].intervals["accuracy"].low)
 
 
 def test_regions_come_from_the_study_file() -> None:
-    assert regions({}) == {
-        "auc_weighted": 0.002,
-        "accuracy": 0.005,
-        "ece_known": 0.005,
-        "ood_auroc": 0.005,
-        "ood_aupr": 0.005,
-    }
+    assert regions({}) == REGIONS
     assert regions({"objective": {"equivalence": {"accuracy": 0.01}}})["accuracy"] == 0.01
     with pytest.raises(ReportError, match=r"objective\.equivalence\.accuracy must be above 0, got -1\.0"):
         regions({"objective": {"equivalence": {"accuracy": -1}}})
@@ -151,39 +164,33 @@ def test_regions_come_from_the_study_file() -> None:
     ("decision", "low", "further", "words"),
     [
         (Decision.BETTER, 0.001, None, "m is better than control: +0.0030 in weighted AUC (95 % interval +0.0010"),
+        (Decision.SLIGHTLY_BETTER, 0.001, None, "less than the 0.002 that matters"),
         (Decision.EQUIVALENT, 0.001, None, "m is equivalent to control"),
-        (Decision.UNDECIDED, -0.001, 7, "about 7 more splits would decide it if"),
+        (Decision.UNDECIDED, -0.001, (7, 12), "7 to 12 more splits would decide it with a power of 80 % if"),
+        (Decision.UNDECIDED, -0.001, (1, 1), "; 1 more split would decide it"),
+        (Decision.UNDECIDED, -0.001, (7, None), "at least 7 more splits would decide it"),
         (Decision.UNDECIDED, -0.001, None, "more items are needed"),
-        (Decision.UNDECIDED, 0.001, 7, "+0.0010 to +0.0050), but p = 0.020 after Holm; about 7 more splits"),
         (Decision.UNDECIDED, math.nan, None, "on one split: no interval"),
+        (Decision.NOT_CONVERGED, 0.001, None, "Nothing is decided between m and control, not converged"),
     ],
 )
-def test_sentences(decision: Decision, low: float, further: int | None, words: str) -> None:
-    interval = Interval(0.003, low, 0.005, 0.001, 0.01)
-    difference = Difference("auc_weighted", "control", interval, interval, interval, 0.02, 0.002, decision, further)
+def test_sentences(decision: Decision, low: float, further: tuple[int, int | None] | None, words: str) -> None:
+    interval = Interval(0.003, low, 0.005, 0.001, 0.01, 4.0)
+    difference = Difference("auc_weighted", "control", interval, 0.002, decision, further, True)
     assert words in sentence(difference, "m", "weighted AUC")
 
 
 def test_results_json_holds_what_its_documentation_says(whole_study: Path, whole_report: ReportFiles) -> None:
     found: dict[str, Any] = json.loads(whole_report.json.read_text(encoding="utf-8"))
-    assert found["format"] == 1
+    assert found["format"] == 2
     assert set(found) == {"format", "study", "missing", "importances", "methods", "layers", "candidates"}
     table = load_study(whole_study).table()
     method = found["methods"][1]
     own = table[(table.method == "e_mixup") & (table.alpha == method["hyperparameters"]["alpha"])]
     assert method["figures"]["accuracy"]["mean"] == pytest.approx(own.accuracy.mean())
     difference = method["against_control"]["auc_weighted"]
-    assert set(difference) == {
-        "reference",
-        "two_way",
-        "naive",
-        "nadeau_bengio",
-        "adjusted_p",
-        "region",
-        "decision",
-        "further_splits",
-    }
-    assert difference["two_way"]["low"] < difference["two_way"]["estimate"] < difference["two_way"]["high"]
+    assert set(difference) == {"reference", "interval", "region", "decision", "further_splits", "confirmatory"}
+    assert difference["interval"]["low"] < difference["interval"]["estimate"] < difference["interval"]["high"]
     assert len(found["candidates"]) == 9
     assert len(whole_report.findings) == 4
 
@@ -191,9 +198,9 @@ def test_results_json_holds_what_its_documentation_says(whole_study: Path, whole
 def test_json_has_null_for_what_is_not_defined(study_of: Make) -> None:
     directory = study_of(n_rare=0, splits={"paper": [0]})
     results = load_study(directory)
-    found = json.loads(results_json(results, weigh(read(directory), REGIONS)))
+    found = json.loads(results_json(results, weighed(read(directory))))
     assert found["methods"][0]["figures"]["accuracy_none"]["mean"] is None
-    assert found["methods"][1]["against_control"]["accuracy"]["two_way"]["low"] is None
+    assert found["methods"][1]["against_control"]["accuracy"]["interval"]["low"] is None
 
 
 def test_confidence_shares_and_reliability_agree_with_the_items(reported: dict[str, list[TrialRecord]]) -> None:
@@ -245,19 +252,18 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_method_is_compared_with_the_control_of_its_objective(mixed: Path) -> None:
     reported = read(mixed)
-    found = weigh(reported, REGIONS)
-    alone = weigh({name: reported[name] for name in BOTH[3:]}, REGIONS)
+    found = weighed(reported)
+    alone = weighed({name: reported[name] for name in BOTH[3:]})
     for figure, difference in found["contrastive_deep_pca"].differences.items():
-        # One method is a family of one: Holm leaves its p-value, and another objective changes nothing.
+        # One method is a family of one: another objective changes nothing.
         assert difference.reference == "contrastive_control"
-        assert difference.adjusted_p == difference.two_way.p_value
         assert difference == alone["contrastive_deep_pca"].differences[figure]
-    assert found["e_mixup"] == weigh({name: reported[name] for name in BOTH[:3]}, REGIONS)["e_mixup"]
+    assert found["e_mixup"] == weighed({name: reported[name] for name in BOTH[:3]})["e_mixup"]
     assert not found["contrastive_control"].differences
     means = {name: np.mean([record.metrics["accuracy"] for record in reported[name]]) for name in BOTH}
     difference = found["contrastive_deep_pca"].differences["accuracy"]
     expected = means["contrastive_deep_pca"] - means["contrastive_control"]
-    assert difference.two_way.estimate == pytest.approx(expected, abs=1e-6)
+    assert difference.interval.estimate == pytest.approx(expected, abs=1e-6)
     assert "than contrastive_control" in sentence(dataclasses.replace(difference, decision=Decision.BETTER), "a", "b")
 
 
@@ -296,5 +302,5 @@ def test_a_missing_reference_is_named(study_of: Make, methods: tuple[str, ...], 
     assert whose is None or uncompared(methods).startswith("No contrastive_control: ")
     assert whose is None or whose in page
     assert "No control." not in page
-    forests = forest_figures(weigh(read(directory), REGIONS))
+    forests = forest_figures(weighed(read(directory)))
     assert [figure.title for figure in forests[:1]] == (["Weighted AUC against contrastive_control"] * (whose is None))

@@ -3,21 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score, roc_curve
 
 from trainables.evaluation.metrics import (
     ROC_GRID,
     THRESHOLDS,
     accuracies,
     accuracy_curves,
-    calibration_error,
     correct_at,
     crossing_threshold,
-    detection,
     figures,
     weighted_auc,
 )
-from trainables.records.types import N_BINS
+from trainables.records.figures import item_metrics
+from trainables.records.types import N_BINS, ItemResults
 
 
 def problem(seed: int, n: int = 600, classes: int = 7, ties: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,6 +28,20 @@ def problem(seed: int, n: int = 600, classes: int = 7, ties: bool = False) -> tu
     if ties:
         logits = logits.round()
     return torch.tensor(logits), torch.tensor(target)
+
+
+def item_results(logits: torch.Tensor, target: torch.Tensor) -> ItemResults:
+    """What a record holds of each item."""
+    predicted = logits.argmax(-1)
+    return ItemResults(
+        item=np.arange(len(target), dtype=np.int32),
+        label=np.where(target < 0, 99, target).astype(np.int32),
+        known=(target >= 0).numpy(),
+        predicted=predicted.numpy().astype(np.int32),
+        logit=logits.amax(-1).numpy(),
+        correct=(predicted == target).numpy(),
+        auc_influence=np.zeros(len(target), np.float32),
+    )
 
 
 def sklearn_auc(logits: torch.Tensor, target: torch.Tensor) -> float:
@@ -113,8 +126,7 @@ def test_saturated_probabilities_make_no_ties() -> None:
 
 def test_saturated_probabilities_have_a_highest_logit() -> None:
     logits, target = torch.tensor([[40.0, 50.0], [45.0, 60.0], [60.0, 40.0]]), torch.tensor([1, 1, 0])
-    confidence, predicted = torch.ones(3), logits.argmax(-1)
-    found = figures(logits, target, accuracy_curves(confidence, predicted, target))
+    found = item_metrics(item_results(logits, target))
     assert (found["top1"], found["balanced_accuracy"], found["ece_known"]) == (1, 1, 0)
 
 
@@ -147,7 +159,7 @@ def test_figures_against_references(ties: bool) -> None:
     probability = torch.sigmoid(logits)
     confidence, predicted = probability.max(-1)
     against = accuracy_curves(confidence, predicted, target)
-    found = figures(logits, target, against)
+    found = {**figures(logits, target, against), **item_metrics(item_results(logits, target))}
     score, none = 1 - confidence.numpy(), (target == -1).numpy()
     right = (predicted == target).numpy()
     assert found["ood_auroc"] == pytest.approx(roc_auc_score(none, score), abs=1e-12)
@@ -166,22 +178,9 @@ def test_figures_against_references(ties: bool) -> None:
     assert found["overconfidence_open"] == pytest.approx((shown - right).mean(), abs=1e-12)
     brier = sum(brier_score_loss(target == index, probability[:, index]) for index in range(logits.shape[1]))
     assert found["brier"] == pytest.approx(brier, abs=1e-12)
-
-
-def test_a_perfect_and_a_hopeless_detector() -> None:
-    positive = torch.tensor([True, True, False, False, False])
-    score = torch.tensor([5.0, 4, 3, 2, 1])
-    assert detection(score, positive) == {"ood_auroc": 1.0, "ood_aupr": 1.0, "ood_fpr95": 0.0}
-    assert detection(-score, positive)["ood_auroc"] == 0.0
-    assert detection(-score, positive)["ood_fpr95"] == 1.0
-    assert all(np.isnan(value) for value in detection(score, torch.zeros(5, dtype=torch.bool)).values())
-
-
-def test_calibration_edges() -> None:
-    certain = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
-    assert calibration_error(certain, torch.tensor([1.0, 1, 0, 0], dtype=torch.float64)) == 0
-    assert calibration_error(certain, torch.tensor([0.0, 0, 1, 1], dtype=torch.float64)) == 1
-    assert np.isnan(calibration_error(certain[:0], certain[:0]))
+    truth = [target == index for index in range(logits.shape[1])]
+    losses = [log_loss(one, probability[:, index]) for index, one in enumerate(truth)]
+    assert found["nll"] == pytest.approx(sum(losses), abs=1e-12)
 
 
 def test_crossing_is_between_points_of_the_curves() -> None:

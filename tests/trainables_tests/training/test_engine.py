@@ -9,7 +9,6 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from analysis.statistics.bootstrap import Detection
 from trainables.methods.protocol import Augmentation, Batch, Draws
 from trainables.methods.registry import METHODS, Contrastive
 from trainables.sampling.splits import Split, make_split
@@ -331,9 +330,6 @@ def test_an_overconfident_classifier_is_ranked_as_its_figures_say() -> None:
     auroc = roc_auc_score(~seen.known, -seen.logit)
     assert auroc == pytest.approx(result.metrics["ood_auroc"], abs=1e-6)
     assert roc_auc_score(~seen.known, -rounded) != pytest.approx(auroc, abs=1e-6)
-    auroc, aupr = Detection([seen])(np.ones(len(x)))[:, 0]
-    assert auroc == pytest.approx(result.metrics["ood_auroc"], abs=1e-6)
-    assert aupr == pytest.approx(result.metrics["ood_aupr"], abs=1e-6)
 
 
 def test_stacked_classifier_equals_plain_modules() -> None:
