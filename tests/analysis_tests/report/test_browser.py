@@ -172,7 +172,7 @@ def test_the_theme_changes(seen: dict[str, Any]) -> None:
 
 
 def test_every_figure_has_a_text_lines_and_files(seen: dict[str, Any]) -> None:
-    assert len(seen["figures"]) == 17
+    assert len(seen["figures"]) == 22
     for figure in seen["figures"]:
         assert len(figure["label"]) > 40
         assert figure["paths"] >= 4

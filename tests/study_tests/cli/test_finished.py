@@ -278,7 +278,7 @@ def test_failures_of_other_settings_are_refused_before_the_description_changes(
     for path in (copy / "records").glob("*.parquet"):
         path.unlink()
     failed = Failure("paper", Candidate.of("control", {}), (0, 1), "cause", "traceback", 1, 1.0)
-    write_failure(copy / "records", failed, before.digests["settings"])
+    write_failure(copy / "records", failed, before.digests["settings"], before.method_code)
     path = copy.parent / "study.yaml"
     path.write_text(yaml.safe_dump(settings(training={"epochs": 7})))
     code, _, said = command("run", "--quiet", "-c", str(path))
