@@ -76,6 +76,7 @@ def test_interrupted_run_is_continued_past_damage_and_changes(
     assert contents(store) == contents(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_encoding_goes_on_without_a_node_that_has_gone(
     source: Source,
     tmp_path: Path,

@@ -199,13 +199,6 @@ def test_a_report_is_fetched_from_storage_that_is_not_seen_here(head: Head, sent
     assert (here / "report.html").read_bytes() == (there / "report.html").read_bytes()
 
 
-def test_what_would_fail_is_not_sent(head: Head, study: Study, tmp_path: Path) -> None:
-    write_study(tmp_path, resources={"cpus_per_pack": 64})
-    done = study("submit", "--address", head.url)
-    assert done.returncode == 2
-    assert "needs 64 CPUs" in done.stdout + done.stderr, done
-
-
 def test_a_port_of_another_kind_is_one_sentence() -> None:
     """Such as the head's port, 6379, instead of the dashboard's."""
     with socket.create_server(("127.0.0.1", 0)) as server:
