@@ -70,9 +70,13 @@ def state():
 before, n_descriptors, n_modules = state(), len(os.listdir("/proc/self/fd")), 0
 for package in ("study", "embedding_jobs", "trainables", "analysis"):
     for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-        if not found.name.endswith("__main__"):
+        if found.name.endswith("__main__"):
+            continue
+        try:
             importlib.import_module(found.name)
-            n_modules += 1
+        except ModuleNotFoundError as error:  # a kernel for GPUs; only GPU builds of torch bring Triton
+            assert (found.name, error.name) == ("trainables.training.philox", "triton"), found.name
+        n_modules += 1
 assert n_modules > 100
 assert state() == before
 assert len(os.listdir("/proc/self/fd")) == n_descriptors
