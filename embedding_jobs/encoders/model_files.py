@@ -64,7 +64,7 @@ def find_model(model: str, revision: str | None) -> ModelFolder:
 
 
 def hub_problem(model: str, revision: str | None = None) -> str | None:
-    """Return why a model of the hub cannot be had; None if it is in the cache, or the hub has it. Downloads nothing."""
+    """Return why a model of the hub is not available; None if the cache or the hub has it. Downloads nothing."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -78,7 +78,7 @@ def hub_problem(model: str, revision: str | None = None) -> str | None:
 
 
 def timm_problem(model: str) -> str | None:
-    """Return why timm's published weights of a model cannot be had, as `hub_problem` does.
+    """Return why timm's published weights of a model are not available, as `hub_problem` does.
 
     Without timm, which takes seconds to import, a model without a tag has no known place on the hub: for it, any
     weights of that name in the cache do, and the hub must only answer. Nor is one with a tag refused that the hub does
@@ -97,13 +97,13 @@ def timm_problem(model: str) -> str | None:
 
 
 def _unreachable(model: str, revision: str | None, *, elsewhere: str | None = None) -> str | None:
-    """Ask the hub for a model; return why it cannot be had. An answer that decides nothing is a warning.
+    """Ask the hub for a model; return why it is not available. An answer that decides nothing is a warning.
 
     Args:
         model: Its name.
         revision: Its revision; None is the latest.
         elsewhere: What to warn of where the hub has no such model, which may have another name there; an empty text
-            warns of nothing. None: the model cannot be had then.
+            warns of nothing. None: the model is then not available.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
