@@ -1,4 +1,4 @@
-"""Check the encoders of a study file: whether their models are on this machine, or can be had."""
+"""Check the encoders of a study file: whether their models are on this machine, or can be downloaded."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def describe(spec: StudySpec, embeddings: Embeddings, class_names: Sequence[str]
             notes=tuple(_notes(spec, len(embeddings.ids))),
         ),
         deciding_settings=deciding,
-        digests={"settings": digest({**deciding, "embeddings": embeddings.digest}), "embeddings": embeddings.digest},
+        digests=_digests(deciding, embeddings.digest),
         method_code={name: method_code(name) for name in plan.methods},
     )
 
@@ -215,10 +215,14 @@ def refuse_foreign_early(spec: StudySpec) -> None:
     deciding, code, foreign = spec.deciding_settings(), {name: method_code(name) for name in spec.search.methods}, []
     for pack in packs:
         made_from = before.digests["embeddings"] if before else pack.provenance.get("digest_embeddings", "missing")
-        digests = {"settings": digest({**deciding, "embeddings": made_from}), "embeddings": made_from}
-        if why := made_otherwise(pack.provenance, digests, code):
+        if why := made_otherwise(pack.provenance, _digests(deciding, made_from), code):
             foreign.append(_foreign(pack.path, why))
     _refuse(foreign)
+
+
+def _digests(deciding: Mapping[str, Any], embeddings: str) -> dict[str, str]:
+    """Return the digests of a study's settings and of its embeddings, given that of the embeddings."""
+    return {"settings": digest({**deciding, "embeddings": embeddings}), "embeddings": embeddings}
 
 
 def _foreign(path: Path, why: str) -> str:

@@ -315,7 +315,7 @@ main()
 def test_the_command_survives_kill_and_reports(
     make_encoded_study: MakeStudy, encoded: Path, tmp_path: Path, command: Command
 ) -> None:
-    """Kill -9 in the middle of training, and a flipped bit: the next run mends it, and the outcome is a whole run's."""
+    """Kill -9 in the middle of training, and a flipped bit: the next run repairs both; the outcome is a whole run's."""
     sections = {"training": {"epochs": 60}, "splits": {"n_splits": 3}, "resources": {"cpus_per_pack": 2}}
     path = make_encoded_study(**sections)
     killed = subprocess.run(
