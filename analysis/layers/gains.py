@@ -19,7 +19,7 @@ from analysis.results.aggregate import StudyResults
 from analysis.results.controls import CONTROL
 from analysis.statistics.decisions import Sampling, check_paired, figure_matrix, sampling_of
 from analysis.statistics.intervals import Interval, interval, interval_over_splits
-from analysis.statistics.variance import Values, variance
+from analysis.statistics.variance import Values
 from trainables.records.types import AUTO as RECORDED_AUTO
 from trainables.records.types import CONTRASTIVE, SUPERVISED, Candidate, TrialRecord
 
@@ -99,7 +99,7 @@ class Gains:
         """Return the 95 % interval of a mean gain: over splits and items, or a paired t over splits for (splits,)."""
         if values.ndim == 1:
             return interval_over_splits(values)
-        return interval(variance(values, self.sampling.design, shared=self.sampling.shared)[0])
+        return interval(self.sampling.variance_of(values)[0])
 
     def families(self, objective: str) -> list[Family]:
         """Return the families of an objective that target layers."""

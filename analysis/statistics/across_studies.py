@@ -26,7 +26,7 @@ from analysis.results.controls import objective_of
 from analysis.results.load import ReportError, load_study, read_items
 from analysis.statistics.decisions import count_items, figure_matrix, regions, sampling_of
 from analysis.statistics.intervals import Decision, Interval, decide, interval, interval_of, interval_over_splits
-from analysis.statistics.variance import Values, variance
+from analysis.statistics.variance import Values
 from trainables.records.types import TrialRecord
 
 # Figures that studies are compared in.
@@ -188,8 +188,7 @@ def _contrast(first: Side, second: Side, method: str, figure: str, region: float
 
 def _crossed(values: Values, side: Side) -> Interval:
     """Return the interval of a mean over splits and items that were made by one study's design."""
-    sampling = sampling_of(side.results.description)
-    return interval(variance(values, sampling.design, shared=sampling.shared)[0])
+    return interval(sampling_of(side.results.description).variance_of(values)[0])
 
 
 def _pairs(

@@ -15,7 +15,7 @@ from analysis.results.controls import is_reference, reference_of
 from analysis.results.load import ReportError
 from analysis.statistics.intervals import Decision, Interval, decide, interval, splits_to_decide
 from analysis.statistics.simultaneous import simultaneous
-from analysis.statistics.variance import variance
+from analysis.statistics.variance import Effects, Mask, Values, Variance, variance
 from trainables.records.description import StudyDescription
 from trainables.records.figures import ITEM_FIGURES
 from trainables.records.types import Design, ItemResults, TrialRecord
@@ -49,6 +49,10 @@ class Sampling:
 
     design: Design
     shared: float = 0.0
+
+    def variance_of(self, values: Values, tested: Mask | None = None) -> tuple[Variance, Effects]:
+        """Return the variance of a mean over splits and items, and its effects; arguments are those of `variance`."""
+        return variance(values, self.design, shared=self.shared, tested=tested)
 
 
 @dataclass(frozen=True)
@@ -142,19 +146,11 @@ def weigh(
         # A split in which the figure is not defined, such as one without a "none" item, leaves it without intervals.
         values = {method: own for method, own in values.items() if np.isfinite(own).any(axis=1).all()}
         for method, own in values.items():
-            alone, _ = variance(own, sampling.design, shared=sampling.shared, tested=tested[method])
+            alone, _ = sampling.variance_of(own, tested[method])
             intervals[method][figure] = interval(alone).within(0.0, 1.0)
         for reference, against in groups.items():
             compared = [method for method in against if method in values and reference in values]
-            parts = [
-                variance(
-                    values[method] - values[reference],
-                    sampling.design,
-                    shared=sampling.shared,
-                    tested=tested[method],
-                )
-                for method in compared
-            ]
+            parts = [sampling.variance_of(values[method] - values[reference], tested[method]) for method in compared]
             for method, seen, (own_variance, _) in zip(compared, simultaneous(parts), parts, strict=True):
                 region = within[figure]
                 decision = decide(seen.mirrored if figure in LOWER_IS_BETTER else seen, region)
