@@ -182,7 +182,9 @@ class Training:
         against = accuracy_curves(confidence, predicted, target)
         validation = lane.split.validation
         last = rows[-1]
-        reached = next(row for row in rows if row["accuracy"] >= 0.99 * last["accuracy"])
+        # Without a right answer at the end there is nothing to reach.
+        ends_right = last["accuracy"] > 0
+        reached = next((row for row in rows if ends_right and row["accuracy"] >= 0.99 * last["accuracy"]), {})
         items = ItemResults(
             item=validation.astype(np.int32),
             label=self._labels.cpu().numpy()[validation].astype(np.int32),
@@ -196,9 +198,9 @@ class Training:
             **item_metrics(items),
             **figures(logits, target, against),
             "auc_weighted": auc.auc,  # the mean of influences that are not rounded to float32
-            "epochs_to_99": reached["epoch"],
-            "steps_to_99": reached["steps"],
-            "seconds_to_99": reached["seconds"],
+            "epochs_to_99": reached.get("epoch", math.nan),
+            "steps_to_99": reached.get("steps", math.nan),
+            "seconds_to_99": reached.get("seconds", math.nan),
             "epochs": float(self.epoch),
             "n_train": float(len(lane.split.train)),
             "n_validation": float(len(validation)),

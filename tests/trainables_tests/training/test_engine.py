@@ -332,6 +332,15 @@ def test_an_overconfident_classifier_is_ranked_as_its_figures_say() -> None:
     assert roc_auc_score(~seen.known, -rounded) != pytest.approx(auroc, abs=1e-6)
 
 
+def test_a_classifier_that_is_never_right_reaches_no_share_of_its_accuracy() -> None:
+    """No confidence exceeds a threshold of 1, and every class is known: each answer is wrong."""
+    x, labels = items(classes=2)
+    settings = replace(SETTINGS, epochs=2, threshold=1.0)
+    (result,) = finish(start_lockstep(PackInputs(x, labels, lanes_of("control", [3]), settings)))
+    assert result.metrics["accuracy"] == 0
+    assert all(np.isnan(result.metrics[f"{unit}_to_99"]) for unit in ("epochs", "steps", "seconds"))
+
+
 def test_stacked_classifier_equals_plain_modules() -> None:
     model = LaneMLP(6, (5, 4), [3, 2], seeds=[7, 8], n_residual=2)  # no two neighbours are equally wide
     x = torch.randn(2, 9, 6, generator=torch.Generator().manual_seed(0))
