@@ -53,7 +53,7 @@ class TableRow:
         difference: Of the objective to the method's control, with its 95 % interval and the `decision`, which is "not
             converged" where that is so of the method, whether or not it is compared.
         optimism: By how much the search's best score exceeds the confirmed one.
-        best: Whether its objective is the highest of the table.
+        best: Whether its objective is the highest of the table, among methods that have converged.
     """
 
     method: str
@@ -130,7 +130,8 @@ def terminal_table(results: StudyResults) -> TerminalTable:
 
 def table_rows(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> list[TableRow]:
     """Return one row per method, in the study's order; without evidence the columns of intervals stay empty."""
-    top = max((summary.objective.mean for summary in results.methods if summary.candidate), default=math.nan)
+    finished = [one for one in results.methods if one.candidate and one.method not in results.not_converged]
+    top = max((summary.objective.mean for summary in finished), default=math.nan)
     return [_row(summary, top, results, evidence.get(summary.method)) for summary in results.methods]
 
 
@@ -175,6 +176,7 @@ def _row(summary: MethodSummary, top: float, results: StudyResults, own: MethodE
         text = f"incomplete: {summary.n_complete} of {summary.n_planned} candidates"
     else:
         text = values_text(summary.candidate)
+    converged = summary.method not in results.not_converged
     exceeds = summary.optimism if results.description.protocol == "nested" else math.nan
     return TableRow(
         method=summary.method,
@@ -185,8 +187,8 @@ def _row(summary: MethodSummary, top: float, results: StudyResults, own: MethodE
         **_figures(summary.figures, summary.n_splits),
         duration=number(summary.duration_s, 2),
         optimism=signed(exceeds) if math.isfinite(exceeds) else "",
-        best=summary.candidate is not None and summary.objective.mean == top,
-        **_evidence_cells(own, results.description.objective, converged=summary.method not in results.not_converged),
+        best=converged and summary.objective.mean == top,
+        **_evidence_cells(own, results.description.objective, converged=converged),
     )
 
 

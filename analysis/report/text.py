@@ -40,7 +40,7 @@ def findings(results: StudyResults, evidence: Evidence) -> list[Finding]:
         Finding(
             method=method,
             decision=str(own.differences[objective].decision),
-            text=sentence(own.differences[objective], method, figure_name(objective)),
+            text=sentence(own.differences[objective], method, figure_name(objective), results.not_converged),
             beside="; ".join(
                 f"{figure_name(name)} {in_short(difference)}"
                 for name, difference in own.differences.items()

@@ -188,8 +188,8 @@ def tested_items(records: Sequence[TrialRecord], n_items: int) -> npt.NDArray[np
     return matrix
 
 
-def sentence(difference: Difference, method: str, name: str) -> str:
-    """Return the decision as a sentence."""
+def sentence(difference: Difference, method: str, name: str, unconverged: Collection[str] = ()) -> str:
+    """Return the decision as a sentence; `unconverged` are the methods that have not converged."""
     seen = difference.interval
     estimate = f"{signed(seen.estimate)} in {name}"
     if math.isnan(seen.low):
@@ -197,7 +197,9 @@ def sentence(difference: Difference, method: str, name: str) -> str:
     estimate = f"{estimate} (95 % interval {seen.ends})"
     match difference.decision:
         case Decision.NOT_CONVERGED:
-            return f"Nothing is decided between {method} and {difference.reference}, not converged: {estimate}."
+            who = [one for one in (method, difference.reference) if one in unconverged]
+            why = "neither has converged" if len(who) > 1 else f"{who[0]} has not converged"
+            return f"Nothing is decided between {method} and {difference.reference}, as {why}: {estimate}."
         case Decision.BETTER | Decision.WORSE:
             return f"{method} is {difference.decision} than {difference.reference}: {estimate}, {p_text(seen.p_value)}."
         case Decision.SLIGHTLY_BETTER | Decision.SLIGHTLY_WORSE:

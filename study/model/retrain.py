@@ -65,7 +65,7 @@ def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
     Args:
         root: The study's directory.
         cell: A method, for its best candidate, or a candidate as the report names it, such as `e_mixup(alpha=0.3)`;
-            None for the best candidate of all.
+            None for the best candidate of all, where possible of a method that has converged.
         split: Split seed; None for the first recorded one.
 
     Raises:
@@ -75,7 +75,8 @@ def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
     results = load_study(root)
     means = {one.candidate: one.objective.mean for one in results.methods if one.candidate is not None}
     if cell is None:
-        wanted = {choose_best(means)}
+        converged = {one: mean for one, mean in means.items() if one.method not in results.not_converged}
+        wanted = {choose_best(converged or means)}
     else:
         wanted = {candidate for candidate in means if candidate.method == cell}
         wanted |= {

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from analysis.report.comparison_page import comparison_table, write_comparison
-from analysis.report.tables import terminal_table
+from analysis.report.tables import table_rows, terminal_table
 from analysis.report.write import write_report, write_server_report
 from analysis.results.convergence import not_converged
 from analysis.results.load import load_study
 from analysis.results.mlflow import load_runs
 from analysis.statistics.across_studies import compare
+from study.model.retrain import find_trial
 from tests.analysis_tests.conftest import TRAINING, Plan, make_study, make_trial
 from tests.analysis_tests.results.test_mlflow import track
 from trainables.records.parquet import read_record_file, record_files, write_records
@@ -109,7 +110,7 @@ def test_a_method_that_has_not_converged_is_named_first_and_not_decided(study_of
     table = terminal_table(results)
     decisions = [row[table.headings.index("Decision")] for row in table.rows]
     assert decisions == ["–", "not converged", "–"]
-    assert any(text.startswith("Nothing is decided between e_mixup and control") for text in files.findings)
+    assert any("e_mixup and control, as e_mixup has not converged: " in text for text in files.findings)
 
 
 def test_without_a_converged_control_nothing_is_decided(study_of: Make, tmp_path: Path) -> None:
@@ -118,6 +119,7 @@ def test_without_a_converged_control_nothing_is_decided(study_of: Make, tmp_path
     found = json.loads(files.json.read_text(encoding="utf-8"))["methods"][1]
     assert found["not_converged"] == []
     assert {one["decision"] for one in found["against_control"].values()} == {"not converged"}
+    assert "e_mixup and control, as control has not converged: " in files.findings[0]
     other = make_study(tmp_path / "other", Plan(methods=("control", "e_mixup"), n_items=300, n_classes=8))
     comparison = compare([str(other), str(directory)])
     assert {(c.method, str(c.decision) == "not converged") for c in comparison.contrasts} == {
@@ -126,6 +128,21 @@ def test_without_a_converged_control_nothing_is_decided(study_of: Make, tmp_path
     }
     assert "not converged" in {row[-2] for row in comparison_table(comparison).rows}
     assert "Not converged: control." in write_comparison(comparison, tmp_path / "c").html.read_text(encoding="utf-8")
+
+
+def test_what_has_not_converged_is_not_the_best(study_of: Make) -> None:
+    directory = study_of(methods=("control", "e_mixup", "e_stitchup"))
+    best = [row.method for row in table_rows(load_study(directory)) if row.best]
+    assert best == ["e_stitchup"]
+    assert find_trial(directory, None, None).config.candidate.method == "e_stitchup"
+    collapsed(directory, "e_stitchup")
+    assert [row.method for row in table_rows(load_study(directory)) if row.best] == ["e_mixup"]
+    assert find_trial(directory, None, None).config.candidate.method == "e_mixup"
+    for method in ("control", "e_mixup"):
+        collapsed(directory, method)
+    assert not any(row.best for row in table_rows(load_study(directory)))
+    assert find_trial(directory, None, None).config.candidate.method == "e_stitchup"
+    assert "e_mixup and control, as neither has converged: " in write_report(directory).findings[0]
 
 
 def test_a_server_knows_it_too(study_of: Make, tmp_path: Path) -> None:

@@ -171,13 +171,13 @@ def test_regions_come_from_the_study_file() -> None:
         (Decision.UNDECIDED, -0.001, (7, None), "at least 7 more splits would decide it"),
         (Decision.UNDECIDED, -0.001, None, "more items are needed"),
         (Decision.UNDECIDED, math.nan, None, "on one split: no interval"),
-        (Decision.NOT_CONVERGED, 0.001, None, "Nothing is decided between m and control, not converged"),
+        (Decision.NOT_CONVERGED, 0.001, None, "Nothing is decided between m and control, as m has not converged: +"),
     ],
 )
 def test_sentences(decision: Decision, low: float, further: tuple[int, int | None] | None, words: str) -> None:
     interval = Interval(0.003, low, 0.005, 0.001, 0.01, 4.0)
     difference = Difference("auc_weighted", "control", interval, 0.002, decision, further, True)
-    assert words in sentence(difference, "m", "weighted AUC")
+    assert words in sentence(difference, "m", "weighted AUC", ["m"])
 
 
 def test_results_json_holds_what_its_documentation_says(whole_study: Path, whole_report: ReportFiles) -> None:
