@@ -51,7 +51,6 @@ def render_comparison(comparison: Comparison) -> str:
             styles=styles,
             colors=list(styles.values()),
             rows=[[_cell(side, method) for side in comparison.sides] for method in comparison.methods],
-            not_converged=comparison.not_converged,
             optimistic=[(side.name, text) for side in comparison.sides if (text := optimistic(side.results))],
             drawn=[draw_figure(figure, styles, threshold=math.nan) for figure in _forests(comparison)],
             mixed=bool(each_with_its_own(comparison.methods)),

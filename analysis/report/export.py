@@ -12,6 +12,7 @@ key changes its meaning or is removed; keys may be added.
 | `.method`, `.hyperparameters` | name, and the best candidate's values; null without a finished candidate |
 | `.splits` | the split seeds behind every figure of the method |
 | `.not_converged[]` | why its trainings have not converged: `rule`, `value`, `limit`, `text`; empty if they have |
+| `.not_judged` | why the loss does not show whether they have; null if it does, or they have not |
 | `.figures.NAME` | `mean`, `maximum_deviation` and `n_splits` where it is defined |
 | `.duration_s` | mean device seconds of a trial |
 | `.choosing_score`, `.optimism` | mean objective on the splits that chose; the same minus the reported objective |
@@ -53,11 +54,12 @@ _LATEX_CHARACTERS = str.maketrans(
 def table_latex(results: StudyResults, evidence: Evidence) -> str:
     r"""Return the table for a paper, to be set with `booktabs`: `\input{table.tex}`."""
     columns = headings(results, evidence)
+    head = "".join(f"% {line}\n" for line in (r"Needs \usepackage{booktabs}.", *results.convergence))
     rows = [[getattr(row, name) for name in columns] for row in table_rows(results, evidence)]
     alignment = "".join("l" if name in ("method", "hyperparameters", "decision") else "r" for name in columns)
     table = pd.DataFrame(rows, columns=list(columns.values()))
     latex = table.to_latex(index=False, escape=True, column_format=alignment)
-    return "% Needs \\usepackage{booktabs}.\n" + latex.translate(_LATEX_CHARACTERS)
+    return head + latex.translate(_LATEX_CHARACTERS)
 
 
 def table_csv(results: StudyResults) -> str:
@@ -72,6 +74,7 @@ def table_csv(results: StudyResults) -> str:
             **{name: values[summary.method].get(name) for name in params},
             "n_splits": summary.n_splits,
             "not_converged": str(results.not_converged.get(summary.method, "")),
+            "not_judged": results.not_judged.get(summary.method, ""),
             **{f"{name}{end}": number for name in names for end, number in _spread(summary.figure(name)).items()},
             "duration_s": summary.duration_s,
             "n_complete": summary.n_complete,
@@ -129,6 +132,7 @@ def _method(summary: MethodSummary, results: StudyResults, evidence: Evidence) -
         "hyperparameters": None if summary.candidate is None else dict(summary.candidate.params),
         "splits": summary.splits,
         "not_converged": [dataclasses.asdict(reason) for reason in unsettled.reasons] if unsettled else [],
+        "not_judged": results.not_judged.get(summary.method),
         "figures": _figures(summary.figures),
         "duration_s": summary.duration_s,
         "choosing_score": summary.choosing_score.mean,

@@ -156,7 +156,7 @@ def render(
             rows=table_rows(results, evidence),
             one_split=any(summary.n_splits == 1 for summary in results.methods),
             paper=repeats_the_paper(results),
-            not_converged=list(map(str, results.not_converged.values())),
+            convergence=results.convergence,
             optimistic=texts.optimistic(results),
             unsure=texts.unsure(results),
             candidates=[

@@ -10,13 +10,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from analysis.format import plural
-from analysis.results.convergence import NotConverged, not_converged
+from analysis.results.convergence import NotConverged, not_converged, not_judged, remarks
 from trainables.records.choice import choose_best, mean_score
 from trainables.records.description import StudyDescription
 from trainables.records.failures import Failure, Stop
@@ -209,9 +210,23 @@ class StudyResults:
     @cached_property
     def not_converged(self) -> Mapping[str, NotConverged]:
         """The methods whose reported trials have not converged, in the study's order, and why."""
-        training = self.description.settings.get("training", {})
-        found = {method: not_converged(records, training) for method, records in self.reported_records.items()}
+        found = {method: not_converged(records, self._training) for method, records in self.reported_records.items()}
         return {method: one for method, one in found.items() if one is not None}
+
+    @cached_property
+    def not_judged(self) -> Mapping[str, str]:
+        """The methods of which their loss does not show whether they have converged, and why not."""
+        found = {method: not_judged(records, self._training) for method, records in self.reported_records.items()}
+        return {method: why for method, why in found.items() if why is not None}
+
+    @property
+    def convergence(self) -> list[str]:
+        """What to say before all figures: what has not converged, and of what that could not be judged."""
+        return remarks(self.reported_records, self._training)
+
+    @property
+    def _training(self) -> Mapping[str, Any]:
+        return dict(self.description.settings.get("training", {}))
 
     @cached_property
     def missing(self) -> list[str]:

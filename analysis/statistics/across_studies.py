@@ -97,9 +97,9 @@ class Comparison:
     differing: tuple[tuple[str, tuple[str, ...]], ...]
 
     @property
-    def not_converged(self) -> list[tuple[str, str]]:
-        """What has not converged: the study, and which method and why."""
-        return [(side.name, str(text)) for side in self.sides for text in side.results.not_converged.values()]
+    def convergence(self) -> list[tuple[str, str]]:
+        """The study, and what to say of methods that have not converged or could not be judged."""
+        return [(side.name, text) for side in self.sides for text in side.results.convergence]
 
 
 def compare(places: Sequence[str]) -> Comparison:

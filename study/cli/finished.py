@@ -30,7 +30,7 @@ def compare_command(studies: tuple[str, ...], output: Path | None) -> None:
 
     comparison = compare(studies)
     written = write_comparison(comparison, output or Path("comparison"))
-    for study, text in comparison.not_converged:
+    for study, text in comparison.convergence:
         click.echo(f"{study}: {text}")
     show_table(comparison_table(comparison))
     for side in comparison.sides:
@@ -91,7 +91,7 @@ def export_command(
 
     spec = load_spec(config)
     trained = train_best(spec.root, cell, split, spec.resources, all_items=all_items)
-    _warn_not_converged(trained.classifier)
+    _warn(trained.classifier)
     written = write_model(trained, output or spec.root / "model")
     click.echo(f"{trained.summary}: {written}")
     place = str(written)
@@ -130,18 +130,18 @@ def label_command(table: Path, config: Path, model: Path | None, top: int, outpu
         classifier, says = trained.classifier, trained.summary
     else:
         classifier, says = load_classifier(model), f"{model}"
-    _warn_not_converged(classifier)
+    _warn(classifier)
     with chatter_to(spec.log) as console, Progress(console) as progress:
         embeddings_of_table = embed_table(spec, source, folder / "embeddings", classifier, progress)
     items = rank_items(classifier, embeddings_of_table, source, top)
     listed = write_whole(folder / "label.csv", label_csv(items).encode())
-    page = label_page(items[:top], len(items), source, spec.name, says)
+    page = label_page(items[:top], len(items), source, spec.name, says, classifier.trained.get("convergence"))
     n_none = sum(item.predicted == "none" for item in items)
     click.echo(f'{len(items)} items ranked by {says}; {n_none} predicted "none".')
     click.echo(f"List: {listed}\nPage: {write_whole(folder / 'label.html', page.encode())}")
 
 
-def _warn_not_converged(classifier: Classifier) -> None:
-    """Say on standard error that the training of a classifier has not converged, if so."""
-    if text := classifier.trained.get("not_converged"):
+def _warn(classifier: Classifier) -> None:
+    """Say on standard error that the training of a classifier has not converged, or could not be judged, if so."""
+    if text := classifier.trained.get("convergence"):
         click.echo(text, err=True)

@@ -253,18 +253,14 @@ def _show_report(results: StudyResults, report: ReportFiles) -> None:
     from analysis.results.controls import uncompared
     from study.cli.console import show_table
 
-    _say_not_converged(results)
+    for remark in results.convergence:
+        click.echo(remark)
     show_table(terminal_table(results))
     for remark in filter(None, (unsure(results), optimistic(results), uncompared(results.description.methods))):
         click.echo(remark)
     for sentence in (*report.findings, *(f"Missing: {sentence}" for sentence in results.missing)):
         click.echo(sentence)
     click.echo(f"Report: {report.html}")
-
-
-def _say_not_converged(results: StudyResults) -> None:
-    for found in results.not_converged.values():
-        click.echo(found)
 
 
 def _show_run(result: StudyResult, spec: StudySpec, config: Path) -> None:
@@ -292,7 +288,8 @@ def _report_from_server(uri: str, name: str, output: Path) -> None:
 
     results = load_runs(uri, name)
     written = write_server_report(results, output)
-    _say_not_converged(results)
+    for remark in results.convergence:
+        click.echo(remark)
     show_table(terminal_table(results))
     for sentence in results.missing:
         click.echo(f"Missing: {sentence}")

@@ -19,11 +19,23 @@ _SIDE_PIXELS = 220
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
-def label_page(items: Sequence[RankedItem], n_items: int, source: Source, study: str, model: str) -> str:
-    """Return the page as HTML: the first items of `n_items`, the study's name, and how the model was trained."""
+def label_page(
+    items: Sequence[RankedItem], n_items: int, source: Source, study: str, model: str, warning: str | None
+) -> str:
+    """Return the page as HTML.
+
+    Args:
+        items: The items to show.
+        n_items: Number of all items.
+        source: Where their pictures are.
+        study: The study's name.
+        model: How the model was trained.
+        warning: That it has not converged, or could not be judged; None if it has.
+    """
     pictures = {item.row: picture for item in items if (picture := _thumbnail(item, source)) is not None}
     template = environment().get_template("label.html.j2")
-    return template.render(items=items, n_items=n_items, pictures=pictures, study=study, model=model, colors=())
+    shown = {"items": items, "n_items": n_items, "pictures": pictures, "study": study, "model": model}
+    return template.render(**shown, warning=warning, colors=())
 
 
 def _thumbnail(item: RankedItem, source: Source) -> str | None:

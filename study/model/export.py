@@ -14,7 +14,7 @@ import numpy as np
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-from analysis.results.convergence import not_converged
+from analysis.results.convergence import remarks
 from study.config.schema import Resources
 from study.errors import ModelError, RunError
 from study.model.classifier import Classifier, InputColumn
@@ -65,7 +65,7 @@ def train_best(
     else:
         lane, of = train_trial(study.context, trial), f"{trial}, trained on its"
     n_train = int(lane.result.metrics["n_train"])
-    unconverged = not_converged([lane.result.record(trial, 0.0, {})], study.description.settings["training"])
+    alone = {method: [lane.result.record(trial, 0.0, {})]}
     trained = {
         "study": study.spec.name,
         "candidate": {"method": trial.candidate.method, "params": dict(trial.candidate.params)},
@@ -74,7 +74,7 @@ def train_best(
         "n_train": n_train,
         "digests": study.description.digests,
         "hardware": lane.hardware,
-        "not_converged": str(unconverged) if unconverged else None,
+        "convergence": next(iter(remarks(alone, study.description.settings["training"])), None),
         "package": version(_PACKAGE),
     }
     classifier = Classifier(
@@ -130,7 +130,7 @@ def write_model(trained: TrainedModel, output: Path) -> Path:
                 "inputs": [f"{one.column} by {one.encoder}, {one.dimension} dimensions" for one in classifier.inputs],
                 "threshold": classifier.threshold,
                 "trained": trained.summary,
-                "not_converged": classifier.trained["not_converged"],
+                "convergence": classifier.trained["convergence"],
             },
         )
         if output.exists():

@@ -27,7 +27,7 @@ STRENGTHS = {"control": 1.1, "e_mixup": 1.3, "e_stitchup": 1.4, "soft_e_mixup": 
 EPOCHS = np.arange(4, 49, 4)
 
 TRAINING = {
-    "epochs": 48, "batch_size": 128, "learning_rate": {"low": 3e-4, "high": 3e-3, "step_size_epochs": 12},
+    "epochs": 48, "batch_size": 128, "learning_rate": {"low": 3e-4, "high": 3e-3, "step_size_epochs": 6},
     "pretraining": {"epochs": 48},
 }  # fmt: skip
 

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,26 +14,32 @@ import pytest
 from analysis.report.comparison_page import comparison_table, write_comparison
 from analysis.report.tables import table_rows, terminal_table
 from analysis.report.write import write_report, write_server_report
-from analysis.results.convergence import not_converged
+from analysis.results.convergence import not_converged, remarks
 from analysis.results.load import load_study
 from analysis.results.mlflow import load_runs
 from analysis.statistics.across_studies import compare
 from study.model.retrain import find_trial
-from tests.analysis_tests.conftest import TRAINING, Plan, make_study, make_trial
+from tests.analysis_tests.conftest import TRAINING as QUICK
+from tests.analysis_tests.conftest import Plan, make_study, make_trial
 from tests.analysis_tests.results.test_mlflow import track
 from trainables.records.parquet import read_record_file, record_files, write_records
 from trainables.records.types import Candidate, TrialConfig, TrialRecord
 
 Make = Callable[..., Path]
 
+# With it, the learning rate has risen and fallen twice after 48 epochs.
+TRAINING = {**QUICK, "learning_rate": {"low": 3e-4, "high": 3e-3, "step_size_epochs": 12}}
+
 TRIAL = TrialConfig("paper", Candidate("control"), 0)
 
 
-def trial(loss: list[float], top1: float, epochs: int, method: str = "control", n_classes: int = 112) -> TrialRecord:
+def trial(
+    loss: list[float], top1: float, epochs: int, method: str = "control", n_classes: int = 112, auc: float = 0.6
+) -> TrialRecord:
     made = make_trial(Plan(), replace(TRIAL, candidate=Candidate(method)))
     points = np.linspace(epochs / len(loss), epochs, len(loss), dtype=np.float32)
     curves = replace(made.curves, epoch=points, epoch_loss=np.array(loss, np.float32), epoch_accuracy=points / epochs)
-    metrics = {**made.metrics, "balanced_accuracy": top1, "n_known_classes": n_classes}
+    metrics = {**made.metrics, "balanced_accuracy": top1, "n_known_classes": n_classes, "auc_weighted": auc}
     return replace(made, metrics=metrics, curves=curves)
 
 
@@ -72,21 +80,32 @@ def test_the_edges_of_the_rules() -> None:
         for top1, expected in ((low, ["near_chance"]), (high, [])):
             assert rules(trial([0.5, 0.1, 0.1], top1, 48, n_classes=n_classes)) == expected
     assert rules(trial([0.5, 0.1, 0.1], 1.0, 48, n_classes=1)) == [], "one known class has no other answer"
+    rare = trial([0.5, 0.1, 0.1], 0.55, 48, n_classes=2, auc=0.85)
+    assert rules(rare) == [], "no confidence in the rare one of two classes exceeds a half, and both are ranked well"
     pretrained = trial([9.0, 8.0, 0.5, 0.1, 0.1, 0.1], 0.6, 96, "contrastive_control")
     pretrained.curves.epoch_accuracy[:2] = np.nan
     assert rules(pretrained, epochs=48) == [], "the contrastive loss is another one"
     assert rules(pretrained, epochs=84, pretraining={"epochs": 12}) == ["too_short"]
 
 
-def collapsed(directory: Path, method: str) -> Path:
-    """Write the records of a method again, each as of a classifier that answers one class for everything."""
+def collapsed(directory: Path, method: str, change: Callable[[TrialRecord], TrialRecord] | None = None) -> Path:
+    """Write the records of a method again, by default each as of a classifier that answers one class for everything."""
+    change = change or guessing
     for path in record_files(directory / "records"):
         records = read_record_file(path, with_items=True)
         if records[0].config.candidate.method == method:
             path.unlink()
-            low = [{**one.metrics, "balanced_accuracy": 1 / one.metrics["n_known_classes"]} for one in records]
-            write_records(directory / "records", [replace(one, metrics=m) for one, m in zip(records, low, strict=True)])
+            write_records(directory / "records", [change(record) for record in records])
     return directory
+
+
+def guessing(record: TrialRecord) -> TrialRecord:
+    chance = {"balanced_accuracy": 1 / record.metrics["n_known_classes"], "auc_weighted": 0.5}
+    return replace(record, metrics={**record.metrics, **chance})
+
+
+def falling(record: TrialRecord) -> TrialRecord:
+    return replace(record, curves=replace(record.curves, epoch_loss=50 - record.curves.epoch))
 
 
 def test_a_method_that_has_not_converged_is_named_first_and_not_decided(study_of: Make) -> None:
@@ -135,14 +154,48 @@ def test_what_has_not_converged_is_not_the_best(study_of: Make) -> None:
     best = [row.method for row in table_rows(load_study(directory)) if row.best]
     assert best == ["e_stitchup"]
     assert find_trial(directory, None, None).config.candidate.method == "e_stitchup"
-    collapsed(directory, "e_stitchup")
+    collapsed(directory, "e_stitchup", falling)
     assert [row.method for row in table_rows(load_study(directory)) if row.best] == ["e_mixup"]
     assert find_trial(directory, None, None).config.candidate.method == "e_mixup"
     for method in ("control", "e_mixup"):
-        collapsed(directory, method)
+        collapsed(directory, method, falling)
     assert not any(row.best for row in table_rows(load_study(directory)))
     assert find_trial(directory, None, None).config.candidate.method == "e_stitchup"
     assert "e_mixup and control, as neither has converged: " in write_report(directory).findings[0]
+
+
+@pytest.mark.parametrize(
+    ("training", "n_points", "remedy"),
+    [
+        ({"epochs": 24}, 1, "1 evaluation in 24 epochs cannot .* of 72 or more and `.*_epochs` of 6 or less"),
+        ({"epochs": 96}, 3, r"3 evaluations in 96 epochs cannot .* use `.*evaluate_every_epochs` of 8 or less"),
+        ({"epochs": 72}, 11, "11 evaluations .* of 6 or less"),
+        ({"epochs": 3, "learning_rate": {"low": 1e-3, "high": 1e-3, "step_size_epochs": 12}}, 3, ".* of 4 or more and"),
+    ],
+)
+def test_what_too_few_evaluations_cannot_tell(training: dict[str, Any], n_points: int, remedy: str) -> None:
+    record = trial(np.geomspace(1, 0.01, n_points).tolist(), 0.6, training["epochs"])
+    assert rules(record, **training) == []
+    (said,) = remarks({"control": [record], "e_mixup": [record]}, {**TRAINING, **training})
+    assert re.fullmatch(f"Whether control, e_mixup have converged could not be judged: {remedy}.*", said)
+    enough = trial(np.geomspace(1, 0.01, 12).tolist(), 0.6, 96)
+    assert not remarks({"control": [enough]}, {**TRAINING, "epochs": 96})
+    assert not remarks({"control": [record]}, {**TRAINING, **training, "epochs": 960}), "early stopping judged it"
+
+
+def test_that_it_could_not_be_judged_is_said_beside_the_decisions(study_of: Make, tmp_path: Path) -> None:
+    directory = study_of(training=TRAINING)  # 12 evaluations in two cycles of the learning rate
+    files, said = write_report(directory), "Whether control, e_mixup have converged could not be judged: 12 evaluations"
+    (remark,) = load_study(directory).convergence
+    assert remark.startswith(said)
+    assert said in files.html.read_text(encoding="utf-8")
+    assert f"% {said}" in files.latex.read_text(encoding="utf-8")
+    found = json.loads(files.json.read_text(encoding="utf-8"))["methods"]
+    assert all(one["not_judged"].startswith("12 evaluations") for one in found)
+    assert all(row["not_judged"] for row in csv.DictReader(files.csv.open(encoding="utf-8")))
+    assert "not converged" not in {one["decision"] for one in found[1]["against_control"].values()}
+    comparison = compare([str(directory), str(directory)])
+    assert said in write_comparison(comparison, tmp_path / "c").html.read_text(encoding="utf-8")
 
 
 def test_a_server_knows_it_too(study_of: Make, tmp_path: Path) -> None:

@@ -129,8 +129,8 @@ def test_the_exported_model_says_what_the_trial_said(finished: Path, tmp_path: P
     short = "Not converged: e_mixup(alpha="  # six epochs, while the learning rate rises for twelve
     assert done.output.startswith(short)
     assert done.stderr.startswith(short)
-    assert load_classifier(tmp_path / "model").trained["not_converged"].startswith(short)
-    assert yaml.safe_load((tmp_path / "model/MLmodel").read_text())["metadata"]["not_converged"].startswith(short)
+    assert load_classifier(tmp_path / "model").trained["convergence"].startswith(short)
+    assert yaml.safe_load((tmp_path / "model/MLmodel").read_text())["metadata"]["convergence"].startswith(short)
     record = find_trial(root, "e_mixup", None)
     assert record.items is not None
     opened = open_study(root)
@@ -323,6 +323,7 @@ def test_a_table_is_ranked(finished: Path, tmp_path: Path) -> None:
     assert ((ranked["confidence"] <= 0.6) == is_none).all()
     page = (tmp_path / "out/label.html").read_text()
     assert page.count("<li>") == 5
+    assert "<p>Not converged: " in page
     assert "<b>zebra" not in page
 
 
