@@ -25,6 +25,7 @@ from __future__ import annotations
 from embedding_jobs.errors import StudyError
 
 __all__ = [
+    "RAY_IS_DEAD",
     "ClusterError",
     "LostError",
     "ModelError",
@@ -36,6 +37,13 @@ __all__ = [
     "TrackingError",
     "TransferError",
 ]
+
+
+# The message of a `LostError` where the Ray is one on this machine.
+RAY_IS_DEAD = (
+    "A process of Ray on this machine was killed, perhaps for lack of memory. Recorded trials are kept: the same "
+    "command continues."
+)
 
 
 class SpecError(StudyError):

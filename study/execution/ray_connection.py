@@ -16,7 +16,7 @@ import ray.exceptions
 
 from embedding_jobs.ray_session import start_ray, stop_ray, token_path, use_token
 from study.config.schema import StudySpec
-from study.errors import ClusterError, LostError, StudyError
+from study.errors import RAY_IS_DEAD, ClusterError, LostError, StudyError
 from study.execution.prepare import first_stderr
 
 _ANSWERS_WITHIN_S, _LOST_AFTER_S, _INTERRUPTED_WITHIN_S = 5, 35, 10
@@ -48,8 +48,7 @@ def connect_ray(spec: StudySpec) -> None:
         except Exception as error:  # Ray has no narrower one for a process of its own that does not come up
             cause = str(error).strip().split("\n")[0]
             raise LostError(f"Ray did not start on this machine ({cause}). The same command tries again.") from error
-        event = "A process of Ray on this machine was killed, perhaps for lack of memory."
-        _Watch(_local_ray_is_dead, 0, f"{event} Recorded trials are kept: the same command continues.").start()
+        _Watch(_local_ray_is_dead, 0, RAY_IS_DEAD).start()
         return
     if "://" in address:
         raise ClusterError(

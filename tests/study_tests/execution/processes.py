@@ -24,18 +24,19 @@ def start_run(path: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def ray_folder_of(driver: int) -> Path | None:
-    """The private folder that a run has made for its Ray, whose lock it holds; None where it has none."""
+def ray_folder_of(command: int) -> Path | None:
+    """The private folder that a run has made for its Ray, whose lock its child holds; None where it has none."""
     try:
+        (driver,) = Path(f"/proc/{command}/task/{command}/children").read_text().split()
         opened = [Path(os.readlink(link)) for link in Path(f"/proc/{driver}/fd").iterdir()]
-    except OSError:  # it has ended
+    except (OSError, ValueError):  # it has ended
         return None
     return next((path.parent for path in opened if path.parent.name.startswith(f"study-{os.getuid()}-")), None)
 
 
-def processes_named(driver: int, name: str) -> list[int]:
+def processes_named(command: int, name: str) -> list[int]:
     """The processes with a name, one of those above, of the Ray that a run has started."""
-    folder = ray_folder_of(driver)
+    folder = ray_folder_of(command)
     return [pid for pid in processes_of(folder) if name in _name_of(pid)] if folder is not None else []
 
 
