@@ -1,6 +1,20 @@
-"""`python -m study`: the `study` command."""
+"""`study`, also `python -m study`: the command as a shell starts it."""
+
+import sys
+from contextlib import nullcontext
 
 from study.cli.app import main
+from study.cli.guard import guarded
+
+# The commands that start Ray.
+_START_RAY = {"run", "embed", "demo"}
+
+
+def start() -> None:
+    """Run the command; one that starts Ray in a child process."""
+    with guarded() if _START_RAY.intersection(sys.argv[1:2]) else nullcontext():
+        main()
+
 
 if __name__ == "__main__":
-    main()
+    start()

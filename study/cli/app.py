@@ -6,14 +6,13 @@ import errno
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from types import FrameType
 
 import click
 
-from study.cli.guard import guarded
 from study.cli.options import EXIT_INTERRUPTED, EXIT_USER
 from study.errors import LostError, StudyError
 from study.execution.prepare import prepare
@@ -30,8 +29,6 @@ SECTIONS = {
     "Cluster": {"preflight": "cluster", "submit": "cluster", "stop": "cluster"},
 }  # fmt: skip
 
-# The commands that start Ray.
-_STARTS_RAY = {"run", "embed", "demo"}
 
 # Errors of the system about a path that the user gave.
 _OF_PATHS = {
@@ -79,7 +76,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt_once)
     signal.signal(signal.SIGTERM, _interrupt_once)  # what Ray jobs and batch systems send to end a command
-    with guarded() if sys.argv[1:2] and sys.argv[1] in _STARTS_RAY else nullcontext(), _user_errors_as_messages():
+    with _user_errors_as_messages():
         sys.exit(study.main(prog_name="study", standalone_mode=False))
 
 
