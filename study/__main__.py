@@ -10,11 +10,11 @@ from study.cli.guard import guarded
 _START_RAY = {"run", "embed", "demo"}
 
 
-def start() -> None:
+def from_shell() -> None:
     """Run the command; one that starts Ray in a child process."""
     with guarded() if _START_RAY.intersection(sys.argv[1:2]) else nullcontext():
         main()
 
 
 if __name__ == "__main__":
-    start()
+    from_shell()
