@@ -4,7 +4,7 @@ import sys
 from contextlib import nullcontext
 
 from study.cli.app import main
-from study.cli.guard import guarded
+from study.cli.child_process import in_child_process
 
 # The commands that start Ray.
 _START_RAY = {"run", "embed", "demo"}
@@ -12,7 +12,7 @@ _START_RAY = {"run", "embed", "demo"}
 
 def from_shell() -> None:
     """Run the command; one that starts Ray in a child process."""
-    with guarded() if _START_RAY.intersection(sys.argv[1:2]) else nullcontext():
+    with in_child_process() if _START_RAY.intersection(sys.argv[1:2]) else nullcontext():
         main()
 
 

@@ -12,12 +12,12 @@ from study.errors import RAY_IS_DEAD
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a child with its parent")
 
-IN_GUARD = "import os, signal, sys, time\nfrom study.cli.guard import guarded\nwith guarded():\n    {body}\n"
+IN_CHILD = "import os, signal, sys, time\nfrom study.cli.child_process import in_child_process\nwith in_child_process():\n    {body}\n"
 
 
 def start(body: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", IN_GUARD.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", IN_CHILD.format(body=body)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

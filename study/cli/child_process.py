@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
+def in_child_process() -> Iterator[None]:
     """Run the block in a child process; this one waits for it and ends as it ends, by exit code or signal.
 
     Must be entered before anything starts a thread. The child is killed with this process, which passes SIGINT and
