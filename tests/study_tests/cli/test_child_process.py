@@ -12,7 +12,12 @@ from study.errors import RAY_IS_DEAD
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a child with its parent")
 
-IN_CHILD = "import os, signal, sys, time\nfrom study.cli.child_process import in_child_process\nwith in_child_process():\n    {body}\n"
+IN_CHILD = """
+import os, signal, sys, time
+from study.cli.child_process import in_child_process
+with in_child_process():
+    {body}
+"""
 
 
 def start(body: str) -> subprocess.Popen[str]:
