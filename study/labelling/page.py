@@ -20,7 +20,7 @@ _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def label_page(
-    items: Sequence[RankedItem], n_items: int, source: Source, study: str, model: str, warning: str | None
+    items: Sequence[RankedItem], n_items: int, source: Source, study: str, model: str, warning: str | None = None
 ) -> str:
     """Return the page as HTML.
 
