@@ -14,7 +14,7 @@ from embedding_jobs.errors import StudyError
 from embedding_jobs.files import read_json
 from trainables.records.description import StudyDescription, read_description
 from trainables.records.failures import Failure, Stop, read_failures, read_stops
-from trainables.records.parquet import read_record_file, read_records, record_files
+from trainables.records.parquet import own_records, read_record_file, record_files
 from trainables.records.types import TrialConfig, TrialRecord
 
 # File of a study's directory with the importance of its hyperparameters.
@@ -41,8 +41,10 @@ def load_study(directory: Path, *, with_items: bool = False) -> StudyResults:
     """
     description = read_description(directory)
     records = directory / "records"
-    results = with_unfinished(checked(description, read_records(records, with_items=with_items)), records)
-    return replace(results, importances=_importances(directory / IMPORTANCES))
+    own, foreign = own_records(records, description.mismatch, with_items=with_items)
+    results = with_unfinished(checked(description, own), records)
+    named = _excluded({_shared(why): [path for path in foreign if foreign[path] == why] for why in foreign.values()})
+    return replace(results, excluded=(*named, *results.excluded), importances=_importances(directory / IMPORTANCES))
 
 
 def with_unfinished(results: StudyResults, folder: Path) -> StudyResults:
@@ -75,7 +77,7 @@ def checked(description: StudyDescription, records: Sequence[TrialRecord]) -> St
         description,
         tuple(valid),
         n_unplanned=len(records) - len(planned),
-        excluded=tuple(f"Excluded: {_list(trials)}, {problem}" for problem, trials in excluded.items()),
+        excluded=_excluded(excluded),
     )
 
 
@@ -88,8 +90,11 @@ def read_items(directory: Path, chosen: Mapping[str, Sequence[TrialRecord]]) -> 
 
 def each_with_items(directory: Path, wanted: Collection[TrialConfig]) -> Iterator[TrialRecord]:
     """Yield some trials with their per-item results, unsorted, with one file in memory at a time."""
+    description = read_description(directory)
     for path in record_files(directory / "records"):
-        if any(record.config in wanted for record in read_record_file(path)):
+        found = read_record_file(path)
+        is_own = found and description.mismatch(found[0].provenance) is None
+        if is_own and any(record.config in wanted for record in found):
             yield from (record for record in read_record_file(path, with_items=True) if record.config in wanted)
 
 
@@ -105,7 +110,7 @@ def _importances(path: Path) -> Mapping[str, Mapping[str, float]]:
 def _problem(record: TrialRecord, description: StudyDescription) -> str | None:
     """Return why a trial cannot be compared with the others: another study made it, or it has no score."""
     if mismatch := description.mismatch(record.provenance):
-        return f"{mismatch}. Two studies share this directory: use one for each, and move the records of one away."
+        return _shared(mismatch)
     if not math.isfinite(record.metrics.get(description.objective, math.nan)):
         return (
             f"no finite {description.objective} among {', '.join(sorted(record.metrics))}. Remove the record and run "
@@ -114,5 +119,11 @@ def _problem(record: TrialRecord, description: StudyDescription) -> str | None:
     return None
 
 
-def _list(trials: Sequence[TrialConfig]) -> str:
-    return str(trials[0]) if len(trials) == 1 else f"{trials[0]} and {len(trials) - 1} more"
+def _shared(mismatch: str) -> str:
+    return f"{mismatch}. Two studies share this directory: use one for each, and move the records of one away."
+
+
+def _excluded(problems: Mapping[str, Sequence[TrialConfig | Path]]) -> tuple[str, ...]:
+    """Return a sentence for each problem of some trials or files."""
+    more = {problem: f" and {len(found) - 1} more" if len(found) > 1 else "" for problem, found in problems.items()}
+    return tuple(f"Excluded: {found[0]}{more[problem]}, {problem}" for problem, found in problems.items())

@@ -53,13 +53,14 @@ def check_command(config: Path) -> None:
     from study.config.machine_rules import too_large_here
     from study.config.table_rules import training_in_words
     from study.search.space import n_candidates, unguided
-    from study.state.description import refuse_changes, refuse_other_data
+    from study.state.description import refuse_changes, refuse_foreign_early, refuse_other_data
     from trainables.records.types import PROTOCOLS
 
     spec = _load(config)
     refuse_changes(spec)
     _, facts = checked_source(spec.data.source, spec.data.columns, Store(spec.store), spec.data.on_error)
     refuse_other_data(spec, facts)
+    refuse_foreign_early(spec)
     counts = {method: n_candidates(spec.search, method) for method in spec.search.methods}
     click.echo(f"{config}: valid. Candidates: {', '.join(f'{method} {n}' for method, n in counts.items())}.")
     for phase in PROTOCOLS[spec.splits.protocol]:

@@ -27,7 +27,7 @@ from study.state.results import StudyResult
 from study.tracking.background import BackgroundTracker
 from trainables.records.description import DESCRIPTION, write_description
 from trainables.records.failures import read_failures, read_stops
-from trainables.records.parquet import read_packs, read_records, set_aside_damaged
+from trainables.records.parquet import own_records, read_records, set_aside_damaged
 
 
 def check_run(spec: StudySpec) -> CheckedExtraction:
@@ -146,7 +146,8 @@ def run_study(
         refuse_changes(spec, description)
         for damaged in set_aside_damaged(spec.records):
             progress.say(damaged)
-        refuse_foreign(read_packs(spec.records), description)
+        recorded, foreign = own_records(spec.records, description.mismatch)
+        refuse_foreign(foreign)
         made_by = description.digests["settings"], description.method_code
         failures = read_failures(spec.records, *made_by)
         read_stops(spec.records, *made_by)  # one of another study is refused, too
@@ -165,7 +166,6 @@ def run_study(
                 _wait_for(spec, progress, missing)
             return ray.put(pack_context(spec, embeddings, labels, description))
 
-        recorded = read_records(spec.records)
         scores = {record.config: record.metrics[spec.objective.metric] for record in recorded}
         run = RunState(spec, progress, tracker, description, recorded, scores, failures)
         with loss_as_error():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from trainables.records.description import (
     made_otherwise,
     read_description,
 )
-from trainables.records.parquet import RecordedPack, read_packs
+from trainables.records.failures import read_failures, read_stops
+from trainables.records.parquet import read_packs
 from trainables.records.types import CONTRASTIVE, PROTOCOLS, Candidate, RecordError
 from trainables.sampling.splits import n_folds, n_searched_folds
 
@@ -186,23 +187,24 @@ def _other(spec: StudySpec, differing: Sequence[str]) -> DescriptionError:
     )
 
 
-def foreign_packs(packs: Iterable[RecordedPack], description: StudyDescription) -> dict[Path, str]:
-    """Return the record files that are not of a study, each with a sentence that says why."""
-    found = {pack.path: description.mismatch(pack.provenance) for pack in packs}
-    return {path: _foreign(path, why) for path, why in found.items() if why is not None}
+def foreign_in_words(foreign: Mapping[Path, str]) -> list[str]:
+    """Return a sentence for each record file that is not of a study; `foreign` has the reasons."""
+    return [f"{path} is not of this study: it was {why}." for path, why in foreign.items()]
 
 
-def refuse_foreign(packs: Iterable[RecordedPack], description: StudyDescription) -> None:
-    """Refuse to go on beside records of another study, or of other settings.
+def refuse_foreign(foreign: Mapping[Path, str]) -> None:
+    """Refuse to go on beside record files of another study, or of other settings; `foreign` has the reasons.
 
     Raises:
         RecordError: With the files.
     """
-    _refuse(list(foreign_packs(packs, description).values()))
+    if foreign:
+        more = f" So are {len(foreign) - 3} more." if len(foreign) > 3 else ""
+        raise RecordError(f"{' '.join(foreign_in_words(foreign)[:3])}{more} {MOVE_AWAY}")
 
 
 def refuse_foreign_early(spec: StudySpec) -> None:
-    """Refuse records as `refuse_foreign` does, as far as they show before anything is encoded what they are of.
+    """Refuse records, failures and stops of another study, as far as they show what they are of before encoding.
 
     Where no description says what the embeddings are, each record is taken at its word about them. Damaged records are
     left to the run, which sets them aside.
@@ -210,29 +212,22 @@ def refuse_foreign_early(spec: StudySpec) -> None:
     Raises:
         RecordError: With the files.
     """
-    packs = read_packs(spec.records, damaged_too=False)
-    before = description_before(spec) if packs else None
-    deciding, code, foreign = spec.deciding_settings(), {name: method_code(name) for name in spec.search.methods}, []
-    for pack in packs:
+    before, foreign = description_before(spec), {}
+    deciding, code = spec.deciding_settings(), {name: method_code(name) for name in spec.search.methods}
+    for pack in read_packs(spec.records, damaged_too=False):
         made_from = before.digests["embeddings"] if before else pack.provenance.get("digest_embeddings", "missing")
         if why := made_otherwise(pack.provenance, _digests(deciding, made_from), code):
-            foreign.append(_foreign(pack.path, why))
-    _refuse(foreign)
+            foreign[pack.path] = why
+    refuse_foreign(foreign)
+    if before is not None:
+        made_by = _digests(deciding, before.digests["embeddings"])["settings"], code
+        read_failures(spec.records, *made_by)
+        read_stops(spec.records, *made_by)
 
 
 def _digests(deciding: Mapping[str, Any], embeddings: str) -> dict[str, str]:
     """Return the digests of a study's settings and of its embeddings, given that of the embeddings."""
     return {"settings": digest({**deciding, "embeddings": embeddings}), "embeddings": embeddings}
-
-
-def _foreign(path: Path, why: str) -> str:
-    return f"{path} is not of this study: it was {why}."
-
-
-def _refuse(foreign: Sequence[str]) -> None:
-    if foreign:
-        more = f" So are {len(foreign) - 3} more." if len(foreign) > 3 else ""
-        raise RecordError(f"{' '.join(foreign[:3])}{more} {MOVE_AWAY}")
 
 
 def _notes(spec: StudySpec, n_items: int) -> Iterator[str]:

@@ -11,7 +11,7 @@ from analysis.format import duration, plural
 from analysis.report.text import what_was_saved
 from study.config.schema import StudySpec
 from study.search.early_stopping import in_force
-from study.state.description import MOVE_AWAY, foreign_packs, plan_of, plans_differ
+from study.state.description import MOVE_AWAY, foreign_in_words, plan_of, plans_differ
 from study.state.lock import Activity, read_activity
 from trainables.records.description import StudyDescription
 from trainables.records.failures import Failure, Stop, read_failures, read_stops
@@ -80,7 +80,8 @@ def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
     plan = plan_of(spec, before)
     packs, failures, stops, foreign = read_packs(spec.records), [], [], {}
     if before is not None:
-        foreign, made_by = foreign_packs(packs, before), (before.digests["settings"], before.method_code)
+        foreign = {pack.path: why for pack in packs if (why := before.mismatch(pack.provenance))}
+        made_by = before.digests["settings"], before.method_code
         failures = read_failures(spec.records, *made_by)
         stops = in_force(read_stops(spec.records, *made_by), spec.search.pruning, spec.objective.metric)
     own = [pack.durations_s for pack in packs if pack.path not in foreign]
@@ -106,7 +107,9 @@ def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
     elif durations:
         left_s = n_missing * sum(durations.values()) / len(durations)
     changed = before is not None and plans_differ(before, plan)
-    return Status(tuple(methods), tuple(failures), tuple(stops), tuple(foreign.values()), activity, left_s, changed)
+    return Status(
+        tuple(methods), tuple(failures), tuple(stops), tuple(foreign_in_words(foreign)), activity, left_s, changed
+    )
 
 
 def in_words(status: Status) -> list[str]:

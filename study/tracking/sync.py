@@ -20,7 +20,7 @@ from study.state.results import outcome
 from study.tracking.mlflow import StudyFacts, Tracker
 from trainables.records.description import DESCRIPTION, StudyDescription, read_description
 from trainables.records.failures import FAILED, STOPPED
-from trainables.records.parquet import read_packs, read_records
+from trainables.records.parquet import own_records
 
 _T = TypeVar("_T")
 
@@ -89,8 +89,8 @@ def sync(spec: StudySpec, limit_s: float | None = None) -> int:
     """
     description = read_description(spec.root)
     with only_run(spec.root):
-        refuse_foreign(read_packs(spec.records), description)
-        records = read_records(spec.records)
+        records, foreign = own_records(spec.records, description.mismatch)
+        refuse_foreign(foreign)
         limit_s = limit_s or 3 * _LIMIT_S + 5 * len(records)
         tracker = _in_time(limit_s, lambda: make_tracker(spec, description))
         n_written = _in_time(limit_s, lambda: tracker.write(records))

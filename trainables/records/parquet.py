@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -119,16 +119,40 @@ def read_records(directory: Path, *, with_items: bool = False) -> list[TrialReco
     Raises:
         RecordError: A file is damaged, of another version, or a trial is in two files.
     """
+    return own_records(directory, lambda provenance: None, with_items=with_items)[0]
+
+
+def own_records(
+    directory: Path, mismatch: Callable[[Mapping[str, str]], str | None], *, with_items: bool = False
+) -> tuple[list[TrialRecord], dict[Path, str]]:
+    """Read every record of a study, sorted by coordinates, beside which there may be files of other studies.
+
+    Args:
+        directory: Folder of the study's records; a missing folder has none.
+        mismatch: Returns why records of some provenance are not of the study; None where they are.
+        with_items: Whether to read the per-item results too, which are most of the bytes.
+
+    Returns:
+        The records, and the files that are left out with the reason of each.
+
+    Raises:
+        RecordError: A file is damaged, of another version, or a trial is in two files of the study.
+    """
     found: dict[TrialConfig, tuple[TrialRecord, Path]] = {}
+    foreign: dict[Path, str] = {}
     for path in record_files(directory):
-        for record in read_record_file(path, with_items=with_items):
+        records = read_record_file(path, with_items=with_items)
+        if records and (why := mismatch(records[0].provenance)):
+            foreign[path] = why
+            continue
+        for record in records:
             if record.config in found:
                 raise RecordError(
                     f"{record.config} is recorded twice: in {found[record.config][1]} and in {path}. "
                     "Remove one of the two files."
                 )
             found[record.config] = (record, path)
-    return [found[config][0] for config in sorted(found)]
+    return [found[config][0] for config in sorted(found)], foreign
 
 
 @dataclass(frozen=True)

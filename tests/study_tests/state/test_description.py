@@ -16,7 +16,14 @@ import pytest
 
 from study.config.load import check_spec
 from study.config.schema import StudySpec
-from study.state.description import plan_of, plans_differ, proposed, refuse_changes, refuse_foreign
+from study.state.description import (
+    plan_of,
+    plans_differ,
+    proposed,
+    refuse_changes,
+    refuse_foreign,
+    refuse_foreign_early,
+)
 from study.state.status import in_words, read_status
 from tests.study_tests.conftest import settings
 from tests.trainables_tests.records.test_parquet import record
@@ -31,7 +38,7 @@ from trainables.records.description import (
     write_description,
 )
 from trainables.records.failures import Failure, Stop, write_failure, write_stop
-from trainables.records.parquet import read_packs, write_records
+from trainables.records.parquet import own_records, write_records
 from trainables.records.types import Candidate, RecordError, TrialConfig
 
 SAMPLED = {
@@ -143,8 +150,10 @@ def test_records_of_another_study_are_named_and_never_count(tmp_path: Path) -> N
         assert re.search(rf"Not counted: .*e_mixup-alpha={alpha}.*parquet is not of this study: .*{why}", said)
     assert "Move such files out of the folder" in said
     with pytest.raises(RecordError, match=r"alpha=0\.2.*parquet is not of this study.*alpha=0\.4.*Move such files"):
-        refuse_foreign(read_packs(spec.records), description)
-    refuse_foreign([pack for pack in read_packs(spec.records) if "control" in pack.path.name], description)
+        refuse_foreign(own_records(spec.records, description.mismatch)[1])
+    for path in spec.records.glob("*e_mixup*"):
+        path.unlink()
+    refuse_foreign(own_records(spec.records, description.mismatch)[1])
 
 
 @pytest.mark.parametrize("kind", ["failed", "stopped"])
@@ -158,6 +167,9 @@ def test_a_note_of_another_study_is_refused(tmp_path: Path, kind: str) -> None:
         write_stop(spec.records, Stop("search", candidate, (0,), "racing", "auc_weighted", 0.9, 10, 40), "cc33", {})
     with pytest.raises(RecordError, match=rf"{kind}.*json is not of this study.*digest cc33, not aa11.*Move it out"):
         read_status(spec, description)
+    write_description(spec.root, description)
+    with pytest.raises(RecordError, match=rf"{kind}.*json is not of this study.*digest cc33, not "):
+        refuse_foreign_early(spec)
 
 
 def test_status_counts_only_what_the_study_asks_for_now(tmp_path: Path) -> None:
@@ -211,11 +223,11 @@ def test_records_of_a_methods_other_code_are_refused(tmp_path: Path, plugin: Pat
         made_by = {"digest_settings": "aa11", "digest_embeddings": "bb22", "method": name}
         made_by["method_code"] = before.method_code[name]
         write_records(spec.records, [dataclasses.replace(record(split=0, method=name), provenance=made_by)])
-    refuse_foreign(read_packs(spec.records), before)
+    refuse_foreign(own_records(spec.records, before.mismatch)[1])
     plugin.write_text(PLUGIN.replace("return batch", "return batch  # another comment"))
     after = described(spec, plan_of(spec, None))
     with pytest.raises(RecordError, match=r"mine-.* was made by other code of mine \(source \w+, not source \w+\)"):
-        refuse_foreign(read_packs(spec.records), after)
+        refuse_foreign(own_records(spec.records, after.mismatch)[1])
     status = read_status(spec, after)
     assert [(row.method, row.n_done) for row in status.methods] == [("control", 1), ("mine", 0)]
     for name in ("control", "mine"):
