@@ -63,6 +63,17 @@ def write_whole(path: Path, content: bytes | memoryview) -> Path:
     return path
 
 
+def replaceable(folder: Path, own: str, what: str) -> Path:
+    """Return a folder to write to: missing, empty, or one with an earlier output, known by its file `own`.
+
+    Raises:
+        StudyError: It holds something other than `what`.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / own).exists():
+        raise StudyError(f"{folder} must be empty, or {what} to replace; give another --output.")
+    return folder
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 

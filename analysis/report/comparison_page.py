@@ -16,7 +16,7 @@ from analysis.report.tables import TerminalTable, plus_minus, values_text
 from analysis.report.text import optimistic
 from analysis.results.controls import each_with_its_own
 from analysis.statistics.across_studies import Comparison, Side
-from embedding_jobs.files import write_whole
+from embedding_jobs.files import replaceable, write_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,12 @@ class CompareFiles:
 
 
 def write_comparison(comparison: Comparison, output: Path) -> CompareFiles:
-    """Write the page and the numbers of a comparison into a folder."""
+    """Write the page and the numbers of a comparison into a folder. An earlier comparison there is replaced.
+
+    Raises:
+        StudyError: The folder contains something other than a comparison.
+    """
+    replaceable(output, "compare.html", "an earlier comparison")
     return CompareFiles(
         html=write_whole(output / "compare.html", render_comparison(comparison).encode()),
         csv=write_whole(output / "compare.csv", comparison_csv(comparison).encode()),

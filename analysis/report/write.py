@@ -18,7 +18,7 @@ from analysis.report.tables import Evidence
 from analysis.results.aggregate import StudyResults
 from analysis.results.load import ReportError, load_study, read_items
 from analysis.statistics.decisions import regions, sampling_of, weigh
-from embedding_jobs.files import write_whole
+from embedding_jobs.files import replaceable, write_whole
 from trainables.records.types import TrialRecord
 
 
@@ -81,7 +81,9 @@ def write_server_report(results: StudyResults, output: Path) -> ReportFiles:
 
     Raises:
         ReportError: The study has no finished trial.
+        StudyError: The folder contains something other than a report.
     """
+    replaceable(output, "report.html", "an earlier report")
     reported = _chosen(results, "The server")
     return _write_all(results, reported, {}, line_figures(reported, results.description.threshold), None, output)
 

@@ -29,14 +29,16 @@ def compare_command(studies: tuple[str, ...], output: Path | None) -> None:
     from study.cli.console import show_table
 
     comparison = compare(studies)
-    written = write_comparison(comparison, output or Path("comparison"))
+    folder = output or Path("comparison")
+    instead = ", in place of an earlier one" if (folder / "compare.html").exists() else ""
+    written = write_comparison(comparison, folder)
     for study, text in comparison.convergence:
         click.echo(f"{study}: {text}")
     show_table(comparison_table(comparison))
     for side in comparison.sides:
         for sentence in side.results.excluded:
             click.echo(f"{side.name}: {sentence}")
-    click.echo(f"Comparison: {written.html}")
+    click.echo(f"Comparison{instead}: {written.html}")
 
 
 @click.command("verify")

@@ -25,7 +25,7 @@ from study.search.early_stopping import Stopping
 from study.search.journal import JOURNAL, Journal
 from study.search.proposals import FixedProposals, Proposals, proposals
 from study.search.queue import PackQueue
-from study.state.description import proposed
+from study.state.description import on_resources, proposed
 from study.state.lock import Activity, write_activity
 from study.tracking.background import BackgroundTracker
 from trainables.records.description import StudyDescription, write_description
@@ -69,8 +69,15 @@ class RunState:
             if known.get(method, [])[: len(now)] != now:
                 known[method] = now
         if known != before:
-            self.description = replace(self.description, candidates=proposed(self.spec, known))
-            write_description(self.spec.root, self.description)
+            self._describe(replace(self.description, candidates=proposed(self.spec, known)))
+
+    def note_resources(self) -> None:
+        """Write down what the study trains on now."""
+        self._describe(on_resources(self.spec, self.description))
+
+    def _describe(self, description: StudyDescription) -> None:
+        self.description = description
+        write_description(self.spec.root, description)
 
     def note_stops(self, queue: PackQueue) -> list[Stop]:
         """Write down, show and return the candidates that were stopped since the last call."""
@@ -138,6 +145,7 @@ def _train_phase(
         journal = Journal(spec.root / JOURNAL, spec.search, outcomes)
     phase_run = PhaseRun(run, phase, queue, stopping, journal)
     if not queue.exhausted:
+        run.note_resources()
         resources = spec.resources
         train_packs(queue, context(), spec.tune, phase_run, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack)
     if phase_run.write_error is not None:

@@ -15,8 +15,9 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from analysis.results.convergence import remarks
+from embedding_jobs.files import replaceable
 from study.config.schema import Resources
-from study.errors import ModelError, RunError
+from study.errors import RunError
 from study.model.classifier import Classifier, InputColumn
 from study.model.retrain import FinishedStudy, find_trial, open_study
 from trainables.methods.registry import method_code
@@ -100,7 +101,7 @@ def write_model(trained: TrainedModel, output: Path) -> Path:
     """Write an MLflow model, complete or not at all. A model that exists in the folder is replaced.
 
     Raises:
-        ModelError: The folder contains something other than a model.
+        StudyError: The folder contains something other than a model.
     """
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     classifier = trained.classifier
@@ -134,8 +135,6 @@ def write_model(trained: TrainedModel, output: Path) -> Path:
             },
         )
         if output.exists():
-            if not (output / "MLmodel").exists() and any(output.iterdir()):
-                raise ModelError(f"{output} must be empty, or an exported model to replace; give another --output.")
-            os.rename(output, Path(aside, "before"))
+            os.rename(replaceable(output, "MLmodel", "an exported model"), Path(aside, "before"))
         os.rename(model, output)
     return output

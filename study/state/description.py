@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,18 @@ def description_before(spec: StudySpec) -> StudyDescription | None:
 
 
 def describe(spec: StudySpec, embeddings: Embeddings, class_names: Sequence[str]) -> StudyDescription:
-    """Describe a study that is about to run; `class_names` is every label, sorted."""
-    plan, deciding = plan_of(spec, description_before(spec)), spec.deciding_settings()
+    """Describe a study that is about to run.
+
+    Its resources stay those that its records were made with: once it trains, `on_resources` is its description.
+
+    Args:
+        spec: The study.
+        embeddings: Its embeddings.
+        class_names: Every label, sorted.
+    """
+    plan, deciding, settings = plan_of(spec, description_before(spec)), spec.deciding_settings(), _settings(spec)
+    if (recorded := _recorded(spec)) is not None:
+        settings["resources"] = recorded.settings.get("resources", settings["resources"])
     return StudyDescription(
         methods=plan.methods,
         splits=plan.splits,
@@ -57,7 +68,7 @@ def describe(spec: StudySpec, embeddings: Embeddings, class_names: Sequence[str]
         protocol=spec.splits.protocol,
         objective=spec.objective.metric,
         threshold=spec.objective.threshold,
-        settings=spec.model_dump(mode="json"),
+        settings=settings,
         choices=_choices(spec),
         data=DataDescription(
             digest=_data_digest(spec),
@@ -72,6 +83,15 @@ def describe(spec: StudySpec, embeddings: Embeddings, class_names: Sequence[str]
         digests=_digests(deciding, embeddings.digest),
         method_code={name: method_code(name) for name in plan.methods},
     )
+
+
+def on_resources(spec: StudySpec, description: StudyDescription) -> StudyDescription:
+    """Return the description of a study that trains on the resources of its study file."""
+    return replace(description, settings={**description.settings, "resources": _settings(spec)["resources"]})
+
+
+def _settings(spec: StudySpec) -> dict[str, Any]:
+    return spec.model_dump(mode="json")
 
 
 def plan_of(spec: StudySpec, before: StudyPlan | None) -> StudyPlan:

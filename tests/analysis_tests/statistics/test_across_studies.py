@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from scipy import stats
 
 from analysis.report.comparison_page import comparison_table, write_comparison
@@ -17,6 +18,7 @@ from analysis.statistics.across_studies import compare, welch_interval
 from analysis.statistics.decisions import figure_matrix
 from analysis.statistics.intervals import Decision, Interval, interval
 from analysis.statistics.variance import variance
+from study.cli.app import study as commands
 from tests.analysis_tests.conftest import Plan, make_study
 from tests.analysis_tests.results.test_mlflow import track
 from trainables.records.types import Design
@@ -87,7 +89,7 @@ def test_other_splits_or_items_are_not_paired(tmp_path: Path, plan: Plan, why: s
     assert {contrast.basis for contrast in found.contrasts} == {why}
     one, two = (interval_over(matrix(str(tmp_path / name), "control")) for name in ("one", "two"))
     assert found.contrasts[0].interval == welch_interval(one, two).of_several(2)
-    page = write_comparison(found, tmp_path).html.read_text(encoding="utf-8")
+    page = write_comparison(found, tmp_path / "out").html.read_text(encoding="utf-8")
     assert "All of the differences are unpaired" in page
 
 
@@ -118,6 +120,15 @@ def test_the_page_and_the_numbers(tmp_path: Path) -> None:
     assert {row["against"] for row in rows} == {"one"}
     assert rows[2]["decision"] in {str(decision) for decision in Decision}
 
+    arguments = ["compare", first, second, "-o", str(tmp_path / "out")]
+    (tmp_path / "out/mine.txt").touch()
+    assert f"Comparison, in place of an earlier one: {files.html}" in CliRunner().invoke(commands, arguments).output
+    files.html.unlink()
+    held = sorted((tmp_path / "out").iterdir())
+    refused = str(CliRunner().invoke(commands, arguments).exception)
+    assert refused == f"{tmp_path / 'out'} must be empty, or an earlier comparison to replace; give another --output."
+    assert sorted((tmp_path / "out").iterdir()) == held
+
 
 def test_a_study_on_a_server_is_compared_over_splits_alone(tmp_path: Path) -> None:
     first = study(tmp_path, "one")
@@ -133,7 +144,7 @@ def test_one_split_has_no_interval(tmp_path: Path) -> None:
     plan = dataclasses.replace(SMALL, splits={"paper": [0]})
     found = compare([study(tmp_path, "one", plan), study(tmp_path, "two", plan)])
     assert comparison_table(found).rows[0][-3:-1] == ("–", "–")
-    assert "<figure" not in write_comparison(found, tmp_path).html.read_text(encoding="utf-8")
+    assert "<figure" not in write_comparison(found, tmp_path / "out").html.read_text(encoding="utf-8")
 
 
 def test_one_study_is_no_comparison(tmp_path: Path) -> None:

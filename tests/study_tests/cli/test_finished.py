@@ -18,7 +18,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from embedding_jobs.errors import SourceError
+from embedding_jobs.errors import SourceError, StudyError
 from embedding_jobs.store.store import Store
 from study.cli.app import study
 from study.config.load import load_spec
@@ -307,7 +307,7 @@ def test_what_is_no_model_is_refused(finished: Path, tmp_path: Path) -> None:
         trained.classifier.predict(np.zeros((1, 3)))
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
-    with pytest.raises(ModelError, match="must be empty, or an exported model"):
+    with pytest.raises(StudyError, match="must be empty, or an exported model"):
         write_model(trained, tmp_path / "notes")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes"]
     with pytest.raises(ModelError, match="must hold an exported classifier"):

@@ -48,6 +48,11 @@ def run(path: Path) -> tuple[StudyResult, str]:
         return run_study(load_spec(path), progress), out.getvalue()
 
 
+def described(directory: Path) -> object:
+    """The lanes of a pack, as the description has them."""
+    return read_description(directory).settings["resources"]["lanes_per_pack"]
+
+
 def values(records: Path) -> dict[str, tuple[float, bytes]]:
     """What must not depend on how a study came about."""
     return {
@@ -101,7 +106,8 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("study.execution.run._connect", None)  # with nothing to do, Ray is not asked
         (tmp_path / "out" / "tune" / "packs").mkdir(parents=True)  # left by a run that was killed after its last pack
-        again, said = run(make_study())
+        again, said = run(make_study(resources={"lanes_per_pack": 3}))
+    assert described(tmp_path / "out") is None, "the resources are those that the records were made with"
     assert not (tmp_path / "out" / "tune").exists()
     assert (again.n_trained, again.n_recorded) == (0, 6)
     assert "already encoded" in said
@@ -121,8 +127,15 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
     assert not (tmp_path / "foreign/mlflow.db").exists()
     control.write_bytes(content)
 
-    extended, _ = run(make_study(splits={"n_splits": 3}, search={"methods": {"control": {}, "e_stitchup": {}}}))
+    extended, _ = run(
+        make_study(
+            splits={"n_splits": 3},
+            search={"methods": {"control": {}, "e_stitchup": {}}},
+            resources={"lanes_per_pack": 2},
+        )
+    )
     assert (extended.n_trained, extended.n_recorded) == (1 + 3, 10)
+    assert described(tmp_path / "out") == 2
     after = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tmp_path / "out/records").iterdir()}
     assert before.items() <= after.items(), "finished records are left alone"
 
