@@ -54,11 +54,11 @@ def with_unfinished(results: StudyResults, folder: Path) -> StudyResults:
         RecordError: A file is damaged, of another version or of another study.
     """
     finished = {record.config for record in results.records}
-    made_by = results.description.digests["settings"], results.description.method_code
 
     def explains(note: Failure | Stop) -> bool:
         return results.description.asks_for(note.candidate) and not finished.issuperset(note.trials)
 
+    made_by = results.description.made_by
     failures, stops = read_failures(folder, *made_by), read_stops(folder, *made_by)
     return replace(results, failures=tuple(filter(explains, failures)), stops=tuple(filter(explains, stops)))
 

@@ -147,7 +147,7 @@ def retry_command(config: Path) -> None:
     from trainables.records.failures import forget_failures, read_failures
 
     before = read_description(spec.root)  # there is nothing to try again where no study has run
-    failures = read_failures(spec.records, before.digests["settings"], before.method_code)
+    failures = read_failures(spec.records, *before.made_by)
     if failures:
         with only_run(spec.root):
             forget_failures(spec.records, failures)

@@ -57,10 +57,6 @@ class RunState:
     stops: list[Stop] = field(default_factory=list)
     n_trained: int = 0
 
-    @property
-    def _made_by(self) -> tuple[str, Mapping[str, str]]:
-        return self.description.digests["settings"], self.description.method_code
-
     def note_candidates(self, queue: PackQueue) -> None:
         """Write down what was proposed: it stays, whatever a sampler would propose another time."""
         before = self.description.proposed
@@ -83,7 +79,7 @@ class RunState:
         """Write down, show and return the candidates that were stopped since the last call."""
         stops, queue.new_stops = queue.new_stops, []
         for stop in stops:
-            write_stop(self.spec.records, stop, *self._made_by)
+            write_stop(self.spec.records, stop, *self.description.made_by)
         self.stops += stops
         self.progress.stopped(stops)
         return stops
@@ -92,7 +88,7 @@ class RunState:
         """Write down and show that a pack has failed for good."""
         cause = traceback.splitlines()[-1]
         failure = Failure(pack.phase, pack.candidate, pack.splits, cause, traceback, n_attempts, time.time())
-        write_failure(self.spec.records, failure, *self._made_by)
+        write_failure(self.spec.records, failure, *self.description.made_by)
         self.failures.append(failure)
         self.progress.failed([failure])
 
@@ -162,7 +158,7 @@ def _stopping(run: RunState, splits: tuple[int, ...]) -> Stopping:
     """Return the rules of early stopping, with what is recorded of the search."""
     spec = run.spec
     n_epochs = {objective: spec.training.n_epochs(objective) for objective in (SUPERVISED, CONTRASTIVE)}
-    stops = read_stops(spec.records, run.description.digests["settings"], run.description.method_code)
+    stops = read_stops(spec.records, *run.description.made_by)
     stopping = Stopping(spec.search.pruning, spec.objective.metric, n_epochs, splits, stops)
     stopping.learn(record for record in run.recorded if record.config.phase == "search")
     run.stops += stopping.stops.values()

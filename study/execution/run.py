@@ -148,9 +148,8 @@ def run_study(
             progress.say(damaged)
         recorded, foreign = own_records(spec.records, description.mismatch)
         refuse_foreign(foreign)
-        made_by = description.digests["settings"], description.method_code
-        failures = read_failures(spec.records, *made_by)
-        read_stops(spec.records, *made_by)  # one of another study is refused, too
+        failures = read_failures(spec.records, *description.made_by)
+        read_stops(spec.records, *description.made_by)  # one of another study is refused, too
         remove_asides(spec.root, DESCRIPTION)
         remove_asides(spec.records)
         write_description(spec.root, description)

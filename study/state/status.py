@@ -81,9 +81,8 @@ def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
     packs, failures, stops, foreign = read_packs(spec.records), [], [], {}
     if before is not None:
         foreign = {pack.path: why for pack in packs if (why := before.mismatch(pack.provenance))}
-        made_by = before.digests["settings"], before.method_code
-        failures = read_failures(spec.records, *made_by)
-        stops = in_force(read_stops(spec.records, *made_by), spec.search.pruning, spec.objective.metric)
+        failures = read_failures(spec.records, *before.made_by)
+        stops = in_force(read_stops(spec.records, *before.made_by), spec.search.pruning, spec.objective.metric)
     own = [pack.durations_s for pack in packs if pack.path not in foreign]
     durations = {trial: duration_s for pack in own for trial, duration_s in pack.items()}
 

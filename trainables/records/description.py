@@ -157,6 +157,11 @@ class StudyDescription(StudyPlan):
         return made_otherwise(provenance, self.digests, self.method_code)
 
     @property
+    def made_by(self) -> tuple[str, Mapping[str, str]]:
+        """By what notes on failures and stops are known as the study's: the digest of the settings, and the code."""
+        return self.digests["settings"], self.method_code
+
+    @property
     def reported_phase(self) -> str:
         """The phase whose figures are reported."""
         return PROTOCOLS[self.protocol][-1]

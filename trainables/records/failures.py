@@ -110,16 +110,7 @@ def read_failures(records: Path, settings: str, method_code: Mapping[str, str]) 
 
 
 def read_stops(records: Path, settings: str, method_code: Mapping[str, str]) -> list[Stop]:
-    """Read the stopped candidates of a study, sorted by coordinates; those of a method's other code are left out.
-
-    Args:
-        records: The study's records folder.
-        settings: Digest of the study's settings.
-        method_code: What identifies the code of each of its methods.
-
-    Raises:
-        RecordError: A file is damaged, of another version or of another study.
-    """
+    """Read the stopped candidates of a study, as `read_failures` does its failures."""
     return _read(records / STOPPED, Stop, settings, method_code)
 
 
