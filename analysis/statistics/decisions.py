@@ -176,7 +176,7 @@ def figure_matrix(records: Sequence[TrialRecord], figure: str, n_items: int) -> 
     matrix = np.full((len(records), n_items), np.nan)
     for row, record in zip(matrix, records, strict=True):
         items = items_of(record)
-        row[items.item] = ITEM_FIGURES[figure](items).influence
+        row[items.item] = ITEM_FIGURES[figure](items, record.metrics).influence
     return matrix
 
 

@@ -146,21 +146,33 @@ def accuracy_curves(confidence: Tensor, predicted: Tensor, target: Tensor) -> Ac
 def figures(logits: Tensor, target: Tensor, against_threshold: Accuracies) -> dict[str, float]:
     """Compute the metrics of one trial that need all its probabilities, by name; see also `records.figures`.
 
+    Args:
+        logits: (items, classes).
+        target: Class of each item, -1 for "none" (items,).
+        against_threshold: Accuracies at each of `THRESHOLDS`.
+    """
+    return {
+        **proper_scores(logits, target),
+        "ood_prevalence": float((target == -1).double().mean()),
+        "crossing_threshold": crossing_threshold(against_threshold.all, against_threshold.none),
+    }
+
+
+def proper_scores(logits: Tensor, target: Tensor) -> dict[str, float]:
+    """Return `brier` and `nll`, by name.
+
     `brier` is the mean over items of the summed squared errors of the class probabilities, `nll` that of the summed
     binary cross-entropies. The target of a "none" item is 0 for every class.
 
     Args:
         logits: (items, classes).
         target: Class of each item, -1 for "none" (items,).
-        against_threshold: Accuracies at each of `THRESHOLDS`.
     """
     exact = logits.double()
     expected = one_hot(target + 1, logits.shape[1] + 1)[:, 1:].double()
     return {
         "brier": float((exact.sigmoid() - expected).square().sum(-1).mean()),
         "nll": float(binary_cross_entropy_with_logits(exact, expected, reduction="none").sum(-1).mean()),
-        "ood_prevalence": float((target == -1).double().mean()),
-        "crossing_threshold": crossing_threshold(against_threshold.all, against_threshold.none),
     }
 
 

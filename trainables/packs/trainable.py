@@ -23,7 +23,7 @@ from trainables.records.failures import EVALUATED
 from trainables.records.parquet import write_records
 from trainables.records.types import Pack, TrialRecord
 from trainables.sampling.splits import make_split, n_train_items, searched_items, withhold
-from trainables.training.protocol import LaneFailure, LaneTraining, PackInputs, TrainingError, too_short
+from trainables.training.protocol import InputScores, LaneFailure, LaneTraining, PackInputs, TrainingError, too_short
 from trainables.training.settings import Lane
 from trainables.training.start import start_training
 
@@ -38,6 +38,7 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         """Prepare the study's context and start the first pack."""
         self._embeddings, self._labels, hardware = on_device(context)
         self._context = context
+        self._input_scores: InputScores = {}
         self._provenance = {**context.provenance, "hardware": hardware}
         self._method_code = cache(method_code)  # of what is loaded: its file may be edited while packs train
         self._start(config)
@@ -79,7 +80,8 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
         self._pack = replace(pack, splits=tuple(lane.seed for lane in lanes))
         self._method = {"method": pack.candidate.method, "method_code": self._method_code(pack.candidate.method)}
         self._started_at_s = time.time()
-        self._training = _training(self._context, pack.phase, lanes, self._embeddings, self._labels) if lanes else None
+        on = (self._embeddings, self._labels, self._input_scores)
+        self._training = _training(self._context, pack.phase, lanes, *on) if lanes else None
 
     def _results(self) -> tuple[list[TrialRecord], dict[int, str]]:
         """Return the records of the lanes that gave a result, and why the others did not, by split."""
@@ -145,17 +147,22 @@ def training_device(*, on_gpu: bool) -> torch.device:
 
 def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: Tensor) -> LaneTraining:
     """Return a pack of a study in training; each trial is a lane, on the tensors of `on_device`."""
-    return _training(context, pack.phase, _lanes(context, pack), embeddings, labels)
+    return _training(context, pack.phase, _lanes(context, pack), embeddings, labels, {})
 
 
 def _training(
-    context: PackContext, phase: str, lanes: Sequence[Lane], embeddings: Tensor, labels: Tensor
+    context: PackContext,
+    phase: str,
+    lanes: Sequence[Lane],
+    embeddings: Tensor,
+    labels: Tensor,
+    input_scores: InputScores,
 ) -> LaneTraining:
     # They depend on the phase alone: a lane that unknown classes leave fewer items takes its items more often.
     n_train = n_train_items(len(context.labels), context.train_fraction, phase)
     steps = context.settings.steps_per_epoch(n_train)
     ranks = phase == "search"  # only a search stops trainings by it
-    return start_training(PackInputs(embeddings, labels, lanes, context.settings, steps, ranks))
+    return start_training(PackInputs(embeddings, labels, lanes, context.settings, steps, ranks, input_scores))
 
 
 def _lanes(context: PackContext, pack: Pack) -> list[Lane]:

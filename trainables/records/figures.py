@@ -16,14 +16,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trainables.records.types import N_BINS, ItemResults
+from trainables.records.types import LAYER_SCORES, LOGIT_SCORES, N_BINS, ItemResults
 
 _Floats = npt.NDArray[np.float64]
 _Bools = npt.NDArray[np.bool_]
+
+# Metrics of a trial, by name. It may have chosen two on items held out from its training: the threshold above which it
+# predicts a class, as a logit, since a confidence rounded to 1 is none; and the temperature that divides its logits.
+Metrics = Mapping[str, float]
+THRESHOLD, TEMPERATURE = "threshold_chosen", "temperature"
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,9 @@ class ItemFigure:
 
     value: float
     influence: _Floats
+
+
+Figure = Callable[[ItemResults, Metrics], ItemFigure]
 
 
 def mean_of(values: npt.NDArray[np.number] | _Bools, counted: _Bools | None = None) -> ItemFigure:
@@ -70,14 +80,12 @@ def calibration_error(probability: _Floats, right: _Bools, counted: _Bools | Non
     return mean_of(influence)
 
 
-def auroc(score: npt.NDArray[np.floating], positive: _Bools) -> ItemFigure:
+def auroc(score: npt.NDArray[np.number], positive: _Bools) -> ItemFigure:
     """Return the area under the ROC curve, ties counting half; NaN where one kind is missing."""
     return concordance(score, positive, np.ones(len(score)))
 
 
-def concordance(
-    score: npt.NDArray[np.floating], positive: _Bools, worth: npt.NDArray[np.number] | _Bools
-) -> ItemFigure:
+def concordance(score: npt.NDArray[np.number], positive: _Bools, worth: npt.NDArray[np.number] | _Bools) -> ItemFigure:
     """Return the mean over all pairs of a positive and a negative item of whether the positive one scores higher.
 
     Args:
@@ -107,7 +115,22 @@ def concordance(
     return ItemFigure(value, influence)
 
 
-def average_precision(score: npt.NDArray[np.floating], positive: _Bools) -> ItemFigure:
+def places(score: npt.NDArray[np.floating], positive: _Bools) -> npt.NDArray[np.int32]:
+    """Return each item's place among the positive items: twice the number that score lower, and 1 more at a tie.
+
+    The order of each positive and each other item is that of their scores, so `auroc`, `average_precision` and
+    `false_positives_at_95` of places, and the influences, equal those of the scores.
+
+    Returns:
+        int32 (items,); empty if a score is not a number.
+    """
+    if np.isnan(score).any():
+        return np.empty(0, np.int32)
+    others = np.unique(score[positive])
+    return (np.searchsorted(others, score, "left") + np.searchsorted(others, score, "right")).astype(np.int32)
+
+
+def average_precision(score: npt.NDArray[np.number], positive: _Bools) -> ItemFigure:
     """Return the average precision; items of one score stay together. NaN where one kind is missing.
 
     References:
@@ -131,7 +154,7 @@ def average_precision(score: npt.NDArray[np.floating], positive: _Bools) -> Item
     return ItemFigure(value, influence)
 
 
-def false_positives_at_95(score: npt.NDArray[np.floating], positive: _Bools) -> float:
+def false_positives_at_95(score: npt.NDArray[np.number], positive: _Bools) -> float:
     """Return the share of negatives that score at least as high as the 95 % best positives; NaN if a kind is missing.
 
     It is a quantile, and has no useful influence per item.
@@ -197,36 +220,82 @@ def risk_coverage(score: npt.NDArray[np.floating], right: _Bools, counted: _Bool
     return ItemFigure(float(risk.mean()), influence)
 
 
-def top1(items: ItemResults) -> ItemFigure:
-    """Return the accuracy over known items, without a threshold."""
-    return mean_of(_right(items), items.known)
-
-
 def _right(items: ItemResults) -> _Bools:
-    return np.asarray(items.predicted == items.label)
+    return np.asarray((items.predicted == items.label) & items.known)
 
 
-# Every figure that follows from the per-item results, by name.
-ITEM_FIGURES: Mapping[str, Callable[[ItemResults], ItemFigure]] = {
-    "auc_weighted": lambda items: mean_of(items.auc_influence),
-    "accuracy": lambda items: mean_of(items.correct),
-    "accuracy_known": lambda items: mean_of(items.correct, items.known),
-    "accuracy_none": lambda items: mean_of(items.correct, ~items.known),
-    "top1": top1,
-    "balanced_accuracy": lambda items: balanced_accuracy(items.label, _right(items), items.known),
-    "macro_f1": lambda items: macro_f1(items.label, items.predicted, items.known),
-    "overconfidence_known": lambda items: mean_of(items.confidence - _right(items), items.known),
-    "overconfidence_open": lambda items: mean_of(items.confidence - (_right(items) & items.known)),
-    "ece_known": lambda items: calibration_error(items.confidence, _right(items), items.known),
-    "ece_open": lambda items: calibration_error(items.confidence, _right(items) & items.known),
-    "aurc": lambda items: risk_coverage(items.logit, _right(items), items.known),
-    "oscr": lambda items: concordance(items.logit, items.known, _right(items)),
-    "ood_auroc": lambda items: auroc(-items.logit, ~items.known),
-    "ood_aupr": lambda items: average_precision(-items.logit, ~items.known),
+def _right_as_chosen(items: ItemResults, metrics: Metrics) -> _Floats:
+    """Return whether each item is right at the chosen threshold (items,); NaN without one."""
+    threshold = metrics.get(THRESHOLD, math.nan)
+    right = np.where(items.logit.astype(np.float64) > threshold, _right(items), ~items.known)
+    return np.where(math.isnan(threshold), math.nan, right)
+
+
+def _calibration(ending: str, confidence: Callable[[ItemResults, Metrics], _Floats]) -> dict[str, Figure]:
+    """Return the figures of a confidence, by their names with an ending."""
+    return {
+        f"overconfidence_known{ending}": lambda items, metrics: mean_of(
+            confidence(items, metrics) - _right(items), items.known
+        ),
+        f"overconfidence_open{ending}": lambda items, metrics: mean_of(confidence(items, metrics) - _right(items)),
+        f"ece_known{ending}": lambda items, metrics: calibration_error(
+            confidence(items, metrics), _right(items), items.known
+        ),
+        f"ece_open{ending}": lambda items, metrics: calibration_error(confidence(items, metrics), _right(items)),
+    }
+
+
+def _detection(ending: str, score: Callable[[ItemResults], npt.NDArray[np.number]]) -> dict[str, Figure]:
+    """Return the figures of how well a score tells "none" items from the others, by their names with an ending."""
+
+    def figure(measure: Callable[[npt.NDArray[Any], _Bools], ItemFigure]) -> Figure:
+        def of(items: ItemResults, _: Metrics) -> ItemFigure:
+            values = score(items)
+            if len(values) == 0:
+                return ItemFigure(math.nan, np.full(len(items.known), math.nan))
+            return measure(values, ~items.known)
+
+        return of
+
+    return {f"ood_auroc{ending}": figure(auroc), f"ood_aupr{ending}": figure(average_precision)}
+
+
+# The scores of how unknown an item is, by the ending of their figures' names: the published score has none.
+_SCORES: Mapping[str, Callable[[ItemResults], npt.NDArray[np.number]]] = {
+    "": lambda items: -items.logit,
+    **{f"_{name}": attrgetter(name) for name in (*LOGIT_SCORES, *LAYER_SCORES)},
+}
+
+# Every figure that follows from the per-item results and, for those `_chosen` and `_scaled`, from the trial's
+# threshold and temperature, by name. It is NaN where what it follows from is missing.
+ITEM_FIGURES: Mapping[str, Figure] = {
+    "auc_weighted": lambda items, _: mean_of(items.auc_influence),
+    "accuracy": lambda items, _: mean_of(items.correct),
+    "accuracy_known": lambda items, _: mean_of(items.correct, items.known),
+    "accuracy_none": lambda items, _: mean_of(items.correct, ~items.known),
+    "accuracy_chosen": lambda items, metrics: mean_of(_right_as_chosen(items, metrics)),
+    "accuracy_known_chosen": lambda items, metrics: mean_of(_right_as_chosen(items, metrics), items.known),
+    "accuracy_none_chosen": lambda items, metrics: mean_of(_right_as_chosen(items, metrics), ~items.known),
+    "top1": lambda items, _: mean_of(_right(items), items.known),
+    "balanced_accuracy": lambda items, _: balanced_accuracy(items.label, _right(items), items.known),
+    "macro_f1": lambda items, _: macro_f1(items.label, items.predicted, items.known),
+    **_calibration("", lambda items, _: items.confidence),
+    **_calibration("_scaled", lambda items, metrics: items.scaled_confidence(metrics.get(TEMPERATURE, math.nan))),
+    "aurc": lambda items, _: risk_coverage(items.logit, _right(items), items.known),
+    "oscr": lambda items, _: concordance(items.logit, items.known, _right(items)),
+    **{name: figure for ending, score in _SCORES.items() for name, figure in _detection(ending, score).items()},
 }
 
 
-def item_metrics(items: ItemResults) -> dict[str, float]:
-    """Return the value of every figure that follows from the per-item results, by name; NaN where undefined."""
-    found = {name: figure(items).value for name, figure in ITEM_FIGURES.items()}
-    return {**found, "ood_fpr95": false_positives_at_95(-items.logit, ~items.known)}
+def item_metrics(items: ItemResults, chosen: Metrics) -> dict[str, float]:
+    """Return the value of every figure that follows from the per-item results, by name; NaN where undefined.
+
+    Args:
+        items: The per-item results.
+        chosen: The trial's `THRESHOLD` and `TEMPERATURE`, where it has them.
+    """
+    found = {name: figure(items, chosen).value for name, figure in ITEM_FIGURES.items()}
+    for ending, score in _SCORES.items():
+        values = score(items)
+        found[f"ood_fpr95{ending}"] = false_positives_at_95(values, ~items.known) if len(values) else math.nan
+    return found

@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 
 from embedding_jobs.files import write_whole
 from trainables.records.types import (
+    LAYER_SCORES,
+    LOGIT_SCORES,
     Candidate,
     Curves,
     DamagedRecordError,
@@ -32,7 +34,7 @@ from trainables.records.types import (
 )
 
 # Version of the record file's schema; a file of another version is refused.
-_FORMAT = 4
+_FORMAT = 5
 
 _METADATA_KEY = b"embedding_ablation_study"
 
@@ -55,6 +57,14 @@ _ITEM_TYPES = {
     "logit": pa.float32(),
     "correct": pa.bool_(),
     "auc_influence": pa.float32(),
+    **{name: pa.int32() for name in (*LOGIT_SCORES, *LAYER_SCORES)},
+}
+
+# Items are sorted: their differences are small. Of other numbers, the first bytes are nearly all the same.
+_ENCODINGS = {
+    f"item_{name}.list.element": "DELTA_BINARY_PACKED" if name == "item" else "BYTE_STREAM_SPLIT"
+    for name, kind in _ITEM_TYPES.items()
+    if kind != pa.bool_()
 }
 
 
@@ -100,7 +110,14 @@ def write_records(directory: Path, records: Sequence[TrialRecord]) -> Path:
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
     file = pa.BufferOutputStream()
     # The checksums of pages are for other readers of Parquet: the digest covers the pages too.
-    with pq.ParquetWriter(file, table.schema, compression="zstd", write_page_checksum=True) as writer:
+    with pq.ParquetWriter(
+        file,
+        table.schema,
+        compression="zstd",
+        use_dictionary=False,
+        column_encoding=_ENCODINGS,
+        write_page_checksum=True,
+    ) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({f"{_METADATA_KEY.decode()}.digest": _DIGEST_MARK + b"0" * _N_DIGEST})
     content = bytearray(file.getvalue())

@@ -20,6 +20,10 @@ SUPERVISED, CONTRASTIVE = "supervised", "contrastive"
 # Value of a `layer` that each trial finds for itself; written `auto`.
 AUTO = -1.0
 
+# The scores of how unknown an item is, beside its logit: fields of `ItemResults`. Each layer's two come last.
+LOGIT_SCORES = ("joint_energy", "gen")
+LAYER_SCORES = ("knn_hidden", "relative_mahalanobis_hidden", "knn_input", "relative_mahalanobis_input")
+
 # Bins of confidence, equally wide, of the expected calibration error.
 N_BINS = 15
 
@@ -170,6 +174,10 @@ class Curves:
     epoch_cka: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
+def _not_computed() -> npt.NDArray[np.int32]:
+    return np.empty(0, np.int32)
+
+
 @dataclass(frozen=True)
 class ItemResults:
     """The prediction for each validation item; every field is (items,).
@@ -182,6 +190,14 @@ class ItemResults:
         logit: float32, logit of that class. It ranks items where the probability, rounded to 1, no longer does.
         correct: bool, correctness at the study's threshold ("none" counts as a prediction).
         auc_influence: float32, influence on `auc_weighted`; its mean is the AUC.
+        joint_energy: int32, place of the item's joint energy among those of the "none" items (`figures.places`), from
+            which every figure about the detection of "none" items follows exactly. A place takes less than half the
+            bytes of the score. This and the next fields are empty where the score was not computed or is not defined.
+        gen: The same of the generalised entropy.
+        knn_hidden: The same of the distance to the k-th nearest training item in the last hidden layer.
+        relative_mahalanobis_hidden: The same of the relative Mahalanobis distance in the last hidden layer.
+        knn_input: As `knn_hidden`, in the input.
+        relative_mahalanobis_input: As `relative_mahalanobis_hidden`, in the input.
     """
 
     item: npt.NDArray[np.int32]
@@ -191,11 +207,21 @@ class ItemResults:
     logit: npt.NDArray[np.float32]
     correct: npt.NDArray[np.bool_]
     auc_influence: npt.NDArray[np.float32]
+    joint_energy: npt.NDArray[np.int32] = field(default_factory=_not_computed)
+    gen: npt.NDArray[np.int32] = field(default_factory=_not_computed)
+    knn_hidden: npt.NDArray[np.int32] = field(default_factory=_not_computed)
+    relative_mahalanobis_hidden: npt.NDArray[np.int32] = field(default_factory=_not_computed)
+    knn_input: npt.NDArray[np.int32] = field(default_factory=_not_computed)
+    relative_mahalanobis_input: npt.NDArray[np.int32] = field(default_factory=_not_computed)
 
     @property
     def confidence(self) -> npt.NDArray[np.float64]:
         """Probability of the most probable class (items,), to be shown or binned; items are ranked by `logit`."""
-        return np.asarray((1 + np.tanh(self.logit.astype(np.float64) / 2)) / 2)
+        return self.scaled_confidence(1.0)
+
+    def scaled_confidence(self, temperature: float) -> npt.NDArray[np.float64]:
+        """Return the probability of the most probable class if every logit is divided by a temperature (items,)."""
+        return np.asarray((1 + np.tanh(self.logit.astype(np.float64) / temperature / 2)) / 2)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ lockstep.
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +30,8 @@ from trainables.evaluation.metrics import (
     figures,
     weighted_auc,
 )
-from trainables.records.figures import item_metrics
+from trainables.evaluation.scores import LayerValues, layer_scores, logit_scores
+from trainables.records.figures import item_metrics, places
 from trainables.records.types import Curves, ItemResults
 from trainables.training.model import Trunk
 from trainables.training.protocol import (
@@ -56,6 +60,7 @@ class Training:
 
     def __init__(self, inputs: PackInputs, trunk: Trunk | None = None, stage: str = "") -> None:
         self._settings, self._labels, self._ranks = inputs.settings, inputs.labels, inputs.ranks
+        self._input_scores = inputs.input_scores
         self._progress, steps = ready(inputs)
         self._outcome: dict[int, LaneResult | LaneFailure | None] = {}
         self.epoch = 0
@@ -176,6 +181,7 @@ class Training:
         auc: WeightedAuc,
         progress: LaneProgress,
     ) -> LaneResult:
+        started_s = time.perf_counter()
         lane, rows = progress.lane, progress.rows
         confidence, predicted = _top(logits)
         correct = correct_at(confidence, predicted, target, self._settings.threshold)
@@ -193,9 +199,12 @@ class Training:
             logit=logits.amax(-1).cpu().numpy(),
             correct=correct.cpu().numpy(),
             auc_influence=_float32(auc.influence),
+            **_places(logit_scores(logits), target),
+            **self._layer_places(stack, place, target),
         )
+        stack.device_s[place] += time.perf_counter() - started_s
         metrics = {
-            **item_metrics(items),
+            **item_metrics(items, {}),
             **figures(logits, target, against),
             "auc_weighted": auc.auc,  # the mean of influences that are not rounded to float32
             "epochs_to_99": reached.get("epoch", math.nan),
@@ -230,6 +239,29 @@ class Training:
             device_s=stack.device_s[place],
         )
 
+    def _layer_places(self, stack: SupervisedStack, place: int, target: Tensor) -> dict[str, npt.NDArray[np.int32]]:
+        """Return what a record holds of the scores on the last hidden layer, if there is one, and on the input."""
+        if self._input_scores is None:
+            return {}
+        split = stack.lanes[place].split
+        train, validation = (torch.from_numpy(items).to(target.device) for items in (split.train, split.validation))
+        *hidden, _ = stack.layers(place)
+
+        def activations(items: Tensor) -> Tensor:
+            h = stack.embedded(place, items)
+            for layer in hidden:
+                h = layer.hidden(h)
+            return h
+
+        def scored(ending: str, values: LayerValues) -> dict[str, npt.NDArray[np.int32]]:
+            scores = layer_scores(values, train, stack.target(place, split.train), validation)
+            return _places({f"{name}_{ending}": score for name, score in scores.items()}, target)
+
+        key = hashlib.sha256(split.train.tobytes() + split.validation.tobytes()).digest()
+        if key not in self._input_scores:
+            self._input_scores[key] = scored("input", partial(stack.embedded, place))
+        return {**self._input_scores[key], **(scored("hidden", activations) if hidden else {})}
+
 
 _LEARNING = ("loss", "accuracy", "accuracy_known", "accuracy_none", "auc_weighted")
 
@@ -238,6 +270,12 @@ def _held_out_loss(logits: Tensor, target: Tensor) -> float:
     """Return the mean binary cross-entropy; the target of an item of an unknown class is 0 for every class."""
     y = one_hot(target + 1, logits.shape[1] + 1)[:, 1:].float()
     return float(binary_cross_entropy_with_logits(logits, y))
+
+
+def _places(scores: Mapping[str, Tensor], target: Tensor) -> dict[str, npt.NDArray[np.int32]]:
+    """Return each item's place among the "none" items, by score."""
+    none = (target == -1).cpu().numpy()
+    return {name: places(score.cpu().numpy(), none) for name, score in scores.items()}
 
 
 def _top(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,11 @@ class Layer:
     bias: Tensor
     residual: bool
 
+    def hidden(self, x: Tensor) -> Tensor:
+        """Compute the output (items, outputs) of a hidden layer, without dropout, from (items, inputs)."""
+        h = torch.addmm(self.bias, x, self.weight).relu_()
+        return h + x if self.residual else h
+
 
 class LaneMLP(nn.Module):
     """Independent MLPs side by side: hidden layers of `Linear -> Dropout -> ReLU`, then a linear output.

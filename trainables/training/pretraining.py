@@ -140,7 +140,8 @@ class ContrastiveTraining:
 
         def judge(stage: str, hidden: tuple[int, ...], evaluate_every_epochs: int) -> Training:
             own = replace(settings, hidden=hidden, residual=False, evaluate_every_epochs=evaluate_every_epochs)
-            inputs = replace(self._inputs, lanes=lanes, settings=own, steps_per_epoch=self._steps)
+            scores = None if stage == "probe_" else self._inputs.input_scores  # no record holds the probe's
+            inputs = replace(self._inputs, lanes=lanes, settings=own, steps_per_epoch=self._steps, input_scores=scores)
             return Training(inputs, self._stack.trunk(), stage)
 
         every = settings.evaluate_every_epochs

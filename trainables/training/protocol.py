@@ -21,6 +21,9 @@ from trainables.training.supervised import SupervisedStack
 
 Floats = npt.NDArray[np.float64]
 
+# Fields of per-item results that only a split determines, by its digest.
+InputScores = dict[bytes, Mapping[str, npt.NDArray[np.int32]]]
+
 
 class TrainingError(StudyError):
     """A pack that cannot be trained as given."""
@@ -39,6 +42,8 @@ class PackInputs:
             A study gives it, so that it does not depend on the other lanes.
         ranks: Whether every evaluation computes the weighted AUC; otherwise only the last one does, since on many items
             it takes as long as several epochs.
+        input_scores: The scores on the input that trainings of these items have computed so far, by split, as per-item
+            results hold them. None for no scores on any layer.
     """
 
     embeddings: Tensor
@@ -47,6 +52,7 @@ class PackInputs:
     settings: Settings
     steps_per_epoch: int | None = None
     ranks: bool = False
+    input_scores: InputScores | None = None
 
 
 @dataclass(frozen=True)

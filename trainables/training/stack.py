@@ -151,6 +151,11 @@ class Stack(ABC):
         """Return what a lane's inputs are shifted and then divided by: (features,) each."""
         return self._shift[lane, 0], self._scale[lane, 0]
 
+    def embedded(self, lane: int, items: Tensor) -> Tensor:
+        """Return a lane's standardised embeddings (items, features) of item indices (items,)."""
+        x = self.embeddings.index_select(0, items)
+        return (x - self._shift[lane]) / self._scale[lane] if self.settings.standardize else x
+
     @torch.no_grad()
     def restore(self, lane: int, weights: Sequence[Tensor]) -> None:
         """Restore a lane's parameters from a result of `weights`."""

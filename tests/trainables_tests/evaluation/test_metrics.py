@@ -126,7 +126,7 @@ def test_saturated_probabilities_make_no_ties() -> None:
 
 def test_saturated_probabilities_have_a_highest_logit() -> None:
     logits, target = torch.tensor([[40.0, 50.0], [45.0, 60.0], [60.0, 40.0]]), torch.tensor([1, 1, 0])
-    found = item_metrics(item_results(logits, target))
+    found = item_metrics(item_results(logits, target), {})
     assert (found["top1"], found["balanced_accuracy"], found["ece_known"]) == (1, 1, 0)
 
 
@@ -159,7 +159,7 @@ def test_figures_against_references(ties: bool) -> None:
     probability = torch.sigmoid(logits)
     confidence, predicted = probability.max(-1)
     against = accuracy_curves(confidence, predicted, target)
-    found = {**figures(logits, target, against), **item_metrics(item_results(logits, target))}
+    found = {**figures(logits, target, against), **item_metrics(item_results(logits, target), {})}
     score, none = 1 - confidence.numpy(), (target == -1).numpy()
     right = (predicted == target).numpy()
     assert found["ood_auroc"] == pytest.approx(roc_auc_score(none, score), abs=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,14 @@ from trainables.records.figures import (
     calibration_error,
     confidence_bins,
     false_positives_at_95,
+    item_metrics,
+    places,
 )
-from trainables.records.types import ItemResults
+from trainables.records.types import LAYER_SCORES, LOGIT_SCORES, ItemResults
+
+SCORES = (*LOGIT_SCORES, *LAYER_SCORES)
+
+CHOSEN = {"threshold_chosen": 0.7, "temperature": 2.5}
 
 
 def results(n: int = 240, seed: int = 0, n_classes: int = 6) -> ItemResults:
@@ -28,6 +35,7 @@ def results(n: int = 240, seed: int = 0, n_classes: int = 6) -> ItemResults:
     logit = np.round(random.normal(1, 2, n) + 1.5 * (predicted == label), 1)  # many ties
     correct = np.where(logit > 0.4, predicted == label, ~known)
     influence = random.normal(0.9, 0.2, n)
+    scores = np.round(random.normal(size=(len(SCORES), n)) + 0.8 * ~known, 1)  # many ties
     return ItemResults(
         item=np.arange(n, dtype=np.int32),
         label=label.astype(np.int32),
@@ -36,6 +44,7 @@ def results(n: int = 240, seed: int = 0, n_classes: int = 6) -> ItemResults:
         logit=logit.astype(np.float32),
         correct=correct,
         auc_influence=influence.astype(np.float32),
+        **{name: places(score, ~known) for name, score in zip(SCORES, scores, strict=True)},
     )
 
 
@@ -45,19 +54,19 @@ def rows(items: ItemResults, chosen: np.ndarray) -> ItemResults:
 
 @pytest.mark.parametrize("name", ITEM_FIGURES)
 def test_the_mean_influence_is_the_figure(name: str) -> None:
-    found = ITEM_FIGURES[name](results())
+    found = ITEM_FIGURES[name](results(), CHOSEN)
     assert np.nanmean(found.influence) == pytest.approx(found.value, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ITEM_FIGURES)
 def test_an_influence_is_the_derivative_to_an_items_weight(name: str) -> None:
     figure, items, n_times = ITEM_FIGURES[name], results(), 50
-    whole = figure(items)
+    whole = figure(items, CHOSEN)
     every = np.tile(np.arange(len(items.item)), n_times)
-    before = figure(rows(items, every)).value
+    before = figure(rows(items, every), CHOSEN).value
     n_counted = int((~np.isnan(whole.influence)).sum()) * n_times
     for item in range(0, len(items.item), 17):
-        change = (figure(rows(items, np.append(every, item))).value - before) * n_counted
+        change = (figure(rows(items, np.append(every, item)), CHOSEN).value - before) * n_counted
         if np.isnan(whole.influence[item]):
             assert change == 0.0
         else:
@@ -78,7 +87,7 @@ def test_figures_are_scikit_learns() -> None:
         "accuracy_none": items.correct[~known].mean(),
     }
     for name, value in expected.items():
-        assert ITEM_FIGURES[name](items).value == pytest.approx(value, abs=1e-12), name
+        assert ITEM_FIGURES[name](items, {}).value == pytest.approx(value, abs=1e-12), name
     fpr, tpr, _ = roc_curve(~known, -items.logit, drop_intermediate=False)
     assert false_positives_at_95(-items.logit, ~known) == pytest.approx(fpr[tpr >= 0.95][0])
 
@@ -87,13 +96,13 @@ def test_risk_coverage_and_open_set_classification_by_their_definitions() -> Non
     items = results(n=80)
     right, known = items.predicted == items.label, items.known
     risks = [1 - right[known & (items.logit >= one)].mean() for one in items.logit[known]]
-    assert ITEM_FIGURES["aurc"](items).value == pytest.approx(np.mean(risks))
+    assert ITEM_FIGURES["aurc"](items, {}).value == pytest.approx(np.mean(risks))
     won = [
         (right[i] and items.logit[i] > items.logit[j]) + (right[i] and items.logit[i] == items.logit[j]) / 2
         for i in np.flatnonzero(known)
         for j in np.flatnonzero(~known)
     ]
-    assert ITEM_FIGURES["oscr"](items).value == pytest.approx(np.mean(won))
+    assert ITEM_FIGURES["oscr"](items, {}).value == pytest.approx(np.mean(won))
 
 
 def test_calibration_error_by_its_definition() -> None:
@@ -123,3 +132,56 @@ def test_logits_keep_the_order_that_a_float32_probability_loses() -> None:
     logit = (20 + 5 * positive + np.random.default_rng(0).random(100)).astype(np.float32)
     assert auroc(logit, positive).value == 1.0
     assert auroc((1 / (1 + np.exp(-logit))).astype(np.float32), positive).value == 0.5
+
+
+@pytest.mark.parametrize("n_positive", [1, 7, 150])
+def test_places_tell_items_apart_as_their_scores_do(n_positive: int) -> None:
+    random = np.random.default_rng(n_positive)
+    positive = random.permutation(300) < n_positive
+    score = np.round(random.normal(size=300) + positive, 2)
+    place = places(score, positive)
+    assert place.max() <= 2 * n_positive
+    assert auroc(place, positive).value == pytest.approx(roc_auc_score(positive, score), abs=1e-12)
+    assert average_precision(place, positive).value == pytest.approx(average_precision_score(positive, score))
+    assert false_positives_at_95(place, positive) == false_positives_at_95(score, positive)
+    for figure in (auroc, average_precision):
+        np.testing.assert_allclose(figure(place, positive).influence, figure(score, positive).influence, atol=1e-12)
+
+
+def test_a_score_that_is_not_computed_or_not_a_number_has_no_figures() -> None:
+    items = results()
+    nothing = places(np.full(len(items.item), np.nan), ~items.known)
+    assert len(nothing) == 0
+    found = item_metrics(replace(items, gen=nothing), {})
+    assert {name for name, value in found.items() if np.isnan(value) and name.startswith("ood_")} == {
+        "ood_auroc_gen", "ood_aupr_gen", "ood_fpr95_gen",
+    }  # fmt: skip
+
+
+def test_figures_at_a_chosen_threshold_and_temperature() -> None:
+    items = results()
+    right = (items.predicted == items.label) & items.known
+    correct = np.where(items.logit > 0.7, right, ~items.known)
+    shown = 1 / (1 + np.exp(-items.logit.astype(np.float64) / 2.5))
+    expected = {
+        "accuracy_chosen": correct.mean(),
+        "accuracy_known_chosen": correct[items.known].mean(),
+        "accuracy_none_chosen": correct[~items.known].mean(),
+        "overconfidence_known_scaled": (shown - right)[items.known].mean(),
+        "overconfidence_open_scaled": (shown - right).mean(),
+        "ece_known_scaled": calibration_error(shown, right, items.known).value,
+        "ece_open_scaled": calibration_error(shown, right).value,
+    }
+    found, without = item_metrics(items, CHOSEN), item_metrics(items, {})
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-12), name
+        assert np.isnan(without[name]), name
+    assert all(without[name] == value for name, value in found.items() if name not in expected)
+
+
+def test_a_threshold_between_two_neighbouring_logits_parts_them() -> None:
+    low = np.float32(1.5)
+    high = np.nextafter(low, np.float32(2))
+    items = replace(rows(results(), np.arange(2)), logit=np.array([low, high]), known=np.array([False, True]))
+    items = replace(items, predicted=items.label)
+    assert item_metrics(items, {"threshold_chosen": (float(low) + float(high)) / 2})["accuracy_chosen"] == 1

@@ -41,7 +41,7 @@ def test_company_does_not_change_a_lane(name: str) -> None:
     if name == "auto":
         lanes = [replace(lane, params={**lane.params, "layer": AUTO}) for lane in lanes]
     lanes[2] = replace(lanes[2], params={**lanes[2].params, "weight_decay": 0.1, "dropout": 0.1})
-    training = start_training(PackInputs(x, labels, lanes, SETTINGS))
+    training = start_training(PackInputs(x, labels, lanes, SETTINGS, input_scores={}))
     training.advance()
     training.stop([1])
     assert np.isnan(training.advance().loss).tolist() == [False, True, False, False]
@@ -52,7 +52,7 @@ def test_company_does_not_change_a_lane(name: str) -> None:
     for place in (0, 2, 3):
         together = results[place]
         assert isinstance(together, LaneResult)
-        (alone,) = finish(start_training(PackInputs(x, labels, [lanes[place]], SETTINGS)))
+        (alone,) = finish(start_training(PackInputs(x, labels, [lanes[place]], SETTINGS, input_scores={})))
         assert_same_result(together, alone)
 
 
