@@ -61,6 +61,7 @@ def test_a_split_with_fewer_items_than_a_batch_fails_alone(context: PackContext)
     }
     together = read_record_file(Path(report["record"]))
     assert {record.config.split for record in together} == set(left) - set(short)
+    assert all(np.isfinite(record.metrics["ood_auroc_knn_input"]) for record in together)
 
     alone = train(context, replace(PACK, splits=(next(iter(short)),)))
     assert alone["record"] == ""
