@@ -73,7 +73,7 @@ def layer_scores(values: LayerValues, train: Tensor, classes: Tensor, items: Ten
         classes: Their classes, 0 and up (training items,).
         items: Indices of the items to score (items,).
     """
-    neighbour, distance = NearestNeighbour(values, train), RelativeMahalanobis(values, train, classes)
+    distance, neighbour = RelativeMahalanobis(values, train, classes), NearestNeighbour(values, train)
     pairs = []
     for rows in items.split(max(1, _CHUNK_BYTES // (4 * min(len(train), _MOST_REFERENCES) + 8 * distance.n_features))):
         x = values(rows)
