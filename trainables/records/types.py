@@ -191,7 +191,7 @@ class ItemResults:
         correct: bool, correctness at the study's threshold ("none" counts as a prediction).
         auc_influence: float32, influence on `auc_weighted`; its mean is the AUC.
         joint_energy: int32, place of the item's joint energy among those of the "none" items (`figures.places`), from
-            which every figure about the detection of "none" items follows exactly. A place takes less than half the
+            which every figure about the detection of "none" items follows. A place takes less than half the
             bytes of the score. This and the next fields are empty where the score was not computed or is not defined.
         gen: The same of the generalised entropy.
         knn_hidden: The same of the distance to the k-th nearest training item in the last hidden layer.

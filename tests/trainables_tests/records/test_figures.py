@@ -148,6 +148,19 @@ def test_places_tell_items_apart_as_their_scores_do(n_positive: int) -> None:
         np.testing.assert_allclose(figure(place, positive).influence, figure(score, positive).influence, atol=1e-12)
 
 
+def test_more_positive_items_than_places_change_little() -> None:
+    random = np.random.default_rng(0)
+    positive = random.random(30_000) < 0.4
+    score = random.normal(size=len(positive)) + positive
+    place = places(score, positive)
+    assert place.max() <= 2 * 4096
+    assert abs(auroc(place, positive).value - auroc(score, positive).value) < 2e-5
+    assert abs(average_precision(place, positive).value - average_precision(score, positive).value) < 1e-3
+    assert abs(false_positives_at_95(place, positive) - false_positives_at_95(score, positive)) < 1e-3
+    tied = np.round(score, 1)
+    assert auroc(places(tied, positive), positive).value == pytest.approx(auroc(tied, positive).value, abs=1e-12)
+
+
 def test_a_score_that_is_not_computed_or_not_a_number_has_no_figures() -> None:
     items = results()
     nothing = places(np.full(len(items.item), np.nan), ~items.known)
