@@ -122,8 +122,8 @@ def places(score: npt.NDArray[np.floating], positive: _Bools) -> npt.NDArray[np.
     """Return each item's place among the scores of positive items: twice the number of lower ones, 1 more at a tie.
 
     The order of each positive and each other item is that of their scores, so `auroc`, `average_precision` and
-    `false_positives_at_95` of places, and the influences, equal those of the scores. Of more than 4,096 positive scores,
-    evenly spaced ones give the places: then the AUROC differs by less than 1/8,000, measured by 0.000003.
+    `false_positives_at_95` of places, and the influences, equal those of the scores. Of more than 4,096 positive
+    scores, evenly spaced ones give the places: then the AUROC differs by less than 1/8,000, measured by 0.000003.
 
     Returns:
         int32 (items,); empty if a score is not a number.
