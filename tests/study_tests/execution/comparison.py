@@ -22,8 +22,8 @@ from trainables.records.parquet import read_record_file, record_files
 # Figures that a run measures with a clock.
 TIMES = {DURATION, "seconds_to_99"}
 
-# Files whose content tells when and how often something ran.
-VOLATILE = {"study.log", "mlflow.db", JOURNAL}
+# What runs have measured, and the libraries' messages, which the command alone keeps.
+PASSING = (Path("embeddings/runs"), Path("study.log"))
 
 Facts = Counter[tuple[str, ...]]
 
@@ -116,7 +116,7 @@ def _files(folder: Path, keys: dict[str, str]) -> Iterator[tuple[str, ...]]:
     """Yield the files of a folder, with the content of those that hold no times."""
     for path in folder.rglob("*"):
         place = path.relative_to(folder)
-        if path.is_dir() or place.parts[:2] == ("embeddings", "runs"):  # what runs have measured
+        if path.is_dir() or any(place.is_relative_to(one) for one in PASSING):
             continue
         named = "/".join(keys.get(part, part) for part in place.parts)
         yield ("file", named, *_content(path, place))

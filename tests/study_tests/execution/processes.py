@@ -11,6 +11,7 @@ from embedding_jobs.ray_folder import processes_of
 
 # What the names of processes of a run's Ray hold; an encoder's is that of the preparation of inputs, too.
 TRAINER, ENCODER, RAYLET, GCS = "Trainable", "_StageOfRows", "raylet", "gcs_server"
+TRAINING = "Trainable.train"  # a trainer in the middle of a pack
 
 
 def start_run(path: Path) -> subprocess.Popen[bytes]:
@@ -38,6 +39,19 @@ def processes_named(command: int, name: str) -> list[int]:
     """The processes with a name, one of those above, of the Ray that a run has started."""
     folder = ray_folder_of(command)
     return [pid for pid in processes_of(folder) if name in _name_of(pid)] if folder is not None else []
+
+
+def children_named(parent: int, name: str) -> list[int]:
+    """The processes with a name that a process has started; the workers of a node are those of its raylet."""
+    pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if name in _name_of(pid) and _parent_of(pid) == parent]
+
+
+def _parent_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:  # it has ended
+        return None
 
 
 def _name_of(pid: int) -> str:

@@ -112,27 +112,25 @@ def test_an_exported_model_says_what_the_trial_said(finished: Path, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_nothing_is_stopped_while_it_is_pretrained(make_study: MakeStudy, tmp_path: Path) -> None:
-    """There is no accuracy to judge by before the classifier trains; after that, there is."""
+    """There is nothing to judge by before the classifier trains; after that, noise of ten deviations is found bad."""
     path = make_study(
         splits={"protocol": "nested", "train_fraction": 0.33, "n_splits": 2, "n_search_splits": 2},
         training={
-            **TRAINING, "epochs": 40, "evaluate_every_epochs": 10, "learning_rate": {"low": 3e-3, "high": 1e-2},
+            **TRAINING, "epochs": 40, "evaluate_every_epochs": 10, "batch_size": 8,
+            "learning_rate": {"low": 3e-3, "high": 1e-2},
             "pretraining": {"epochs": 20, "projection": 8, "classifier_hidden": [8]},
         },
-        objective={"threshold": 0.2},
         search={
-            "sampler": "random",
-            "n_candidates": 6,
             "batch_size": 2,
             "pruning": {"asha": {"grace_epochs": 10, "reduction_factor": 2}},
-            "methods": {"contrastive_gaussian_noise": {"sigma": {"low": 0.01, "high": 10}}},
+            "methods": {"contrastive_gaussian_noise": {"sigma": [0.01, 0.1, 9.0, 10.0]}},
         },
     )  # fmt: skip
     with Progress(Console(quiet=True)) as progress:
         result = run_study(load_spec(path), progress)
     assert result.failures == ()
     stops = read_stops(tmp_path / "out/records", read_description(tmp_path / "out").digests["settings"], {})
-    assert stops
+    assert sorted(dict(stop.candidate.params)["sigma"] for stop in stops) == [9, 10]
     for stop in stops:
         assert min(epoch for epoch, _ in stop.evaluations) == 30
         assert stop.n_epochs_planned == 2 * 60

@@ -16,7 +16,15 @@ import yaml
 
 from tests.study_tests.conftest import settings, write_table
 from tests.study_tests.execution.comparison import Facts, differences, everything_in
-from tests.study_tests.execution.processes import GCS, RAYLET, TRAINER, processes_named, start_run
+from tests.study_tests.execution.processes import (
+    GCS,
+    RAYLET,
+    TRAINER,
+    TRAINING,
+    processes_named,
+    ray_folder_of,
+    start_run,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -60,15 +68,30 @@ def directory(study_file: Path, quiet: Facts) -> Path:
 
 
 def test_the_driver_is_killed_twenty_times(study_file: Path, directory: Path, quiet: Facts) -> None:
+    """Five times each: while it or its Ray starts, while a pack is trained, after a further pack is recorded."""
     rng = random.Random(0)
-    n_recorded = []
-    for _ in range(20):
-        process = start_run(study_file)
-        time.sleep(rng.uniform(0, 20))
+
+    def n_recorded() -> int:
+        return len(list(directory.glob("records/[!.]*.parquet")))
+
+    def reached(moment: int, driver: int, n_before: int) -> bool:
+        if moment == 1:
+            return ray_folder_of(driver) is not None
+        if moment == 2:
+            return bool(processes_named(driver, TRAINING))
+        return moment == 0 or n_recorded() > n_before
+
+    n_after = [0]
+    for number in range(20):
+        moment, process = number % 4, start_run(study_file)
+        while not reached(moment, process.pid, n_after[-1]) and n_recorded() < N_CANDIDATES:
+            assert process.poll() is None, study_file.with_suffix(".log").read_text()
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 5 if moment < 2 else 0.5))
         process.kill()
-        process.wait()
-        n_recorded.append(len(list((directory / "records").glob("*.parquet"))))
-    print("packs recorded after each kill:", n_recorded)
+        assert process.wait() == -signal.SIGKILL, "it had not ended"
+        n_after.append(n_recorded())
+    assert n_after[-1] >= 5, n_after
     assert start_run(study_file).wait() == 0, study_file.with_suffix(".log").read_text()
     assert differences(everything_in(directory), quiet) == []
 
@@ -109,11 +132,11 @@ def test_rays_own_processes_are_killed_in_embedding_and_in_training(
 
 
 def test_a_node_is_killed_in_the_middle(study_file: Path, directory: Path, quiet: Facts) -> None:
-    script = Path(__file__).with_name("two_nodes.py")
     # A cluster notes its address in Ray's folder, for others to join: not in the one that other tests use.
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         done = subprocess.run(
-            [sys.executable, str(script), str(study_file)],
+            [sys.executable, "-m", "tests.study_tests.execution.two_nodes", str(study_file)],
+            cwd=Path(__file__).parents[3],
             env={**os.environ, "RAY_TMPDIR": folder},
             capture_output=True,
             text=True,

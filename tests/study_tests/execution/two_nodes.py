@@ -7,15 +7,19 @@ import time
 from pathlib import Path
 
 import ray
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 
 from embedding_jobs.ray_session import use_token
 from study.config.load import load_spec
 from study.execution.run import run_study
+from tests.study_tests.execution.processes import TRAINING, children_named
 
 
-def kill_in_the_middle(cluster: Cluster, node: object, records: Path) -> None:
-    while len(list(records.glob("*.parquet"))) < 3:
+def kill_in_the_middle(cluster: Cluster, node: Node, records: Path) -> None:
+    """Kill a node that is training a pack, when three packs are recorded."""
+    (raylet,) = node.all_processes["raylet"]
+    while len(list(records.glob("*.parquet"))) < 3 or not children_named(raylet.process.pid, TRAINING):
         time.sleep(0.05)
     cluster.remove_node(node, allow_graceful=False)
     print("killed", flush=True)
