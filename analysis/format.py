@@ -20,21 +20,48 @@ def p_text(p_value: float) -> str:
 # Shown where a figure is not defined.
 UNDEFINED_TEXT = "–"
 
+# Scores of how unknown an item is, by the ending of their figures' names; the published one has none.
+SCORE_NAMES: Mapping[str, str] = {
+    "": "max probability",
+    "_joint_energy": "joint energy",
+    "_gen": "GEN",
+    "_knn_hidden": "kNN, last hidden layer",
+    "_relative_mahalanobis_hidden": "relative Mahalanobis, last hidden layer",
+    "_knn_input": "kNN, input",
+    "_relative_mahalanobis_input": "relative Mahalanobis, input",
+}
+
 # Names of figures in texts.
 FIGURE_NAMES: Mapping[str, str] = {
     "auc_weighted": "weighted AUC",
+    "top1": "top-1",
+    "macro_f1": "macro-F1",
+    "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy",
+    "accuracy_chosen": "accuracy at the chosen threshold",
     "ece_known": "ECE",
-    "ood_auroc": "OOD AUROC",
-    "ood_aupr": "OOD AUPR",
+    "ece_open": "ECE with “none”",
+    "overconfidence_known": "overconfidence",
+    "overconfidence_open": "overconfidence with “none”",
+    "nll": "NLL",
+    "brier": "Brier score",
+    "aurc": "AURC",
+    "oscr": "OSCR",
     "probe_auc_weighted": "linear probe’s weighted AUC",
     "probe_accuracy": "linear probe’s accuracy",
+    **{
+        f"ood_{kind}{ending}": f"OOD {text}{f' by {score}' if ending else ''}"
+        for kind, text in (("auroc", "AUROC"), ("aupr", "AUPR"), ("fpr95", "FPR at 95 % TPR"))
+        for ending, score in SCORE_NAMES.items()
+    },
 }
 
 
 def figure_name(figure: str) -> str:
     """Return the name of a figure in texts, by default its own name."""
-    return FIGURE_NAMES.get(figure, figure)
+    plain = figure.removesuffix("_scaled")
+    scaled = " after temperature scaling" if plain != figure else ""
+    return FIGURE_NAMES.get(plain, plain) + scaled
 
 
 def heading(text: str) -> str:

@@ -92,7 +92,7 @@ def remove_asides(folder: Path, name: str = "*") -> None:
 
     Only the process that may write these files now may call this: it also removes the file of a living writer.
     """
-    for path in folder.glob(f".{name}.{'[0-9a-f]' * 32}.tmp"):
+    for path in folder.glob(f".{name}.{'[0-9a-f]' * 32}.tmp*"):  # and SQLite's journal of one
         path.unlink(missing_ok=True)
 
 

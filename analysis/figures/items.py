@@ -13,7 +13,7 @@ import numpy.typing as npt
 from analysis.figures.types import FloatArray, ForestFigure, ForestRow, LineFigure, Series
 from analysis.format import figure_name, heading
 from analysis.results.controls import each_with_its_own, is_reference, reference_of, references_text
-from analysis.statistics.decisions import LOWER_IS_BETTER, MethodEvidence, items_of
+from analysis.statistics.decisions import MAIN_FIGURES, MethodEvidence, items_of, lower_is_better
 from trainables.records.figures import confidence_bins
 from trainables.records.types import N_BINS, ItemResults, TrialRecord
 
@@ -25,8 +25,16 @@ _MIN_IN_BIN = 10
 
 
 def forest_figures(evidence: Mapping[str, MethodEvidence]) -> list[ForestFigure]:
-    """Return a forest plot of the differences to the controls in each figure; none with one split or no control."""
-    figures = dict.fromkeys(figure for own in evidence.values() for figure in own.differences)
+    """Return a forest plot of the differences to the controls in the objective and each main figure.
+
+    There is none with one split or no control.
+    """
+    figures = dict.fromkeys(
+        figure
+        for own in evidence.values()
+        for figure, difference in own.differences.items()
+        if difference.confirmatory or figure in MAIN_FIGURES
+    )
     found = []
     for figure in figures:
         differences = {method: own.differences[figure] for method, own in evidence.items() if figure in own.differences}
@@ -52,7 +60,7 @@ def forest_figures(evidence: Mapping[str, MethodEvidence]) -> list[ForestFigure]
                 ForestFigure(
                     f"differences-{figure}",
                     f"{heading(name)} against {references_text(differences)}",
-                    f"{note} Left is better." if figure in LOWER_IS_BETTER else note,
+                    f"{note} Left is better." if lower_is_better(figure) else note,
                     f"difference in {name}",
                     region,
                     rows,

@@ -1,8 +1,13 @@
-"""Figures over all candidates of a study: response to hyperparameters, and best score against search time."""
+"""Figures over all candidates of a study: response to hyperparameters, and best score against search time.
+
+A candidate's score on a split is its mean over the inner splits. Where each split proposes candidates of its own, no
+two splits try the same ones: then the mean of its split is subtracted, and what is alike in a hyperparameter is
+averaged over a few ranges of its values.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -12,34 +17,37 @@ from analysis.format import figure_name
 from analysis.results.aggregate import StudyResults
 from analysis.results.controls import is_reference
 from trainables.records.choice import choose_best, mean_score
-from trainables.records.types import AUTO, Candidate, TrialRecord
+from trainables.records.figures import LOWER_IS_BETTER
+from trainables.records.types import AUTO, Candidate, SplitId
 
 _Group = TypeVar("_Group", str, float)
+
+# Ranges of values that candidates of different splits are averaged over.
+_MAX_RANGES = 8
 
 
 def search_figures(results: StudyResults) -> list[LineFigure]:
     """Return the response of the objective to each hyperparameter, and the best score against search time."""
     objective = figure_name(results.description.objective)
-    trials: dict[Candidate, list[TrialRecord]] = {}
-    for record in results.records:
-        if record.config.phase == results.description.choosing_phase:
-            trials.setdefault(record.config.candidate, []).append(record)
-    complete = [
-        summary.candidate for summary in results.candidates[results.description.choosing_phase] if summary.complete
-    ]
-    scores = {
-        candidate: np.array([record.metrics[results.description.objective] for record in trials[candidate]])
-        for candidate in complete
-    }
-    found = list(_responses(scores, objective))
-    budget = _budget(results.description.methods, trials, scores)
-    if len(complete) > len(results.description.methods) and budget:
+    if results.description.objective in LOWER_IS_BETTER:
+        objective = f"−{objective}"
+    scores = {candidate: on for own in results.scores.values() for candidate, on in own.items()}
+    if results.own_searches:
+        splits = {split for on in scores.values() for split in on}
+        level = {split: mean_score(on[split] for on in scores.values() if split in on) for split in splits}
+        values = {one: np.array([score - level[split] for split, score in on.items()]) for one, on in scores.items()}
+        found = list(_responses(values, f"{objective} minus the split’s mean", apart=True))
+    else:
+        n_splits = len({split.outer for split in results.description.splits[results.description.choosing_phase]})
+        values = {one: np.array(list(on.values())) for one, on in scores.items() if len(on) == n_splits}
+        found = list(_responses(values, objective, apart=False))
+    if budget := _budget(results):
         end = max(float(series.x[-1]) for series in budget)
         found.append(
             LineFigure(
                 "budget",
                 "Best score against search time",
-                "Best mean score so far; candidates in the order in which they started.",
+                "Best score so far, mean over splits; candidates in the order in which they started.",
                 "device time (s)",
                 f"best {objective}",
                 budget,
@@ -51,18 +59,20 @@ def search_figures(results: StudyResults) -> list[LineFigure]:
     return found
 
 
-def _responses(scores: Mapping[Candidate, FloatArray], objective: str) -> Iterator[LineFigure]:
-    names = dict.fromkeys(name for candidate in scores for name, _ in candidate.params)
-    for name in names:
+def _responses(scores: Mapping[Candidate, FloatArray], objective: str, *, apart: bool) -> Iterator[LineFigure]:
+    """Describe the responses from the scores of each candidate (splits,); `apart` if splits have their own."""
+    for name in dict.fromkeys(name for candidate in scores for name, _ in candidate.params):
         series = []
         for method in dict.fromkeys(candidate.method for candidate in scores):
             own = {c: dict(c.params)[name] for c in scores if c.method == method and name in dict(c.params)}
             # With several hyperparameters, each value of this one is shown with the best values of the others. The
             # layer `auto` has no place on the axis.
-            best = _best_of_each(scores, {c: x for c, x in own.items() if not (name == "layer" and x == AUTO)})
-            if best:
-                series.append(_response(method, dict(sorted(best.items()))))
-        values = np.array([x for one in series for x in one.x])
+            own = {c: x for c, x in own.items() if not (name == "layer" and x == AUTO)}
+            if own and apart:
+                series.append(_in_ranges(method, np.array(sorted((x, y) for c, x in own.items() for y in scores[c]))))
+            elif own:
+                series.append(_response(method, dict(sorted(_best_of_each(scores, own).items()))))
+        values = np.array([x for one in series for x in one.points[:, 0]])
         if len(np.unique(values)) < 2:
             continue
         margin = 0.04 * float(values.max() - values.min())
@@ -75,7 +85,9 @@ def _responses(scores: Mapping[Candidate, FloatArray], objective: str) -> Iterat
         yield LineFigure(
             f"response-{name}",
             f"Response to {name}",
-            "Dot: one split. Line: mean over splits.",
+            "Dot: a candidate on one split. Line: mean of similar values."
+            if apart
+            else "Dot: one split. Line: mean over splits.",
             name,
             objective,
             (*flat, *series),
@@ -105,20 +117,48 @@ def _response(method: str, best: Mapping[float, FloatArray]) -> Series:
     )
 
 
-def _budget(
-    methods: Sequence[str], trials: Mapping[Candidate, list[TrialRecord]], scores: Mapping[Candidate, FloatArray]
-) -> tuple[Series, ...]:
-    """Return the best mean score so far against device time, for each method."""
-    found = []
-    for method in methods:
-        own = sorted(
-            (candidate for candidate in scores if candidate.method == method),
-            key=lambda candidate: min(record.started_at_s for record in trials[candidate]),
-        )
-        if own:
-            spent = np.cumsum([sum(record.duration_s for record in trials[candidate]) for candidate in own])
-            best = np.maximum.accumulate([scores[candidate].mean() for candidate in own])
-            found.append((method, spent, best))
-    end = max((float(spent[-1]) for _, spent, _ in found), default=0.0)
-    curves = [(method, np.append(spent, end), np.append(best, best[-1])) for method, spent, best in found]
-    return tuple(Series(method, spent, best, best, best) for method, spent, best in curves)
+def _in_ranges(method: str, dots: FloatArray) -> Series:
+    """Return the means of dots (dots, 2), sorted by x, over ranges of about equally many."""
+    n_ranges = min(_MAX_RANGES, len(np.unique(dots[:, 0])))
+    edges = np.unique(np.quantile(dots[:, 0], np.linspace(0, 1, n_ranges + 1))[1:-1])
+    place = np.searchsorted(edges, dots[:, 0], side="left")
+    groups = [dots[place == index] for index in np.unique(place)]
+    x, mean, low, high = (
+        np.array([float(function(own[:, column])) for own in groups])
+        for function, column in ((np.mean, 0), (np.mean, 1), (np.min, 1), (np.max, 1))
+    )
+    return Series(method, x, mean, low, high, dots)
+
+
+def _budget(results: StudyResults) -> tuple[Series, ...]:
+    """Return the best score so far against device time, for each method; nothing where no method has a choice."""
+    phase = results.description.choosing_phase
+    started: dict[Candidate, float] = {}
+    spent: dict[tuple[Candidate, SplitId], float] = {}
+    for record in results.records:
+        if record.config.phase == phase:
+            candidate = record.config.candidate
+            place = candidate, record.config.split.outer
+            started[candidate] = min(record.started_at_s, started.get(candidate, record.started_at_s))
+            spent[place] = spent.get(place, 0.0) + record.duration_s
+    # Under `reported` selection all splits have one candidate: their mean score is what gets better.
+    together = not results.own_searches and results.chosen_on_reported
+    found: list[tuple[str, FloatArray, FloatArray]] = []
+    for method, scores in results.scores.items():
+        splits = sorted({split for own in scores.values() for split in own})
+        order = sorted(scores, key=lambda candidate: (started[candidate], candidate))
+        steps = []
+        for split in splits:
+            own = [c for c in order if split in scores[c] and not (together and len(scores[c]) < len(splits))]
+            steps.append([(spent[c, split], scores[c][split]) for c in own])
+        n = min(map(len, steps), default=0)
+        if n:
+            table = np.array([one[:n] for one in steps])
+            score = table[:, :, 1]
+            best = np.maximum.accumulate(score.mean(axis=0)) if together else np.maximum.accumulate(score, 1).mean(0)
+            found.append((method, np.cumsum(table[:, :, 0].sum(axis=0)), best))
+    if all(len(spent_s) < 2 for _, spent_s, _ in found):
+        return ()
+    end = max((float(spent_s[-1]) for _, spent_s, _ in found), default=0.0)
+    curves = [(method, np.append(spent_s, end), np.append(best, best[-1])) for method, spent_s, best in found]
+    return tuple(Series(method, spent_s, best, best, best) for method, spent_s, best in curves)

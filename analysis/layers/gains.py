@@ -21,7 +21,7 @@ from analysis.statistics.decisions import Sampling, check_paired, figure_matrix,
 from analysis.statistics.intervals import Interval, interval, interval_over_splits
 from analysis.statistics.variance import Values
 from trainables.records.types import AUTO as RECORDED_AUTO
-from trainables.records.types import CONTRASTIVE, SUPERVISED, Candidate, TrialRecord
+from trainables.records.types import CONTRASTIVE, SUPERVISED, Candidate, SplitId, TrialRecord
 
 Family = tuple[str, bool]
 
@@ -153,10 +153,13 @@ def target_of(candidate: Candidate) -> Target:
 def find_targets(results: StudyResults) -> dict[Target, list[Candidate]]:
     """Return the targets to compare, controls included, each with its candidates that finished every split.
 
-    In the nested protocol these are the trials of the search, where every layer is trained. An objective without a
-    control or with fewer than two fixed layers is left out.
+    In a nested study these are the trials of the search, where every layer is trained. An objective without a control
+    or with fewer than two fixed layers is left out; so is a study whose splits search on their own, where no layer has
+    met all splits.
     """
     found: dict[Target, list[Candidate]] = {}
+    if results.own_searches:
+        return found
     for summary in results.candidates[results.description.choosing_phase]:
         target = target_of(summary.candidate)
         if summary.complete and (target.layer is not None or target.augmentation in (CONTROL, *BESIDE)):
@@ -168,9 +171,9 @@ def find_targets(results: StudyResults) -> dict[Target, list[Candidate]]:
 
 def chosen_layers(
     groups: Mapping[Target, Sequence[Candidate]], records: Iterable[TrialRecord]
-) -> dict[Target, dict[int, set[int]]]:
+) -> dict[Target, dict[SplitId, set[int]]]:
     """Return the layers that trials of each target `AUTO` chose, by split; several where candidates differ."""
-    found: dict[Target, dict[int, set[int]]] = {}
+    found: dict[Target, dict[SplitId, set[int]]] = {}
     for record in sorted(records, key=lambda record: record.config.split):
         target = target_of(record.config.candidate)
         shown = record.config.candidate in groups.get(target, ())
@@ -198,9 +201,12 @@ def measure(
         ReportError: Two trials of one split were judged on different items.
     """
     owners = {candidate: target for target, candidates in groups.items() for candidate in candidates}
-    splits = sorted(results.description.splits[results.description.choosing_phase])
+    phase = results.description.choosing_phase
+    splits = sorted(results.description.splits[phase])
+    outer = list(dict.fromkeys(split.outer for split in splits))
+    of_outer = [[place for place, split in enumerate(splits) if split.outer == one] for one in outer]
     shape = (len(splits), results.description.data.n_items)
-    first: dict[int, TrialRecord] = {}
+    first: dict[SplitId, TrialRecord] = {}
     means: dict[str, dict[Target, Values]] = {figure: {} for figure in (*GAIN_FIGURES, *PROBE)}
     for record in records:
         target, split = owners[record.config.candidate], record.config.split
@@ -213,7 +219,7 @@ def measure(
     found = []
     for figure, of_targets in means.items():
         gained = {
-            target: own - of_targets[control]
+            target: _of_splits(own - of_targets[control], of_outer)
             for target, own in of_targets.items()
             if (control := Target(target.objective, CONTROL)) in of_targets and target != control
         }
@@ -222,5 +228,16 @@ def measure(
             if (plain := replace(stopped, stop_gradient=False, layer=INPUT)) in gained:
                 gained.setdefault(replace(stopped, layer=INPUT), gained[plain])
         if gained:
-            found.append(Gains(figure, within[PROBE.get(figure, figure)], gained, sampling_of(results.description)))
+            found.append(
+                Gains(figure, within[PROBE.get(figure, figure)], gained, sampling_of(results.description, phase))
+            )
     return found
+
+
+def _of_splits(values: Values, of_outer: Sequence[Sequence[int]]) -> Values:
+    """Return the mean over the inner splits of each split, of those that judge the item."""
+    if all(len(own) == 1 for own in of_outer):
+        return values
+    there = np.isfinite(values)
+    kept = np.where(there, values, 0.0)
+    return np.stack([kept[own].sum(axis=0) / np.where(n := there[own].sum(axis=0), n, np.nan) for own in of_outer])

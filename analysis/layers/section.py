@@ -25,7 +25,7 @@ from analysis.layers.gains import (
 from analysis.results.aggregate import StudyResults
 from analysis.results.controls import CONTROL
 from analysis.results.load import each_with_items
-from trainables.records.types import TrialRecord
+from trainables.records.types import SplitId, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Layers:
     """
 
     gains: tuple[Gains, ...]
-    chosen: Mapping[Target, Mapping[int, set[int]]]
+    chosen: Mapping[Target, Mapping[SplitId, set[int]]]
     controls: Mapping[str, Sequence[TrialRecord]]
     several: bool
     phase: str
@@ -105,7 +105,7 @@ def layers_json(layers: Layers) -> dict[str, Any]:
     autos = []
     for gains in layers.gains:
         for auto in auto_choices(gains):
-            chosen = {split: sorted(of_split) for split, of_split in layers.chosen.get(auto.target, {}).items()}
+            chosen = {str(split): sorted(of_split) for split, of_split in layers.chosen.get(auto.target, {}).items()}
             intervals = (gains.intervals[auto.target], gains.intervals[auto.best], auto.regret)
             numbers = dict(zip(("gain", "best_gain", "regret"), map(dataclasses.asdict, intervals), strict=True))
             place = {"chosen": chosen, "best_layer": auto.best.layer}

@@ -97,12 +97,12 @@ def comparison_table(comparison: Comparison) -> TerminalTable:
 
 
 def _cell(side: Side, method: str) -> tuple[str, str, str, int]:
-    """Return hyperparameters, weighted AUC and accuracy of a method in a study, and its number of splits."""
+    """Return hyperparameters, weighted AUC and top-1 of a method in a study, and its number of splits."""
     summary = side.summaries.get(method)
-    if summary is None or summary.candidate is None:
+    if summary is None or not summary.finished:
         return UNDEFINED_TEXT, UNDEFINED_TEXT, UNDEFINED_TEXT, 0
-    accuracy = number(summary.figure("accuracy").mean, 3)
-    return values_text(summary.candidate), plus_minus(summary.figure("auc_weighted")), accuracy, summary.n_splits
+    values, auc = values_text(summary.choices.values()), plus_minus(summary.figure("auc_weighted"))
+    return values, auc, number(summary.figure("top1").mean, 3), summary.n_splits
 
 
 def _forests(comparison: Comparison) -> list[ForestFigure]:

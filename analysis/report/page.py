@@ -16,14 +16,24 @@ from analysis.figures import draw as figures
 from analysis.figures.curves import crossings, over_splits
 from analysis.figures.styles import LineStyle, method_styles
 from analysis.figures.types import ForestFigure, LineFigure
-from analysis.format import figure_name, flatten, heading, p_text, plural, signed
+from analysis.format import UNDEFINED_TEXT, figure_name, flatten, heading, p_text, plural, signed
 from analysis.layers.figures import family_name, layer_name
 from analysis.layers.section import Layers, drawings
 from analysis.report import text as texts
-from analysis.report.tables import Evidence, candidate_row, headings, repeats_the_paper, table_rows
+from analysis.report.tables import (
+    Evidence,
+    beside_tables,
+    candidate_row,
+    has_chosen_thresholds,
+    headings,
+    repeats_the_paper,
+    table_rows,
+    values_text,
+)
 from analysis.results.aggregate import StudyResults
 from analysis.results.controls import each_with_its_own, missing_references, references_text
-from trainables.records.types import TrialRecord
+from analysis.statistics.decisions import Pair
+from trainables.records.types import TEST, TrialRecord
 
 _MEDIA_TYPES: Mapping[str, str] = {"svg": "image/svg+xml", "pdf": "application/pdf", "csv": "text/csv"}
 
@@ -123,6 +133,7 @@ def render(
     drawn: Sequence[PageFigure],
     layers: Layers | None = None,
     of_layers: Sequence[PageFigure] = (),
+    pairs: Sequence[Pair] = (),
 ) -> str:
     """Return the page.
 
@@ -133,13 +144,13 @@ def render(
         drawn: The figures.
         layers: What the study says of the layers that it augments.
         of_layers: The figures of the layers.
+        pairs: Further comparisons of methods.
     """
     description = results.description
-    best = {summary.candidate for summary in results.methods}
     against = references_text(description.methods)
     styles = method_styles(description.methods)
     columns = headings(results, evidence)
-    only_of_methods = ("published", "interval", "difference", "decision", "optimism")
+    only_of_methods = ("published", "interval", "difference", "decision", "epochs_to_control")
     candidate_columns = {name: text for name, text in columns.items() if name not in only_of_methods}
     for name in ("hyperparameters", "interval"):
         columns.pop(name, None)  # They stand under the method and the mean.
@@ -159,9 +170,16 @@ def render(
             convergence=results.convergence,
             optimistic=texts.optimistic(results),
             unsure=texts.unsure(results),
+            luck=texts.luck(results),
+            references=against,
+            sampling=texts.sampling_note(results),
+            chosen_thresholds=has_chosen_thresholds(results),
+            beside=beside_tables(results, evidence),
+            pairs={(method, difference.reference): difference for method, difference in pairs},
+            choices=_choices(results),
             candidates=[
-                (candidate_row(summary, description.objective), summary.candidate in best)
-                for summary in results.candidates[description.choosing_phase]
+                (candidate_row(one, results), [*results.choices[one.candidate.method].values()].count(one.candidate))
+                for one in results.candidates[description.choosing_phase]
             ],
             missing=results.missing,
             saved=texts.what_was_saved(results.stops),
@@ -183,6 +201,18 @@ def render(
             provenance=texts.provenance_rows(results),
         )
     )
+
+
+def _choices(results: StudyResults) -> dict[str, list[str]]:
+    """Return what each split chose, as text by method; nothing where all splits chose alike."""
+    splits = sorted(results.description.splits[TEST])
+    if all(len(set(own.values())) < 2 for own in results.choices.values()):
+        return {}
+    return {
+        method: [values_text([own[split]]) if split in own else UNDEFINED_TEXT for split in splits]
+        for method, own in results.choices.items()
+        if results.description.n_candidates[method] > 1
+    }
 
 
 def _reader(reported: Mapping[str, Sequence[TrialRecord]], threshold: float) -> dict[str, Any] | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from analysis.format import UNDEFINED_TEXT, figure_name, heading, number, signed
+from analysis.format import SCORE_NAMES, UNDEFINED_TEXT, figure_name, heading, number, signed
 from analysis.results.aggregate import CandidateSummary, MethodSummary, Spread, StudyResults
 from analysis.results.controls import references_text
-from analysis.statistics.decisions import MethodEvidence
+from analysis.results.selection import ChosenValues, chosen_values
+from analysis.statistics.decisions import MethodEvidence, lower_is_better
 from analysis.statistics.intervals import Decision
 from trainables.records.types import Candidate, value_text
 
@@ -32,48 +32,27 @@ PUBLISHED: Mapping[str, tuple[float, float]] = {
 }
 
 
-@dataclass(frozen=True)
-class TableRow:
-    """One method as text, ready to print; a dash stands for a figure that is not defined.
+# Columns of figures: by heading, the figures of which the first that the study has is shown, and the decimals.
+_Column = tuple[str, tuple[str, ...], int]
+_COLUMNS: Mapping[str, _Column] = {
+    "top1": ("Top-1", ("top1",), 3),
+    "macro_f1": ("Macro-F1", ("macro_f1",), 3),
+    "accuracy": ("Accuracy", ("accuracy_chosen", "accuracy"), 3),
+    "accuracy_known": ("Known", ("accuracy_known_chosen", "accuracy_known"), 3),
+    "accuracy_none": ("“None”", ("accuracy_none_chosen", "accuracy_none"), 3),
+    "auc_weighted": ("Weighted AUC", ("auc_weighted",), 4),
+    "ood_auroc": ("OOD AUROC", ("ood_auroc",), 3),
+    "ece": ("ECE", ("ece_known",), 3),
+    "ece_scaled": ("ECE, scaled", ("ece_known_scaled",), 3),
+    "epochs_to_control": ("Epochs to control", ("epochs_to_control",), 0),
+}
 
-    Attributes:
-        method: Name of the method.
-        hyperparameters: Those of its best candidate, or why there is none.
-        objective: Mean ± maximum deviation of the study's objective.
-        published: The same in the paper; empty unless the study repeats the paper's.
-        n_splits: J, the number of splits behind every figure of the row.
-        accuracy: Over all validation items, at the study's threshold; `accuracy_known` and `accuracy_none` over those
-            of known classes and over "none" items.
-        none_fraction: "None" items among the validation items, in percent.
-        ece: Expected calibration error over known items.
-        ood_auroc: How well confidence separates "none" items from the others.
-        epochs_to_99: Epochs to 99 % of the final accuracy.
-        duration: Mean device seconds of a trial.
-        interval: 95 % interval of the objective, over splits and items.
-        difference: Of the objective to the method's control, with its 95 % interval and the `decision`, which is "not
-            converged" where that is so of the method, whether or not it is compared.
-        optimism: By how much the search's best score exceeds the confirmed one.
-        best: Whether its objective is the highest of the table, among methods that have converged.
-    """
-
-    method: str
-    hyperparameters: str
-    objective: str
-    published: str
-    n_splits: str
-    accuracy: str
-    accuracy_known: str
-    accuracy_none: str
-    none_fraction: str
-    ece: str
-    ood_auroc: str
-    epochs_to_99: str
-    duration: str
-    interval: str = ""
-    difference: str = ""
-    decision: str = ""
-    optimism: str = ""
-    best: bool = False
+# One line of the table as text, by column, ready to print; a dash stands for what is not defined. Besides the columns
+# of figures there are: `method`; `hyperparameters`, what the splits chose, or why there is nothing; `objective`, mean ±
+# maximum deviation; `published`, the same in the paper; `n_splits`, J; `none_fraction`, "none" items among the test
+# items; `duration`, mean device seconds of a trial; `interval`, 95 % interval of the objective; `difference` to the
+# method's control with its interval, and the `decision`; `best`, "yes" for the best objective of what has converged.
+Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -85,7 +64,7 @@ class TerminalTable:
 
 
 def headings(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> dict[str, str]:
-    """Return the headings of the table's columns, by field of `TableRow`; only of columns that hold something."""
+    """Return the headings of the table's columns, by column; only of columns that hold something."""
     objective = results.description.objective
     columns = {
         "method": "Method",
@@ -96,14 +75,8 @@ def headings(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> dict[st
         "difference": f"Against {references_text(results.description.methods)}",
         "decision": "Decision",
         "n_splits": "J",
-        "accuracy": "Accuracy",
-        "accuracy_known": "Known",
-        "accuracy_none": "“None”",
+        **{name: text for name, (text, figures, _) in _COLUMNS.items() if figures != (objective,)},
         "none_fraction": "“None” items",
-        "ece": "ECE",
-        "ood_auroc": "OOD AUROC",
-        "epochs_to_99": "Epochs to 99 %",
-        "optimism": "Optimism",
         "duration": "Time per trial (s)",
     }
     always = {"method", "hyperparameters", "objective", "n_splits", "accuracy", "accuracy_known", "accuracy_none"}
@@ -112,8 +85,13 @@ def headings(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> dict[st
     return {
         name: text
         for name, text in columns.items()
-        if name in always or any(getattr(row, name) not in ("", UNDEFINED_TEXT) for row in rows)
+        if name in always or any(row[name] not in ("", UNDEFINED_TEXT) for row in rows)
     }
+
+
+def has_chosen_thresholds(results: StudyResults) -> bool:
+    """Return whether accuracies are shown at the thresholds that inner splits chose, not at the study's."""
+    return any(summary.figure("accuracy_chosen").n for summary in results.methods)
 
 
 def repeats_the_paper(results: StudyResults) -> bool:
@@ -124,36 +102,48 @@ def repeats_the_paper(results: StudyResults) -> bool:
 def terminal_table(results: StudyResults) -> TerminalTable:
     """Return the table as headings and rows of text, in the study's order of methods."""
     columns = headings(results)
-    rows = tuple(tuple(getattr(row, name) for name in columns) for row in table_rows(results))
+    rows = tuple(tuple(row[name] for name in columns) for row in table_rows(results))
     return TerminalTable(tuple(columns.values()), rows)
 
 
-def table_rows(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> list[TableRow]:
+def table_rows(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> list[Row]:
     """Return one row per method, in the study's order; without evidence the columns of intervals stay empty."""
-    finished = [one for one in results.methods if one.candidate and one.method not in results.not_converged]
-    top = max((summary.objective.mean for summary in finished), default=math.nan)
+    finished = [one for one in results.methods if one.finished and one.method not in results.not_converged]
+    best = min if lower_is_better(results.description.objective) else max
+    top = best((summary.objective.mean for summary in finished), default=math.nan)
     return [_row(summary, top, results, evidence.get(summary.method)) for summary in results.methods]
 
 
-def candidate_row(summary: CandidateSummary, objective: str) -> TableRow:
+def candidate_row(summary: CandidateSummary, results: StudyResults) -> Row:
     """Return one candidate as text, for the table of all candidates."""
-    hyperparameters = values_text(summary.candidate)
+    hyperparameters = values_text([summary.candidate])
     if not summary.complete:
         hyperparameters += f" (incomplete: {len(summary.missing_splits)} missing)"
-    return TableRow(
-        method=summary.candidate.method,
-        hyperparameters=hyperparameters,
-        objective=plus_minus(summary.figures[objective]),
-        published="",
-        n_splits=str(len(summary.splits)),
+    return {
+        "method": summary.candidate.method,
+        "hyperparameters": hyperparameters,
+        "objective": plus_minus(summary.figures[results.description.objective]),
+        "n_splits": str(len({split.outer for split in summary.splits})),
         **_figures(summary.figures, len(summary.splits)),
-        duration=number(summary.duration_s, 2),
-    )
+        "duration": number(summary.duration_s, 2),
+        "interval": "",
+    }
 
 
-def values_text(candidate: Candidate) -> str:
-    """Return the hyperparameters of a candidate, or a dash."""
-    return ", ".join(f"{name} {value_text(name, value)}" for name, value in candidate.params) or UNDEFINED_TEXT
+def values_text(choices: Iterable[Candidate]) -> str:
+    """Return the hyperparameters that the splits chose: one value, or median and range; a dash for none."""
+    found = chosen_values(choices)
+    return ", ".join(f"{name} {_value(name, values)}" for name, values in found.items()) or UNDEFINED_TEXT
+
+
+def _value(name: str, chosen: ChosenValues) -> str:
+    text = value_text(name, chosen.median)
+    details = []
+    if chosen.low < chosen.high:
+        details.append(f"{value_text(name, chosen.low)}–{value_text(name, chosen.high)}")
+    if 0 < chosen.n_auto < chosen.n:
+        details.append(f"auto on {chosen.n_auto} of {chosen.n}")
+    return f"{text} ({', '.join(details)})" if details else text
 
 
 def plus_minus(spread: Spread, digits: int = 4) -> str:
@@ -165,31 +155,29 @@ def plus_minus(spread: Spread, digits: int = 4) -> str:
     return f"{spread.mean:.{digits}f} ± {spread.maximum_deviation:.{digits}f}"
 
 
-def _row(summary: MethodSummary, top: float, results: StudyResults, own: MethodEvidence | None) -> TableRow:
+def _row(summary: MethodSummary, top: float, results: StudyResults, own: MethodEvidence | None) -> Row:
     published = ""
     if repeats_the_paper(results):
         known = PUBLISHED.get(summary.method)
         published = UNDEFINED_TEXT if known is None else "{:.4f} ± {:.4f}".format(*known)
-    if summary.candidate is None and summary.n_complete == summary.n_planned:
-        text = "best candidate not confirmed"
-    elif summary.candidate is None:
-        text = f"incomplete: {summary.n_complete} of {summary.n_planned} candidates"
+    if summary.finished:
+        text = values_text(summary.choices.values())
+    elif summary.n_complete == summary.n_planned:
+        text = "chosen candidates not yet tested"
     else:
-        text = values_text(summary.candidate)
+        text = f"incomplete: {summary.n_complete} of {summary.n_planned} candidates"
     converged = summary.method not in results.not_converged
-    exceeds = summary.optimism if results.description.protocol == "nested" else math.nan
-    return TableRow(
-        method=summary.method,
-        hyperparameters=text,
-        objective=plus_minus(summary.objective),
-        published=published,
-        n_splits=str(summary.n_splits),
+    return {
+        "method": summary.method,
+        "hyperparameters": text,
+        "objective": plus_minus(summary.objective),
+        "published": published,
+        "n_splits": str(summary.n_splits),
         **_figures(summary.figures, summary.n_splits),
-        duration=number(summary.duration_s, 2),
-        optimism=signed(exceeds) if math.isfinite(exceeds) else "",
-        best=converged and summary.objective.mean == top,
+        "duration": number(summary.duration_s, 2),
+        "best": "yes" if converged and summary.objective.mean == top else "",
         **_evidence_cells(own, results.description.objective, converged=converged),
-    )
+    }
 
 
 def _evidence_cells(own: MethodEvidence | None, objective: str, *, converged: bool) -> dict[str, str]:
@@ -210,11 +198,11 @@ def _evidence_cells(own: MethodEvidence | None, objective: str, *, converged: bo
     return cells
 
 
-def _figures(figures: Mapping[str, Spread], n_splits: int) -> dict[str, Any]:
-    cells = {name: _mean(figures.get(name), n_splits) for name in ("accuracy", "accuracy_known", "accuracy_none")}
-    cells["ece"] = _mean(figures.get("ece_known"), n_splits)
-    cells["ood_auroc"] = _mean(figures.get("ood_auroc"), n_splits)
-    cells["epochs_to_99"] = _mean(figures.get("epochs_to_99"), n_splits, digits=0)
+def _figures(figures: Mapping[str, Spread], n_splits: int) -> dict[str, str]:
+    cells = {}
+    for name, (_, shown, digits) in _COLUMNS.items():
+        there = [figures[one] for one in shown if one in figures]
+        cells[name] = _mean(next((one for one in there if one.n), there[-1] if there else None), n_splits, digits)
     none, validation = figures.get("n_none"), figures.get("n_validation")
     share = none.mean / validation.mean if none and validation and validation.mean else math.nan
     cells["none_fraction"] = f"{100 * share:.1f} %" if math.isfinite(share) else UNDEFINED_TEXT
@@ -225,3 +213,72 @@ def _mean(figure: Spread | None, n_splits: int, digits: int = 3) -> str:
     if figure is None or figure.n == 0:
         return UNDEFINED_TEXT
     return number(figure.mean, digits) + ("" if figure.n == n_splits else f" ({figure.n} of {n_splits} splits)")
+
+
+@dataclass(frozen=True)
+class BesideTable:
+    """A table of exploratory figures, beside the main one.
+
+    Attributes:
+        name: Its identifier on the page.
+        note: How to read it.
+        headings: Of the columns after the method.
+        rows: By method, the text of each column and, in short, its difference to the control; empty where unknown.
+    """
+
+    name: str
+    title: str
+    note: str
+    headings: tuple[str, ...]
+    rows: Mapping[str, tuple[tuple[str, str], ...]]
+
+
+def beside_tables(results: StudyResults, evidence: Evidence) -> list[BesideTable]:
+    """Return the tables of scores that find unknown classes, and of calibration before and after scaling.
+
+    Each is there where the trials have more than the plain figures: another score, or a temperature.
+    """
+    scores = {f"ood_auroc{ending}": heading(name) for ending, name in SCORE_NAMES.items()}
+    plain = [name for name in ("ece_known", "ece_open", "overconfidence_known", "nll", "brier")]
+    scaled = {
+        name + ending: heading(figure_name(name)) + words
+        for name in plain
+        for ending, words in (("", ", before"), ("_scaled", ", after"))
+    }
+    found = []
+    for name, title, note, columns, needed in (
+        (
+            "scores",
+            "Finding unknown classes by each score",
+            "AUROC of “none” items against the others, by the score that ranks them. Exploratory.",
+            scores,
+            [figure for figure in scores if figure != "ood_auroc"],
+        ),
+        (
+            "calibration",
+            "Calibration before and after temperature scaling",
+            "On the test items; inner splits chose the temperature. Less is better, and overconfidence is best at 0. "
+            "Exploratory.",
+            scaled,
+            [f"{figure}_scaled" for figure in plain],
+        ),
+    ):
+        there = [figure for figure in columns if any(one.figure(figure).n for one in results.methods)]
+        if set(there) & set(needed):
+            rows = {
+                one.method: tuple(
+                    (plus_minus(one.figure(figure), 3), _short(one, figure, evidence)) for figure in there
+                )
+                for one in results.methods
+                if one.finished
+            }
+            found.append(BesideTable(name, title, note, tuple(columns[figure] for figure in there), rows))
+    return found
+
+
+def _short(summary: MethodSummary, figure: str, evidence: Evidence) -> str:
+    own = evidence.get(summary.method)
+    difference = own.differences.get(figure) if own else None
+    if not difference or not difference.interval.ends:
+        return ""
+    return f"{signed(difference.interval.estimate, 3)}, {difference.decision}"

@@ -11,10 +11,17 @@ from typing import Any
 from analysis.format import figure_name, flatten, plural
 from analysis.report.tables import Evidence
 from analysis.results.aggregate import StudyResults
-from analysis.statistics.decisions import in_short, sentence
+from analysis.results.selection import luck_by_method
+from analysis.statistics.decisions import MAIN_FIGURES, in_short, sentence
 from trainables.records.failures import Stop
+from trainables.records.types import TEST, Design
 
-_PHASE_WORDS: Mapping[str, str] = {"paper": "random split", "search": "search split", "confirm": "training fold"}
+_SPLIT_WORDS: Mapping[Design, str] = {
+    Design.REVERSE_FOLDS: "disjoint training fold",
+    Design.RANDOM: "random split",
+    Design.FOLDS: "fold",
+    Design.OFFICIAL: "seed",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ def findings(results: StudyResults, evidence: Evidence) -> list[Finding]:
             beside="; ".join(
                 f"{figure_name(name)} {in_short(difference)}"
                 for name, difference in own.differences.items()
-                if name != objective and math.isfinite(difference.interval.low)
+                if name != objective and name in MAIN_FIGURES and math.isfinite(difference.interval.low)
             ),
         )
         for method, own in evidence.items()
@@ -65,13 +72,48 @@ def unsure(results: StudyResults) -> str | None:
 
 
 def optimistic(results: StudyResults) -> str | None:
-    """Return a warning where candidates were chosen on the items that are reported; None elsewhere."""
-    if results.description.protocol != "paper" or all(n == 1 for n in results.description.n_candidates.values()):
+    """Return a warning where candidates were chosen by the figures that are reported; None elsewhere."""
+    if not results.chosen_on_reported:
         return None
     return (
-        "These numbers are optimistic. Each method’s best candidate was chosen on the validation items that are "
-        "reported. The nested protocol reports only items that were not used to choose."
+        "These numbers are optimistic, and decide nothing: each method’s best candidate was chosen on the test items "
+        "that are reported, so the luck of the best of several is part of its figures. Nested selection chooses inside "
+        "each split’s training items, and reports items that had no say."
     )
+
+
+def luck(results: StudyResults) -> str | None:
+    """Return what choosing by the reported scores would have claimed in a nested study; None where it is not known."""
+    found = {name: own for name, own in luck_by_method(results).items() if results.description.n_candidates[name] > 1}
+    if not found:
+        return None
+    figure = figure_name(results.description.objective)
+    listed = ", ".join(f"{own.excess:.4f} ({method})" for method, own in found.items())
+    return (
+        f"Choosing by the scores that are reported would claim too much. On the inner items, where candidates are "
+        f"scored, the one candidate that is best over all splits has a better mean {figure} than candidates that are "
+        f"chosen for each split on the other splits alone, by {listed}: that is luck, of the inner items, "
+        "which are fewer than the test items. The figures here do not have it: each split chose without its test items."
+    )
+
+
+def sampling_note(results: StudyResults) -> str:
+    """Return what the intervals of a study's design hold, and what they do not."""
+    match results.description.design:
+        case Design.OFFICIAL:
+            return (
+                "All splits train on the same items: the intervals hold the luck of seeds and test items, the luck of "
+                "the one training set is not in it."
+            )
+        case Design.FOLDS:
+            return (
+                "Each item is tested once, so the luck of items and of trainings cannot be told apart; the larger of "
+                "the two estimates is taken."
+            )
+        case Design.RANDOM:
+            return "Random splits share training items; the intervals are widened for it."
+        case _:
+            return "The intervals hold the luck of training folds and of test items, and what the two share."
 
 
 def what_was_saved(stops: Sequence[Stop]) -> str:
@@ -93,18 +135,19 @@ def paragraph(results: StudyResults) -> str:
     inputs = f", from embeddings of {columns}" if columns else ""
     train = [record.metrics["n_train"] for record in results.records if "n_train" in record.metrics]
     share = f" on {100 * max(train) / data.n_items:.2g} % of the items" if train else ""
-    phase = description.reported_phase
-    splits = f"{share} in {plural(len(description.splits[phase]), _PHASE_WORDS[phase])}, shared by all methods"
+    words = plural(len(description.splits[TEST]), _SPLIT_WORDS[description.design])
+    splits = f"{share} in {words}, shared by all methods"
+    each = " for each split" if results.own_searches else ""
     studied = (
         f"{plural(len(description.methods), 'method')} of augmenting embeddings, in "
-        f"{plural(sum(description.n_candidates.values()), 'candidate')}, on {data.n_items:,} items of "
+        f"{plural(sum(description.n_candidates.values()), 'candidate')}{each}, on {data.n_items:,} items of "
         f"{data.n_classes:,} classes{inputs}."
     )
-    if description.protocol == "paper":
+    if description.choosing_phase == TEST:
         return f"{studied} Each candidate was trained{splits}."
     return (
-        f"{studied} Each method’s best candidate was chosen inside training folds, then trained{splits}, and evaluated "
-        "on the other items."
+        f"{studied} Each split chose a candidate of each method inside its training items, trained it{splits}, and "
+        "tested it on items that had no say."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from analysis.figures.curves import line_figures
@@ -17,7 +18,7 @@ from analysis.report.export import results_json, table_csv, table_latex
 from analysis.report.tables import Evidence
 from analysis.results.aggregate import StudyResults
 from analysis.results.load import ReportError, load_study, read_items
-from analysis.statistics.decisions import regions, sampling_of, weigh
+from analysis.statistics.decisions import Pair, asked_pairs, compare_pairs, regions, sampling_of, weigh
 from embedding_jobs.files import replaceable, write_whole
 from trainables.records.types import TrialRecord
 
@@ -45,13 +46,16 @@ class ReportFiles:
     findings: tuple[str, ...]
 
 
-def write_report(directory: Path, output: Path | None = None, *, results: StudyResults | None = None) -> ReportFiles:
+def write_report(
+    directory: Path, output: Path | None = None, *, results: StudyResults | None = None, all_pairs: bool = False
+) -> ReportFiles:
     """Write the report of a study, as far as it is finished.
 
     Args:
         directory: The study's directory: `study.json` and `records/`.
         output: Folder of the report; `<directory>/report` where not given. Files of an earlier report are replaced.
         results: The study's results; read from the directory if None.
+        all_pairs: Whether to compare every method with every other, not only where the paper asks.
 
     Raises:
         ReportError: The study cannot be read, or has no finished trial.
@@ -60,16 +64,15 @@ def write_report(directory: Path, output: Path | None = None, *, results: StudyR
     results = load_study(directory) if results is None else results
     reported = read_items(directory, _chosen(results, str(directory)))
     within = regions(results.description.settings)
-    evidence = weigh(
-        reported, within, sampling_of(results.description), results.description.objective, results.not_converged
-    )
+    evidence, pairs = _judge(results, reported, within, all_pairs)
     layers = study_layers(directory, results, within)
     figures: list[LineFigure | ForestFigure] = [
         *forest_figures(evidence),
         *line_figures(reported, results.description.threshold),
         *item_figures(reported),
     ]
-    return _write_all(results, reported, evidence, figures, layers, directory / "report" if output is None else output)
+    output = directory / "report" if output is None else output
+    return _write_all(results, reported, evidence, figures, layers, pairs, output)
 
 
 def write_server_report(results: StudyResults, output: Path) -> ReportFiles:
@@ -85,7 +88,21 @@ def write_server_report(results: StudyResults, output: Path) -> ReportFiles:
     """
     replaceable(output, "report.html", "an earlier report")
     reported = _chosen(results, "The server")
-    return _write_all(results, reported, {}, line_figures(reported, results.description.threshold), None, output)
+    return _write_all(results, reported, {}, line_figures(reported, results.description.threshold), None, [], output)
+
+
+def _judge(
+    results: StudyResults, reported: Mapping[str, Sequence[TrialRecord]], within: Mapping[str, float], all_pairs: bool
+) -> tuple[Evidence, list[Pair]]:
+    """Compare the methods with their controls and in pairs; nothing where candidates were chosen by these figures."""
+    if results.chosen_on_reported:
+        return {}, []
+    objective, sampling = results.description.objective, sampling_of(results.description)
+    evidence = weigh(reported, within, sampling, objective, results.not_converged)
+    pairs = list(combinations(reversed(list(reported)), 2)) if all_pairs else asked_pairs(list(reported))
+    if objective not in within or not pairs:
+        return evidence, []
+    return evidence, compare_pairs(reported, pairs, objective, within[objective], sampling, results.not_converged)
 
 
 def _chosen(results: StudyResults, place: str) -> Mapping[str, list[TrialRecord]]:
@@ -105,6 +122,7 @@ def _write_all(
     evidence: Evidence,
     figures: Sequence[LineFigure | ForestFigure],
     layers: Layers | None,
+    pairs: Sequence[Pair],
     output: Path,
 ) -> ReportFiles:
     drawn = [page.draw_of_study(figure, results) for figure in (*figures, *search_figures(results))]
@@ -114,13 +132,13 @@ def _write_all(
         for item in (*drawn, *of_layers)
         for kind, content in item.files.items()
     ]
-    whole = page.render(results, reported, evidence, drawn, layers, of_layers)
+    whole = page.render(results, reported, evidence, drawn, layers, of_layers, pairs)
     return ReportFiles(
         html=write_whole(output / "report.html", whole.encode()),
         latex=write_whole(output / "table.tex", table_latex(results, evidence).encode()),
         csv=write_whole(output / "table.csv", table_csv(results).encode()),
         figures=tuple(figure_paths),
-        json=write_whole(output / "results.json", results_json(results, evidence, layers).encode()),
+        json=write_whole(output / "results.json", results_json(results, evidence, layers, pairs).encode()),
         layers=None if layers is None else write_whole(output / "layers.csv", gains_csv(layers).encode()),
         findings=tuple(finding.text for finding in texts.findings(results, evidence)),
     )

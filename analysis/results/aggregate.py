@@ -1,13 +1,13 @@
-"""A study's finished trials and their summaries: means, maximum deviations, the best candidates, what is missing.
+"""A study's finished trials and their summaries: means, maximum deviations, what each split chose, what is missing.
 
-Only candidates that finished every planned split of a phase are compared: the maximum deviation grows with the number
-of splits, and a mean over other splits is a mean over other data. All others are listed as missing.
+A method is shown once every planned split has its test trial: the maximum deviation grows with the number of splits,
+and a mean over other splits is a mean over other data. The same holds of candidates where all splits try the same ones.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,11 +17,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.format import plural
+from analysis.results.controls import reference_of
 from analysis.results.convergence import NotConverged, not_converged, not_judged, remarks
-from trainables.records.choice import choose_best, mean_score
-from trainables.records.description import StudyDescription
+from analysis.results.learning import epochs_to_control
+from trainables.records.choice import mean_score, score_of
+from trainables.records.description import StudyDescription, method_of
 from trainables.records.failures import Failure, Stop
-from trainables.records.types import Candidate, TrialRecord
+from trainables.records.types import SEARCH, TEST, Candidate, SplitId, TrialConfig, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,17 @@ class CandidateSummary:
     """One candidate over the splits of one phase.
 
     Attributes:
-        splits: Finished split seeds, sorted.
-        missing_splits: Planned split seeds without a finished trial, sorted.
+        splits: Splits with a finished trial, sorted.
+        missing_splits: Splits without one where it is planned, sorted: in the search phase those that try it, in the
+            test phase of a nested study those that chose it.
         figures: Every recorded figure, by name.
         duration_s: Mean device time of a trial.
     """
 
     candidate: Candidate
     phase: str
-    splits: tuple[int, ...]
-    missing_splits: tuple[int, ...]
+    splits: tuple[SplitId, ...]
+    missing_splits: tuple[SplitId, ...]
     figures: Mapping[str, Spread]
     duration_s: float
 
@@ -68,38 +71,42 @@ class CandidateSummary:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """The best candidate of a method on the splits of the reported phase.
+    """A method on the test items of all splits, each with the candidate that it has chosen.
 
     Attributes:
-        candidate: None if no candidate has finished every split.
-        splits: Split seeds of all figures below.
+        choices: The candidate that each split has chosen; splits that have not chosen are left out.
+        splits: Splits of all figures below; empty until every planned split has the test trial of its choice.
         objective: The study's objective.
-        figures: Every recorded figure, by name.
+        figures: Every recorded figure, and `epochs_to_control`, by name.
         duration_s: Mean device time of a trial.
-        choosing_score: The objective on the splits that chose the candidate; in protocol `paper` the same splits.
-        n_complete: Candidates that finished every split of the choosing phase.
-        n_planned: Candidates planned.
+        n_complete: Candidates that finished every split of the choosing phase that tries them.
+        n_planned: Candidates planned, over all its searches.
     """
 
     method: str
-    candidate: Candidate | None
-    splits: tuple[int, ...]
+    choices: Mapping[SplitId, Candidate]
+    splits: tuple[SplitId, ...]
     objective: Spread
     figures: Mapping[str, Spread]
     duration_s: float
-    choosing_score: Spread
     n_complete: int
     n_planned: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has figures."""
+        return bool(self.splits)
+
+    @property
+    def candidate(self) -> Candidate | None:
+        """The candidate that all splits have chosen; None where they differ or none has chosen."""
+        chosen = set(self.choices.values())
+        return chosen.pop() if len(chosen) == 1 else None
 
     @property
     def n_splits(self) -> int:
         """J, the number of splits."""
         return len(self.splits)
-
-    @property
-    def optimism(self) -> float:
-        """By how much the score that chose the candidate exceeds its score on the reported splits."""
-        return self.choosing_score.mean - self.objective.mean
 
     def figure(self, name: str) -> Spread:
         """Return a figure by name; `UNDEFINED` if it was not recorded."""
@@ -166,13 +173,49 @@ class StudyResults:
                     "method": record.config.candidate.method,
                     "candidate": str(record.config.candidate),
                     **dict(record.config.candidate.params),
-                    "split": record.config.split,
+                    "split": record.config.split.seed,
+                    "inner_split": record.config.split.inner,
                     **record.metrics,
                     "duration_s": record.duration_s,
                 }
                 for record in self.records
             ]
         )
+
+    @property
+    def own_searches(self) -> bool:
+        """Whether each split proposes candidates of its own, so that no candidate has met all splits."""
+        return any(method_of(name) != name for name in self.description.candidates)
+
+    @property
+    def chosen_on_reported(self) -> bool:
+        """Whether candidates were chosen by the figures that are reported, which makes those optimistic."""
+        return self.description.choosing_phase == TEST and any(n > 1 for n in self.description.n_candidates.values())
+
+    @cached_property
+    def scores(self) -> Mapping[str, dict[Candidate, dict[SplitId, float]]]:
+        """Scores of the choosing phase, higher is better, by method, candidate and split: means over inner splits.
+
+        Only of candidates that are complete on the split.
+        """
+        description = self.description
+        found: dict[str, dict[Candidate, dict[SplitId, float]]] = {method: {} for method in description.methods}
+        inner: dict[tuple[Candidate, SplitId], list[float]] = {}
+        for record in self.records:
+            if record.config.phase == description.choosing_phase:
+                of_split = inner.setdefault((record.config.candidate, record.config.split.outer), [])
+                of_split.append(score_of(record.metrics, description.objective))
+        planned = [split.outer for split in description.splits[description.choosing_phase]]
+        for (candidate, split), values in sorted(inner.items()):
+            if len(values) == planned.count(split):
+                found[candidate.method].setdefault(candidate, {})[split] = mean_score(values)
+        return found
+
+    @cached_property
+    def choices(self) -> Mapping[str, Mapping[SplitId, Candidate]]:
+        """The candidate that each split has chosen, by method."""
+        objective = self.description.objective
+        return self.description.chosen({one.config: score_of(one.metrics, objective) for one in self.records})
 
     @cached_property
     def candidates(self) -> Mapping[str, list[CandidateSummary]]:
@@ -183,7 +226,7 @@ class StudyResults:
             by_phase[record.config.phase].setdefault(record.config.candidate, []).append(record)
         return {
             phase: [
-                _candidate_summary(candidate, phase, found[candidate], self.description.splits[phase])
+                _candidate_summary(candidate, phase, found[candidate], self._planned(candidate, phase))
                 for candidate in sorted(found, key=lambda candidate: (order[candidate.method], candidate))
             ]
             for phase, found in by_phase.items()
@@ -191,20 +234,22 @@ class StudyResults:
 
     @cached_property
     def methods(self) -> list[MethodSummary]:
-        """The best candidate of each method, in the study's order.
-
-        In protocol `nested` its figures come from the confirm phase, once every fold of that phase is finished.
-        """
+        """Each method's figures over the test trials of what its splits have chosen, in the study's order."""
         return [self._method(method) for method in self.description.methods]
 
     @cached_property
     def reported_records(self) -> Mapping[str, list[TrialRecord]]:
-        """The trials behind each method's reported figures, by method; only methods with figures."""
-        chosen = {summary.candidate: summary.method for summary in self.methods if summary.candidate is not None}
-        found: dict[str, list[TrialRecord]] = {method: [] for method in chosen.values()}
-        for record in self.records:
-            if record.config.phase == self.description.reported_phase and record.config.candidate in chosen:
-                found[chosen[record.config.candidate]].append(record)
+        """The trials behind each method's reported figures, sorted by split; only methods with all of them."""
+        tested = {record.config: record for record in self.records if record.config.phase == TEST}
+        planned, found = sorted(self.description.splits[TEST]), {}
+        for method, choices in self.choices.items():
+            own = [
+                tested[config]
+                for split in planned
+                if split in choices and (config := TrialConfig(TEST, choices[split], split)) in tested
+            ]
+            if planned and len(own) == len(planned):
+                found[method] = own
         return found
 
     @cached_property
@@ -231,68 +276,84 @@ class StudyResults:
     @cached_property
     def missing(self) -> list[str]:
         """What is planned and not finished, one sentence each; candidates that early stopping ended do not count."""
-        description = self.description
-        found = list(self.excluded)
-        for phase in dict.fromkeys((description.choosing_phase, description.reported_phase)):
-            summaries = self.candidates[phase]
-            choosing = phase == description.choosing_phase
-            if not choosing:  # a candidate that was confirmed, but is not the best any more, need not be finished
-                summaries = [one for one in summaries if one.candidate in self._best.values()]
-            stopped = {stop.candidate for stop in self.stops if stop.phase == phase}
-            for method in description.methods:
-                own = {summary.candidate: summary for summary in summaries if summary.candidate.method == method}
-                planned = description.n_candidates[method] if choosing else 1
-                n_missing = planned - len({*own, *(candidate for candidate in stopped if candidate.method == method)})
-                if n_missing > 0:
-                    have = "has" if n_missing == 1 else "have"
-                    found.append(
-                        f"{method}: {n_missing} of {plural(planned, 'candidate')} {have} no finished {phase} trial."
-                    )
-                found += [
-                    _missing_splits(summary)
-                    for candidate, summary in own.items()
-                    if not summary.complete and candidate not in stopped
+        description, found = self.description, list(self.excluded)
+        phase = description.choosing_phase
+        ended = {(stop.candidate, split.outer) for stop in self.stops for split in stop.splits}
+        for method in description.methods:
+            own = [one for one in self.candidates[phase] if one.candidate.method == method]
+            begun = {(one.candidate, split.outer) for one in own for split in one.splits} | ended
+            tried = [candidate for candidate, _ in begun if candidate.method == method]
+            n_planned = self._n_planned(method)
+            n_missing = n_planned - (len(tried) if self.own_searches else len(set(tried)))
+            if n_missing > 0:
+                have = "has" if n_missing == 1 else "have"
+                found.append(
+                    f"{method}: {n_missing} of {plural(n_planned, 'candidate')} {have} no finished {phase} trial."
+                )
+            for one in own:
+                if missed := [split for split in one.missing_splits if (one.candidate, split.outer) not in ended]:
+                    found.append(_missing_splits(str(one.candidate), phase, missed))
+        if phase == SEARCH:
+            finished = {one.config for one in self.records}
+            for method, choices in self.choices.items():
+                missed = [
+                    split
+                    for split in sorted(description.splits[TEST])
+                    if split not in choices or TrialConfig(TEST, choices[split], split) not in finished
                 ]
+                if missed:
+                    found.append(_missing_splits(method, TEST, missed))
         return found
 
-    @cached_property
-    def _best(self) -> Mapping[str, Candidate | None]:
-        """The best candidate of each method, of those that finished every split of the choosing phase."""
-        means: dict[str, dict[Candidate, float]] = {method: {} for method in self.description.methods}
-        for one in self.candidates[self.description.choosing_phase]:
-            if one.complete:
-                means[one.candidate.method][one.candidate] = one.figures[self.description.objective].mean
-        return {method: choose_best(own) for method, own in means.items()}
+    def _planned(self, candidate: Candidate, phase: str) -> list[SplitId]:
+        """Return the splits of a phase that a candidate is planned on."""
+        splits = self.description.splits[phase]
+        if phase != self.description.choosing_phase:
+            return [split for split in splits if self.choices[candidate.method].get(split) == candidate]
+        return [split for split in splits if self.description.asks_for(candidate, split)]
+
+    def _n_planned(self, method: str) -> int:
+        splits = {split.outer for split in self.description.splits[self.description.choosing_phase]}
+        return self.description.n_candidates[method] * (len(splits) if self.own_searches else 1)
 
     def _method(self, method: str) -> MethodSummary:
-        description, best = self.description, self._best[method]
-        own = [one for one in self.candidates[description.choosing_phase] if one.candidate.method == method]
-        counts = (sum(one.complete for one in own), description.n_candidates[method])
-        score = next((one.figures[description.objective] for one in own if one.candidate == best), UNDEFINED)
-        for shown in self.candidates[description.reported_phase]:
-            if shown.candidate == best and shown.complete:
-                objective = shown.figures[description.objective]
-                figures = (objective, shown.figures, shown.duration_s)
-                return MethodSummary(method, best, shown.splits, *figures, score, *counts)
-        return MethodSummary(method, None, (), UNDEFINED, {}, math.nan, score, *counts)
+        reported = self.reported_records.get(method, [])
+        own = [one for one in self.candidates[self.description.choosing_phase] if one.candidate.method == method]
+        on_splits = sum(len(on) for on in self.scores[method].values())
+        figures = _figures(reported)
+        if reported and (control := self.reported_records.get(reference_of(method))):
+            figures["epochs_to_control"] = spread(epochs_to_control(reported, control))
+        return MethodSummary(
+            method,
+            self.choices[method],
+            tuple(record.config.split for record in reported),
+            figures.get(self.description.objective, UNDEFINED),
+            figures,
+            float(np.mean([record.duration_s for record in reported])) if reported else math.nan,
+            on_splits if self.own_searches else sum(one.complete for one in own),
+            self._n_planned(method),
+        )
+
+
+def _figures(records: Sequence[TrialRecord]) -> dict[str, Spread]:
+    names = dict.fromkeys(name for record in records for name in record.metrics)
+    return {name: spread([record.metrics.get(name, math.nan) for record in records]) for name in names}
 
 
 def _candidate_summary(
-    candidate: Candidate, phase: str, records: list[TrialRecord], planned: tuple[int, ...]
+    candidate: Candidate, phase: str, records: list[TrialRecord], planned: Sequence[SplitId]
 ) -> CandidateSummary:
-    names = list(dict.fromkeys(name for record in records for name in record.metrics))
     splits = tuple(sorted(record.config.split for record in records))
     return CandidateSummary(
         candidate=candidate,
         phase=phase,
         splits=splits,
         missing_splits=tuple(sorted(set(planned) - set(splits))),
-        figures={name: spread([record.metrics.get(name, math.nan) for record in records]) for name in names},
+        figures=_figures(records),
         duration_s=float(np.mean([record.duration_s for record in records])),
     )
 
 
-def _missing_splits(summary: CandidateSummary) -> str:
-    splits, are = ("split", "is") if len(summary.missing_splits) == 1 else ("splits", "are")
-    listed = ", ".join(map(str, summary.missing_splits))
-    return f"{summary.candidate}: {summary.phase} {splits} {listed} {are} missing."
+def _missing_splits(what: str, phase: str, missed: Sequence[SplitId]) -> str:
+    splits, are = ("split", "is") if len(missed) == 1 else ("splits", "are")
+    return f"{what}: {phase} {splits} {', '.join(map(str, missed))} {are} missing."

@@ -1,6 +1,6 @@
 """Whether trainings have converged, defined here alone, for the report, comparisons, labelling and export.
 
-Trainings of one candidate have not converged if any of these holds of their mean:
+Trainings of one method, with what its splits have chosen, have not converged if any of these holds of their mean:
 
 - Near chance: top-1 over known items, averaged over their classes, is below twice chance and less than 0.1 above it.
   Chance is 1 / number of known classes, which a classifier gets that answers one class for everything. So does a good
@@ -62,49 +62,49 @@ class Reason:
 
 @dataclass(frozen=True)
 class NotConverged:
-    """A candidate whose trainings have not converged.
+    """A method whose trainings have not converged.
 
     Attributes:
-        splits: Split seeds of the trials that it was judged by.
+        name: Its candidate; the method's name where its trials have several.
         reasons: At least one.
     """
 
-    candidate: Candidate
-    phase: str
-    splits: tuple[int, ...]
+    name: str
     reasons: tuple[Reason, ...]
 
     def __str__(self) -> str:
         reasons = "; ".join(reason.text for reason in self.reasons)
         return (
-            f"Not converged: {self.candidate}. {reasons[:1].upper()}{reasons[1:]}. Its figures say nothing about the "
+            f"Not converged: {self.name}. {reasons[:1].upper()}{reasons[1:]}. Its figures say nothing about the "
             "method: raise `training.epochs` or the learning rate, or give it more labelled items."
         )
 
 
 def not_converged(records: Sequence[TrialRecord], training: Mapping[str, Any]) -> NotConverged | None:
-    """Return why the trainings of one candidate have not converged; None if they have.
+    """Return why the trainings of one method have not converged; None if they have.
 
     Args:
         records: Its trials in one phase, at least one, with their learning curves.
         training: The study's settings of the training.
     """
-    config = records[0].config
-    found = [_near_chance(records), _still_falling(records, training), _too_short(config.candidate, training)]
+    candidates = list(dict.fromkeys(record.config.candidate for record in records))
+    short = (_too_short(candidate, training) for candidate in candidates)
+    found = [_near_chance(records), _still_falling(records, training), next(filter(None, short), None)]
     reasons = tuple(reason for reason in found if reason is not None)
-    splits = tuple(record.config.split for record in records)
-    return NotConverged(config.candidate, config.phase, splits, reasons) if reasons else None
+    name = str(candidates[0]) if len(candidates) == 1 else candidates[0].method
+    return NotConverged(name, reasons) if reasons else None
 
 
 def not_judged(records: Sequence[TrialRecord], training: Mapping[str, Any]) -> str | None:
-    """Return why the loss of one candidate's trainings does not show whether they have converged.
+    """Return why the loss of one method's trainings does not show whether they have converged.
 
     None where it does, or another rule tells that they have not. Arguments are those of `not_converged`.
     """
-    candidate = records[0].config.candidate
-    cycle, whole = _cycle(candidate, training), _whole(records, training)
-    if not whole or any(_n_last(record, cycle) for record in whole) or not_converged(records, training):
+    whole = _whole(records, training)
+    cycles = [_cycle(record.config.candidate, training) for record in whole]
+    if not whole or any(map(_n_last, whole, cycles)) or not_converged(records, training):
         return None
+    cycle = max(cycles)
     n_epochs, n_points = training["epochs"], len(_classifier_curve(whole[0])[0])
     least = max(_N_POINTS, math.ceil(_N_CYCLES * cycle))
     longer = f"`training.epochs` of {least} or more and " if n_epochs < least else ""
@@ -119,7 +119,7 @@ def remarks(trials: Mapping[str, Sequence[TrialRecord]], training: Mapping[str, 
     """Return what to say before all figures: which methods have not converged, and of which that could not be judged.
 
     Args:
-        trials: Those of one candidate of each method, as `not_converged` takes them, by method.
+        trials: Those of each method, as `not_converged` takes them, by method.
         training: The study's settings of the training.
     """
     found = [str(one) for records in trials.values() if (one := not_converged(records, training)) is not None]
@@ -145,8 +145,8 @@ def _near_chance(records: Sequence[TrialRecord]) -> Reason | None:
 
 
 def _still_falling(records: Sequence[TrialRecord], training: Mapping[str, Any]) -> Reason | None:
-    cycle = _cycle(records[0].config.candidate, training)
-    share = _mean([_last_fall(record, cycle) for record in _whole(records, training)])
+    whole = _whole(records, training)
+    share = _mean([_last_fall(record, _cycle(record.config.candidate, training)) for record in whole])
     if not share > _STEEP_FALL:
         return None
     text = f"the training loss still falls: {share:.0%} of its whole fall are in the last quarter of the epochs"

@@ -56,7 +56,8 @@ def with_unfinished(results: StudyResults, folder: Path) -> StudyResults:
     finished = {record.config for record in results.records}
 
     def explains(note: Failure | Stop) -> bool:
-        return results.description.asks_for(note.candidate) and not finished.issuperset(note.trials)
+        asked = any(results.description.asks_for(note.candidate, split) for split in note.splits)
+        return asked and not finished.issuperset(note.trials)
 
     made_by = results.description.made_by
     failures, stops = read_failures(folder, *made_by), read_stops(folder, *made_by)

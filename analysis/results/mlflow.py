@@ -12,7 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,7 +47,7 @@ _SETTINGS = {
 # Tables and columns of MLflow's database that hold absolute locations of artifacts.
 _LOCATIONS = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
 
-_NO_CURVES = Curves(*[np.empty(0, dtype=np.float32)] * 12)
+_NO_CURVES = Curves(*[np.empty(0, dtype=np.float32)] * len(fields(Curves)[:-1]))
 
 
 def connect(uri: str, max_retries: int) -> MlflowClient:

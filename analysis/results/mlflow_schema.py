@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainables.records.types import Candidate, TrialConfig
+from trainables.records.types import Candidate, SplitId, TrialConfig
 
 _TAG_PREFIX = "ablation."
 KEY_TAG = f"{_TAG_PREFIX}key"
@@ -37,13 +37,14 @@ LEARNING_CURVES: Mapping[str, str] = {
     "epoch_accuracy": "curve_accuracy",
     "epoch_accuracy_known": "curve_accuracy_known",
     "epoch_accuracy_none": "curve_accuracy_none",
+    "epoch_top1": "curve_top1",
     "epoch_auc_weighted": "curve_auc_weighted",
 }
 # Metrics of a trial's run that are not figures of its record.
 NOT_FIGURES = frozenset({*LEARNING_CURVES.values(), DURATION})
 
 # The figures that a candidate's run shows, as mean and maximum deviation over its splits.
-SUMMARISED = ("auc_weighted", "accuracy", "accuracy_known", "accuracy_none", "ece_known", "ood_auroc", "epochs_to_99")
+SUMMARISED = ("auc_weighted", "top1", "macro_f1", "accuracy", "accuracy_chosen", "ece_known", "ood_auroc")
 
 _COORDINATES = ("phase", "method", "split")
 
@@ -90,7 +91,7 @@ def candidate_params(config: TrialConfig) -> dict[str, Any]:
 
 def trial_params(config: TrialConfig) -> dict[str, Any]:
     """Return the params of a trial's run."""
-    return {**candidate_params(config), "split": config.split}
+    return {**candidate_params(config), "split": str(config.split)}
 
 
 def is_trial(params: Mapping[str, str]) -> bool:
@@ -101,7 +102,9 @@ def is_trial(params: Mapping[str, str]) -> bool:
 def config_of(params: Mapping[str, str]) -> TrialConfig:
     """Return a trial's coordinates from the params of its run."""
     hyperparameters = {name: float(value) for name, value in params.items() if name not in _COORDINATES}
-    return TrialConfig(params["phase"], Candidate.of(params["method"], hyperparameters), int(params["split"]))
+    seed, _, inner = params["split"].partition("/")
+    split = SplitId(int(seed), int(inner) if inner else None)
+    return TrialConfig(params["phase"], Candidate.of(params["method"], hyperparameters), split)
 
 
 def deviation_metric(figure: str) -> str:

@@ -1,9 +1,10 @@
 """Compare studies: other embeddings, another version of the data, other settings.
 
-A method's best candidate in each further study is compared with its best in the first study. Where both studies have
-the same split, with the same seed, phase and validation items, the difference is taken item by item. Otherwise Welch's
-t is applied to the error of each study. Two studies of the same items then look less certain than they are, as the
-variance of the shared items is counted twice.
+A method in each further study, with what its splits chose, is compared with the same in the first study. Where both
+studies have the same split, with the same seed, phase and validation items, the difference is taken item by item.
+Otherwise Welch's t is applied to the error of each study. Two studies of the same items then look less certain than
+they are, as the variance of the shared items is counted twice. Where candidates were chosen by the reported figures, a
+difference has neither interval nor decision.
 
 References:
     Welch (1947), "The generalization of 'Student's' problem", https://doi.org/10.1093/biomet/34.1-2.28
@@ -30,7 +31,7 @@ from analysis.statistics.variance import Values
 from trainables.records.types import TrialRecord
 
 # Figures that studies are compared in.
-COMPARED = ("auc_weighted", "accuracy")
+COMPARED = ("auc_weighted", "top1")
 
 # Settings that do not affect results.
 _IRRELEVANT = ("name", "preset", "directory", "resources.", "tracking.")
@@ -52,7 +53,7 @@ class Side:
 
     @cached_property
     def summaries(self) -> Mapping[str, MethodSummary]:
-        """The best candidate of each method."""
+        """The summary of each method."""
         return {summary.method: summary for summary in self.results.methods}
 
 
@@ -174,6 +175,12 @@ def _names(names: Sequence[str], places: Sequence[str]) -> list[str]:
 
 def _contrast(first: Side, second: Side, method: str, figure: str, region: float) -> Contrast:
     mine, theirs = first.reported[method], second.reported[method]
+    if first.results.chosen_on_reported or second.results.chosen_on_reported:
+        means = [float(np.mean([record.metrics[figure] for record in records])) for records in (mine, theirs)]
+        seen = interval_of(means[1] - means[0], math.nan, 0)
+        return Contrast(
+            method, second.name, figure, seen, len(theirs), "chosen by the reported figures: no interval", region
+        )
     pairs, why = _pairs(first, second, mine, theirs)
     if pairs:
         n_items = count_items(record for pair in pairs for record in pair)

@@ -17,25 +17,30 @@ from analysis.statistics.intervals import Decision, Interval, decide, interval, 
 from analysis.statistics.simultaneous import simultaneous
 from analysis.statistics.variance import Effects, Mask, Values, Variance, variance
 from trainables.records.description import StudyDescription
-from trainables.records.figures import ITEM_FIGURES
-from trainables.records.types import Design, ItemResults, TrialRecord
+from trainables.records.figures import ITEM_FIGURES, LOWER_IS_BETTER
+from trainables.records.types import LAYER_SCORES, LOGIT_SCORES, SEARCH, TEST, Design, ItemResults, TrialRecord
 
 # Figures that methods are compared in: the half width of each one's region of practical equivalence by default.
 REGIONS: Mapping[str, float] = {
     "auc_weighted": 0.002,
-    "top1": 0.005,
-    "macro_f1": 0.005,
-    "balanced_accuracy": 0.005,
-    "accuracy": 0.005,
-    "ece_known": 0.005,
-    "aurc": 0.005,
-    "oscr": 0.005,
-    "ood_auroc": 0.005,
-    "ood_aupr": 0.005,
+    **dict.fromkeys(
+        (
+            *("top1", "macro_f1", "balanced_accuracy", "aurc", "oscr", "ood_aupr"),
+            *("accuracy", "accuracy_known", "accuracy_none", "accuracy_chosen"),
+            *("ece_known", "ece_known_scaled", "ece_open", "ece_open_scaled", "ood_auroc"),
+            *(f"ood_auroc_{score}" for score in (*LOGIT_SCORES, *LAYER_SCORES)),
+        ),
+        0.005,
+    ),
 }
 
-# Figures of which less is better.
-LOWER_IS_BETTER = frozenset({"ece_known", "aurc"})
+# Figures whose differences are drawn, and named beside that of the objective.
+MAIN_FIGURES = ("auc_weighted", "top1", "macro_f1", "accuracy_chosen", "ood_auroc", "ece_known", "ece_known_scaled")
+
+
+def lower_is_better(figure: str) -> bool:
+    """Return whether less of a figure is better, also of one after temperature scaling or by another score."""
+    return any(figure == name or figure.startswith(f"{name}_") for name in LOWER_IS_BETTER)
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class Difference:
     """The difference of a method to its reference in one figure.
 
     Attributes:
-        reference: The method that the difference is to: the control of the method's objective.
-        interval: Holds with 95 % confidence for all methods of one objective together; its p-value is adjusted alike.
+        reference: The method that the difference is to, by default the control of the method's objective.
+        interval: Holds with 95 % confidence for all differences that are made together; its p-value is adjusted alike.
         region: Half width of the region of practical equivalence.
         decision: Result of the comparison.
         further_splits: Fewest and most splits to add that would decide an undecided difference with a power of 80 %;
@@ -78,6 +83,10 @@ class Difference:
     confirmatory: bool
 
 
+# A method, and its difference to another.
+Pair = tuple[str, Difference]
+
+
 @dataclass(frozen=True)
 class MethodEvidence:
     """Intervals of one method's figures, and of its differences to the reference.
@@ -91,10 +100,16 @@ class MethodEvidence:
     differences: Mapping[str, Difference] = field(default_factory=dict)
 
 
-def sampling_of(description: StudyDescription) -> Sampling:
-    """Return how the reported splits of a study sample its items."""
-    if description.protocol == "nested":
-        return Sampling(Design.REVERSE_FOLDS)
+def sampling_of(description: StudyDescription, phase: str = TEST) -> Sampling:
+    """Return how the splits of a phase of a study sample its items.
+
+    Inner splits test parts of their own split's training items, so that hardly an item is tested by two splits: what
+    holds of folds holds of them. Those of official splits are tested on the same items.
+    """
+    if phase == SEARCH and description.design is not Design.OFFICIAL:
+        return Sampling(Design.FOLDS)
+    if description.design is not Design.RANDOM:
+        return Sampling(description.design)
     # A second random split holds a training item of the first with the probability of the training fraction.
     return Sampling(Design.RANDOM, float(description.settings.get("splits", {}).get("train_fraction", 0.0)))
 
@@ -132,35 +147,114 @@ def weigh(
     Raises:
         ReportError: Two methods have different validation items in one split.
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[tuple[str, str]]] = {}
     for method in reported:
         if not is_reference(method) and (reference := reference_of(method)) in reported:
-            check_paired(reported[method], reported[reference])
-            groups.setdefault(reference, []).append(method)
+            groups.setdefault(reference, []).append((method, reference))
     intervals: dict[str, dict[str, Interval]] = {method: {} for method in reported}
     found: dict[str, dict[str, Difference]] = {method: {} for method in reported}
-    n_items = count_items(record for records in reported.values() for record in records)
-    tested = {method: tested_items(records, n_items) for method, records in reported.items()}
-    for figure in within:
-        values = {method: figure_matrix(records, figure, n_items) for method, records in reported.items()}
-        # A split in which the figure is not defined, such as one without a "none" item, leaves it without intervals.
-        values = {method: own for method, own in values.items() if np.isfinite(own).any(axis=1).all()}
+    trials = _Trials.of(reported, sampling, unconverged)
+    for figure, region in within.items():
+        values = trials.values(figure)
         for method, own in values.items():
-            alone, _ = sampling.variance_of(own, tested[method])
+            alone, _ = sampling.variance_of(own, trials.tested[method])
             intervals[method][figure] = interval(alone).within(0.0, 1.0)
-        for reference, against in groups.items():
-            compared = [method for method in against if method in values and reference in values]
-            parts = [sampling.variance_of(values[method] - values[reference], tested[method]) for method in compared]
-            for method, seen, (own_variance, _) in zip(compared, simultaneous(parts), parts, strict=True):
-                region = within[figure]
-                decision = decide(seen.mirrored if figure in LOWER_IS_BETTER else seen, region)
-                if {method, reference} & {*unconverged}:
-                    decision = Decision.NOT_CONVERGED
-                further = splits_to_decide(own_variance, region) if decision is Decision.UNDECIDED else None
-                found[method][figure] = Difference(
-                    figure, reference, seen.within(-1.0, 1.0), region, decision, further, figure == objective
-                )
+        for pairs in groups.values():
+            for method, difference in trials.compare(values, pairs, figure, region, figure == objective):
+                found[method][figure] = difference
     return {method: MethodEvidence(intervals[method], found[method]) for method in reported}
+
+
+def compare_pairs(
+    reported: Mapping[str, Sequence[TrialRecord]],
+    pairs: Sequence[tuple[str, str]],
+    figure: str,
+    region: float,
+    sampling: Sampling,
+    unconverged: Collection[str] = (),
+) -> list[Pair]:
+    """Compare pairs of methods in one figure, with intervals that hold for all of them together; exploratory.
+
+    Args:
+        reported: As `weigh` takes it.
+        pairs: The methods of each pair: the difference is that of the first to the second, its `reference`.
+        figure: A figure with values per item.
+        region: Half width of its region of practical equivalence.
+        sampling: How the reported splits sample the items.
+        unconverged: Methods that have not converged.
+
+    Returns:
+        The first method of each pair, and the difference; pairs of which one has no trials are left out.
+
+    Raises:
+        ReportError: Two methods have different validation items in one split.
+    """
+    trials = _Trials.of(reported, sampling, unconverged)
+    return trials.compare(trials.values(figure), pairs, figure, region, confirmatory=False)
+
+
+def asked_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs that answer the questions of the paper: stitching against mixing, soft against hard.
+
+    A pair with a reference is left out: every method is compared with that in any case.
+    """
+    pairs = [
+        (method, other)
+        for old, new in (("stitchup", "mixup"), ("soft_", ""))
+        for method in methods
+        if (other := method.replace(old, new)) != method and other in methods and not is_reference(other)
+    ]
+    return list(dict.fromkeys(pairs))
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """The reported trials of the methods, to be compared."""
+
+    reported: Mapping[str, Sequence[TrialRecord]]
+    tested: Mapping[str, Mask]
+    n_items: int
+    sampling: Sampling
+    unconverged: Collection[str]
+
+    @classmethod
+    def of(
+        cls, reported: Mapping[str, Sequence[TrialRecord]], sampling: Sampling, unconverged: Collection[str]
+    ) -> _Trials:
+        n_items = count_items(record for records in reported.values() for record in records)
+        tested = {method: tested_items(records, n_items) for method, records in reported.items()}
+        return cls(reported, tested, n_items, sampling, unconverged)
+
+    def values(self, figure: str) -> dict[str, Values]:
+        """Return the influence of every item on a figure (splits, items), by method.
+
+        A split in which the figure is not defined, such as one without a "none" item, leaves its method out.
+        """
+        values = {method: figure_matrix(records, figure, self.n_items) for method, records in self.reported.items()}
+        return {method: own for method, own in values.items() if np.isfinite(own).any(axis=1).all()}
+
+    def compare(
+        self,
+        values: Mapping[str, Values],
+        pairs: Sequence[tuple[str, str]],
+        figure: str,
+        region: float,
+        confirmatory: bool,
+    ) -> list[Pair]:
+        """Return the difference of each pair of methods that have values; the intervals hold together."""
+        compared = [pair for pair in pairs if all(method in values for method in pair)]
+        for pair in compared:
+            check_paired(*(self.reported[method] for method in pair))
+        parts = [self.sampling.variance_of(values[one] - values[other], self.tested[one]) for one, other in compared]
+        found = []
+        for (method, other), seen, (own, _) in zip(compared, simultaneous(parts), parts, strict=True):
+            decision = decide(seen.mirrored if lower_is_better(figure) else seen, region)
+            if {method, other} & {*self.unconverged}:
+                decision = Decision.NOT_CONVERGED
+            further = splits_to_decide(own, region) if decision is Decision.UNDECIDED else None
+            cut = seen.within(-1.0, 1.0)
+            found.append((method, Difference(figure, other, cut, region, decision, further, confirmatory)))
+        return found
 
 
 def count_items(records: Iterable[TrialRecord]) -> int:

@@ -70,7 +70,8 @@ def _smallest_p(found: Sequence[tuple[Variance, Effects]]) -> _Floats:
     estimate += _correlated(random, directions @ directions.T) * np.sqrt(rest)
     part = np.maximum(drawn, residual)
     total = part + rest + shared * n_splits * np.maximum(drawn - residual, 0.0)
-    freedom = (n_splits - 1) * np.maximum(1.0, (total / part) ** 2)
+    ratio = np.divide(total, part, out=np.full_like(total, np.inf), where=part > 0)
+    freedom = (n_splits - 1) * np.maximum(1.0, ratio**2)
     if not parts[0].crossed:
         many = np.array([float(one.n_items - n_splits) for one in parts])
         freedom = np.where(residual >= drawn, many, freedom)

@@ -1,4 +1,4 @@
-"""Check the cells of a table: ids and labels of one type, texts that are text."""
+"""Check the cells of a table: ids, labels and groups of one type, texts that are text, roles that are known."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 
 # A text with more of them is taken for binary data; one of them alone is a slip in a catalogue.
 _MOST_CONTROL = 0.1
+
+# What an item is for, and how tables spell it. "eval" is left out: it means validation in some tables, test in others.
+_ROLES = {
+    "train": ("train", "training", "tr"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+
+_ROLE_OF = {spelling: role for role, spellings in _ROLES.items() for spelling in spellings}
 
 _TYPES = {bool: "true or false", int: "whole numbers", float: "numbers with a point", str: "texts"}
 
@@ -44,19 +53,21 @@ class CellRules:
     """Gather what is wrong with the cells of a table, batch by batch.
 
     Args:
-        names: Columns that name something: ids and labels. Their values are read as text, in which 1, "1" and true of
-            different types would be equal or look equal.
-        label: The column of labels.
+        ids: The column of ids.
+        classes: Columns whose equal values belong together: labels and groups. These and ids are read as text, in which
+            1, "1" and true of different types would be equal or look equal.
         texts: Columns of text.
+        roles: The column of roles, if there is one.
     """
 
-    def __init__(self, names: Sequence[str], label: str, texts: Sequence[str]) -> None:
-        self._label = label
-        self._first: dict[str, dict[type, tuple[int, Cell]]] = {name: {} for name in names}
-        columns = dict.fromkeys((*names, *texts))
+    def __init__(self, ids: str, classes: Sequence[str], texts: Sequence[str], roles: str | None = None) -> None:
+        self._first: dict[str, dict[type, tuple[int, Cell]]] = {name: {} for name in (ids, *classes)}
+        self._roles = roles
+        columns = dict.fromkeys((*self._first, *texts))
         self._bytes = {name: Rows() for name in columns}
         self._binary = {name: Rows() for name in columns}
-        self._nan = Rows()
+        self._nan = {name: Rows() for name in classes}
+        self._no_role = Rows()
 
     def add(self, first_row: int, columns: Mapping[str, Sequence[Cell]]) -> None:
         """Look at the next rows, as the table has them."""
@@ -68,9 +79,13 @@ class CellRules:
                         first.setdefault(type(cell), (row, cell))
         for name in self._bytes:
             self._add_texts(name, first_row, columns[name])
-        for row, cell in enumerate(columns[self._label], first_row):
-            if isinstance(cell, str) and len(cell) == 3 and cell.lower() == "nan":
-                self._nan.add(row, repr(cell))
+        for name, rows in self._nan.items():
+            for row, cell in enumerate(columns[name], first_row):
+                if isinstance(cell, str) and len(cell) == 3 and cell.lower() == "nan":
+                    rows.add(row, repr(cell))
+        for row, cell in enumerate(columns[self._roles] if self._roles is not None else (), first_row):
+            if role_of(cell) is None:
+                self._no_role.add(row, repr(cell[:_N_SHOWN] if isinstance(cell, str | bytes) else cell))
 
     def problems(self) -> Iterator[str]:
         """Yield a problem for each rule that cells break."""
@@ -91,11 +106,15 @@ class CellRules:
                     f"`{name}` must hold text, got binary data in {self._binary[name]}; remove the control characters, "
                     "or name another column"
                 )
-        if self._nan.count:
-            yield (
-                f"`{self._label}` must not be a missing value that was written as text: {self._nan}; label these rows "
-                "or remove them, or give a class of that name another one"
-            )
+        for name, rows in self._nan.items():
+            if rows.count:
+                yield (
+                    f"`{name}` must not be a missing value that was written as text: {rows}; fill these cells or "
+                    "remove the rows, or give a class or group of that name another one"
+                )
+        if self._no_role.count:
+            allowed = ", ".join(f"{role} (or {', '.join(others)})" for role, (_, *others) in _ROLES.items())
+            yield f"`{self._roles}` must say {allowed}, got {self._no_role}; correct these cells or remove the rows"
 
     def _add_texts(self, name: str, first_row: int, cells: Sequence[Cell]) -> None:
         if bytes in map(type, cells):
@@ -109,6 +128,11 @@ class CellRules:
         for row, cell in enumerate(cells, first_row):
             if isinstance(cell, str) and ("\0" in cell or len(_CONTROL.findall(cell)) > most * len(cell)):
                 self._binary[name].add(row, repr(cell[:_N_SHOWN]))
+
+
+def role_of(cell: object) -> str | None:
+    """Return what an item is for, "train", "validation" or "test", in whatever spelling; None if it is none of them."""
+    return _ROLE_OF.get(cell.strip().lower()) if isinstance(cell, str) else None
 
 
 def is_missing(cell: object) -> bool:

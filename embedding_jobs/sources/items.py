@@ -16,15 +16,14 @@ import numpy as np
 
 from embedding_jobs.errors import SourceError
 from embedding_jobs.sources import tables
-from embedding_jobs.sources.cells import CellRules, Rows, is_missing
+from embedding_jobs.sources.cells import CellRules, Rows, is_missing, role_of
+from embedding_jobs.sources.metadata import MetadataCounts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 _N_EXAMPLES = 5  # ids named in a message; the others are only counted
-
-_RESERVED = ("id", "label")
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class Source:
         label: Column of the class. Labels are read as text.
         text: Columns of text; a null is read as "".
         image: Column of image paths relative to the table's folder, or of encoded image bytes (Parquet).
+        group: Column of what no split may divide, such as a customer. Groups are read as text; an input may serve.
+        split: Column that says of each item whether it is for training, validation or test.
     """
 
     table: str
@@ -44,6 +45,14 @@ class Source:
     label: str
     text: tuple[str, ...] = ()
     image: str | None = None
+    group: str | None = None
+    split: str | None = None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """Return the columns besides ids and inputs, by what they are: label, and group and split if there are any."""
+        named = {"label": self.label, "group": self.group, "split": self.split}
+        return {key: column for key, column in named.items() if column is not None}
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -62,14 +71,15 @@ class ItemBatch:
     Attributes:
         first_row: Row number of the first item, from 0.
         ids: Ids; None where the cell is empty.
-        labels: Labels; None where the cell is empty.
+        metadata: Values by key of `Source.metadata`; None where the cell is empty. A split is "train", "validation" or
+            "test"; None where it is none of them.
         inputs: Values by input column. An image is its path, or "blake2b:<hex>" of its bytes; "" if null.
         sizes: Size in bytes of each image by image column; -1 where the file is missing, 0 where null.
     """
 
     first_row: int
     ids: list[str | None]
-    labels: list[str | None]
+    metadata: dict[str, list[str | None]]
     inputs: dict[str, list[str]]
     sizes: dict[str, list[int]] = field(default_factory=dict)
 
@@ -79,8 +89,11 @@ class SourceFacts:
     """What one pass over a valid source found.
 
     Attributes:
+        n_groups: Number of groups; 0 without a column of groups, as `n_largest_group`.
+        n_largest_group: Number of items of the largest group.
+        n_by_role: Number of items for "train", "validation" and "test"; empty without a column that says so.
         ids_digest: Hash of all ids in order.
-        labels_digest: Hash of all labels in order.
+        metadata_digests: Hash of all values in order by key of `Source.metadata`.
         input_digests: Hash of all values in order by input column (of an image: its path and size, or its bytes).
         n_empty_texts: Number of items without text by text column.
         images_are_bytes: Whether the image column holds the images themselves.
@@ -88,8 +101,11 @@ class SourceFacts:
 
     n_items: int
     n_classes: int
+    n_groups: int
+    n_largest_group: int
+    n_by_role: dict[str, int]
     ids_digest: str
-    labels_digest: str
+    metadata_digests: dict[str, str]
     input_digests: dict[str, str]
     n_empty_texts: dict[str, int]
     images_are_bytes: bool
@@ -113,7 +129,7 @@ def iter_items(source: Source, *, batch_rows: int = 4096, rules: CellRules | Non
     Raises:
         SourceError: The table cannot be read, or a column is missing.
     """
-    needed = list(dict.fromkeys([source.id, source.label, *source.inputs]))
+    needed = list(dict.fromkeys([source.id, *source.metadata.values(), *source.inputs]))
     for first_row, columns in tables.stream_rows(source.table, needed, batch_rows=batch_rows):
         if rules is not None:
             rules.add(first_row, columns)
@@ -133,7 +149,10 @@ def iter_items(source: Source, *, batch_rows: int = 4096, rules: CellRules | Non
         yield ItemBatch(
             first_row=first_row,
             ids=[_name(value) for value in columns[source.id]],
-            labels=[_name(value) for value in columns[source.label]],
+            metadata={
+                key: list(map(role_of if key == "split" else _name, columns[name]))
+                for key, name in source.metadata.items()
+            },
             inputs=inputs,
             sizes=sizes,
         )
@@ -161,8 +180,8 @@ class SourceDigests:
     """
 
     def __init__(self, source: Source) -> None:
-        self._inputs = source.inputs
-        names = (*_RESERVED, *(f"={column}" for column in source.inputs))
+        self._metadata, self._inputs = tuple(source.metadata), source.inputs
+        names = ("id", *self._metadata, *(f"={column}" for column in source.inputs))
         self._digests = {name: hashlib.blake2b(digest_size=16) for name in names}
         self.ids: list[NDArray[np.uint64]] = []
 
@@ -171,14 +190,19 @@ class SourceDigests:
         ids = b"".join(hash_inputs([value or "" for value in batch.ids]))
         self.ids.append(np.frombuffer(ids, dtype=np.uint64).reshape(-1, 2))
         self._digests["id"].update(ids)
-        self._digests["label"].update(b"".join(hash_inputs([value or "" for value in batch.labels])))
+        for key, values in batch.metadata.items():
+            self._digests[key].update(b"".join(hash_inputs([value or "" for value in values])))
         for name in self._inputs:
             self._digests[f"={name}"].update(b"".join(hash_inputs(batch.inputs[name], batch.sizes.get(name))))
 
-    def as_facts(self) -> tuple[str, str, dict[str, str]]:
-        """Return the digests of ids, labels and inputs, as `SourceFacts` has them."""
-        digests = {name: digest.hexdigest() for name, digest in self._digests.items()}
-        return digests["id"], digests["label"], {name: digests[f"={name}"] for name in self._inputs}
+    def as_facts(self) -> tuple[str, dict[str, str], dict[str, str]]:
+        """Return the digests of ids, metadata and inputs, as `SourceFacts` has them."""
+        found = {name: digest.hexdigest() for name, digest in self._digests.items()}
+        return (
+            found["id"],
+            {key: found[key] for key in self._metadata},
+            {name: found[f"={name}"] for name in self._inputs},
+        )
 
 
 def check_source(source: Source, *, allow_missing_images: bool = False) -> SourceFacts:
@@ -189,13 +213,14 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
         allow_missing_images: Whether items may have no image.
 
     Raises:
-        SourceError: Columns are missing; ids are null or repeated; labels are null; there are fewer than two classes;
+        SourceError: Columns are missing; ids are null or repeated; labels or groups are null; there are fewer than two
+            classes or groups; roles are none, or the same group's differ; no item is for training, or none for test;
             images are missing. The message lists all problems.
     """
     _check_columns(source)
-    rules = CellRules((source.id, source.label), source.label, source.text)
-    null_ids, null_labels, lost_images = Rows(), Rows(), Rows()
-    labels: set[str] = set()
+    classes = [column for key, column in source.metadata.items() if key != "split"]
+    rules = CellRules(source.id, classes, source.text, source.split)
+    metadata, null_ids, lost_images = MetadataCounts(source.metadata), Rows(), Rows()
     digests = SourceDigests(source)
     n_empty = dict.fromkeys(source.text, 0)
     are_bytes = False
@@ -203,10 +228,9 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
     for batch in iter_items(source, rules=rules):
         n_items += len(batch.ids)
         digests.add(batch)
-        for rows, names in ((null_ids, batch.ids), (null_labels, batch.labels)):
-            for row in [row for row, value in enumerate(names, batch.first_row) if value is None]:
-                rows.add(row)
-        labels.update(value for value in batch.labels if value is not None)
+        metadata.add(batch.first_row, batch.metadata)
+        for row in [row for row, value in enumerate(batch.ids, batch.first_row) if value is None]:
+            null_ids.add(row)
         for name in source.inputs:
             sizes = batch.sizes.get(name)
             if sizes is None:
@@ -225,12 +249,8 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
     repeated = _repeated_ids(source, digests.ids, skip=null_ids.count > 0)
     if repeated:
         problems.append(f"`{source.id}` must be unique: {repeated}; remove the repeated rows")
-    if null_labels.count:
-        problems.append(
-            f"`{source.label}` must not be null, NaN or empty: {null_labels}; label these rows or remove them"
-        )
-    if n_items and len(labels) < 2:
-        problems.append(f"`{source.label}` must hold at least 2 classes, got {len(labels)}: {sorted(labels)}")
+    if n_items:
+        problems += metadata.problems()
     for name in source.text:
         if n_items and n_empty[name] == n_items:
             problems.append(f"`{name}` must hold texts, all are empty; choose another column")
@@ -241,12 +261,15 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
         )
     if problems:
         raise SourceError(_message(source.table, problems))
-    ids_digest, labels_digest, input_digests = digests.as_facts()
+    ids_digest, metadata_digests, input_digests = digests.as_facts()
     return SourceFacts(
         n_items=n_items,
-        n_classes=len(labels),
+        n_classes=len(metadata.counts["label"]),
+        n_groups=len(metadata.counts["group"]),
+        n_largest_group=max(metadata.counts["group"].values(), default=0),
+        n_by_role=dict(metadata.counts["split"]),
         ids_digest=ids_digest,
-        labels_digest=labels_digest,
+        metadata_digests=metadata_digests,
         input_digests=input_digests,
         n_empty_texts=n_empty,
         images_are_bytes=are_bytes,
@@ -262,7 +285,8 @@ def read_image_bytes(source: Source, rows: Sequence[int]) -> Iterator[bytes | No
 def _check_columns(source: Source) -> None:
     names = tables.table_columns(source.table)
     problems = []
-    for role, name in (("id", source.id), ("label", source.label), *(("text", t) for t in source.text)):
+    named = {"id": source.id, **source.metadata}
+    for role, name in (*named.items(), *(("text", column) for column in source.text)):
         if name not in names:
             problems.append(f"{role} column `{name}` is missing")
     if source.image is not None and source.image not in names:
@@ -271,8 +295,10 @@ def _check_columns(source: Source) -> None:
         problems.append(f"the table has {', '.join(f'`{name}`' for name in names)}")
     for name in source.inputs:
         # The store has columns of these names.
-        if name in _RESERVED and name != getattr(source, name):
-            problems.append(f"input column `{name}` must not be called `id` or `label`: rename it")
+        if name in named and name != named[name]:
+            problems.append(
+                f"input column `{name}` must not be called {', '.join(f'`{key}`' for key in named)}: rename it"
+            )
     if len(set(source.inputs)) < len(source.inputs):
         problems.append(f"input columns must differ, got {', '.join(source.inputs)}")
     if problems:

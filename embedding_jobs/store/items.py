@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Folder of the store where new items are written before they replace the old ones.
 _ITEMS_ASIDE = ".items"
 
+_NAMED = ("label", "text", "image", "group", "split")  # columns of the table that a manifest names as its source does
+
 
 def with_stored_columns(source: Source, store: Store, table_columns: list[str]) -> Source:
     """Add to `source` the input columns that the store already has, so that adding an encoder loses none.
@@ -106,9 +108,9 @@ def ensure_items(source: Source, facts: SourceFacts, store: Store, rows_per_shar
         rows_per_shard = present.rows_per_shard
         same = (
             present.ids_digest == facts.ids_digest
-            and present.labels_digest == facts.labels_digest
+            and present.metadata_digests == facts.metadata_digests
             and present.input_digests == facts.input_digests
-            and (present.label, present.text, present.image) == (source.label, source.text, source.image)
+            and all(getattr(present, key) == getattr(source, key) for key in _NAMED)
         )
         if same and not damaged(folder, present.shards):
             return present
@@ -120,7 +122,7 @@ def ensure_items(source: Source, facts: SourceFacts, store: Store, rows_per_shar
     try:
         for number, table in enumerate(_tables(source, rows_per_shard, digests)):
             shards.append(_write(aside, number, table))
-        if digests.as_facts() != (facts.ids_digest, facts.labels_digest, facts.input_digests):
+        if digests.as_facts() != (facts.ids_digest, facts.metadata_digests, facts.input_digests):
             raise SourceError(f"{source.table} changed while it was read; run again when it no longer changes")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).unlink(
@@ -136,14 +138,12 @@ def ensure_items(source: Source, facts: SourceFacts, store: Store, rows_per_shar
     manifest = ItemsManifest(
         table=source.table,
         id=source.id,
-        label=source.label,
-        text=source.text,
-        image=source.image,
+        **{key: getattr(source, key) for key in _NAMED},
         n_items=facts.n_items,
         n_classes=facts.n_classes,
         rows_per_shard=rows_per_shard,
         ids_digest=facts.ids_digest,
-        labels_digest=facts.labels_digest,
+        metadata_digests=facts.metadata_digests,
         input_digests=facts.input_digests,
         n_empty_texts=facts.n_empty_texts,
         shards=tuple(shards),
@@ -177,7 +177,8 @@ def _tables(source: Source, rows_per_shard: int, digests: SourceDigests) -> Iter
     n_pending = 0
     for batch in iter_items(source):
         digests.add(batch)
-        columns: dict[str, Any] = {"id": pa.array(batch.ids, pa.string()), "label": pa.array(batch.labels, pa.string())}
+        named = {"id": batch.ids, **batch.metadata}
+        columns: dict[str, Any] = {key: pa.array(values, pa.string()) for key, values in named.items()}
         columns |= {name: pa.array(batch.inputs[name], pa.string()) for name in source.inputs}
         columns |= {size_column(name): pa.array(sizes, pa.int64()) for name, sizes in batch.sizes.items()}
         pending.append(pa.table(columns))

@@ -12,8 +12,6 @@ from embedding_jobs.errors import StoreError
 from embedding_jobs.files import read_json
 from embedding_jobs.store.shards import AGAIN, Shard, part_name, write_json
 
-FORMAT = 1
-
 MANIFEST = "manifest.json"
 
 
@@ -26,11 +24,13 @@ class ItemsManifest:
     label: str
     text: tuple[str, ...]
     image: str | None
+    group: str | None
+    split: str | None
     n_items: int
     n_classes: int
     rows_per_shard: int
     ids_digest: str
-    labels_digest: str
+    metadata_digests: dict[str, str]
     input_digests: dict[str, str]
     n_empty_texts: dict[str, int]
     shards: tuple[Shard, ...]
@@ -71,9 +71,12 @@ class ColumnManifest:
     shards: tuple[Shard, ...]
 
 
+_FORMATS = {ItemsManifest: 2, ColumnManifest: 1}
+
+
 def write_manifest(folder: Path, manifest: ItemsManifest | ColumnManifest) -> None:
     """Write a manifest. A column with a manifest is complete."""
-    write_json(folder / MANIFEST, {"format": FORMAT, **asdict(manifest)})
+    write_json(folder / MANIFEST, {"format": _FORMATS[type(manifest)], **asdict(manifest)})
 
 
 _Manifest = TypeVar("_Manifest", ItemsManifest, ColumnManifest)
@@ -87,8 +90,8 @@ def read_manifest(path: Path, kind: type[_Manifest]) -> _Manifest:
     """
     try:
         value = read_json(path)
-        if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
-            raise ValueError(f"`format` must be {FORMAT}")
+        if not isinstance(value, dict) or value.pop("format", None) != _FORMATS[kind]:
+            raise ValueError(f"`format` must be {_FORMATS[kind]}")
         if set(value) != {entry.name for entry in fields(kind)}:
             raise ValueError("its fields are not those of this version")
         manifest: _Manifest = TypeAdapter(kind).validate_python(value)

@@ -1,7 +1,7 @@
 """The embedding store: its file names, columns and manifests.
 
 ```
-<store>/items/part-00000.parquet                  id, label, the text columns, the image paths and their sizes
+<store>/items/part-00000.parquet                  id, label; group, split if there are any; texts, image paths and sizes
 <store>/items/manifest.json
 <store>/<column>--<encoder>/part-00000.parquet    id, vector, note: the same rows under the same number
 <store>/<column>--<encoder>/manifest.json         written last: what has one is complete
@@ -48,14 +48,19 @@ class Embeddings:
         ids: Ids, object array of str, shape (items,).
         labels: Labels, object array of str, shape (items,).
         matrix: Concatenated vectors, float32, C-contiguous, shape (items, features).
+        groups: Number of each item's group, counted from 0 in the order of their names, shape (items,); None without.
+        roles: "train", "validation" or "test" of each item, shape (items,); None without a column that says so.
         columns: Names of the store's columns, in the order of the features.
-        digest: Digest of everything that a result depends on: ids, labels, inputs, fingerprints, dimensions.
+        digest: Digest of everything that a result depends on: ids, labels, groups, roles, inputs, fingerprints,
+            dimensions.
         provenance: Where the data come from, for a record; JSON values.
     """
 
     ids: NDArray[np.object_]
     labels: NDArray[np.object_]
     matrix: NDArray[np.float32]
+    groups: NDArray[np.int64] | None
+    roles: NDArray[np.str_] | None
     columns: tuple[str, ...]
     digest: str
     provenance: dict[str, Any]
@@ -162,16 +167,15 @@ class Store:
             )
         widths = [manifest.dimension for manifest in manifests]
         matrix = np.empty((int(keep.sum()), sum(widths)), dtype=np.float32)
-        ids: list[str] = []
-        labels: list[str] = []
+        cells: dict[str, list[str]] = {name: [] for name in ("id", "label", *items.metadata_digests)}
         filled = 0
         for number, shard in enumerate(items.shards):
             start = number * items.rows_per_shard
             kept = keep[start : start + shard.n_rows]
-            part = read_part(self.path(ITEMS) / shard.file, ["id", "label"])
+            part = read_part(self.path(ITEMS) / shard.file, list(cells))
             part_ids = part.column("id").combine_chunks()
-            ids += np.asarray(part_ids.to_pylist(), dtype=object)[kept].tolist()
-            labels += np.asarray(part.column("label").to_pylist(), dtype=object)[kept].tolist()
+            for name, values in cells.items():
+                values += np.asarray(part.column(name).to_pylist(), dtype=object)[kept].tolist()
             stop, left = filled + int(kept.sum()), 0
             for name, width in zip(names, widths, strict=True):
                 vectors = self.vectors(name, number, part_ids, width)
@@ -180,11 +184,13 @@ class Store:
             filled = stop
         facts = [asdict(manifest) for manifest in manifests]
         return Embeddings(
-            ids=np.asarray(ids, dtype=object),
-            labels=np.asarray(labels, dtype=object),
+            ids=np.asarray(cells["id"], dtype=object),
+            labels=np.asarray(cells["label"], dtype=object),
             matrix=matrix,
+            groups=_numbered(cells["group"]) if "group" in cells else None,
+            roles=np.asarray(cells["split"]) if "split" in cells else None,
             columns=tuple(names),
-            digest=embeddings_digest(items.ids_digest, items.labels_digest, facts),
+            digest=_embeddings_digest(items, facts),
             provenance={
                 "store": str(self.directory),
                 "table": items.table,
@@ -308,17 +314,15 @@ class Store:
                 )
 
 
-def embeddings_digest(ids_digest: str, labels_digest: str, columns: Sequence[Mapping[str, Any]]) -> str:
-    """Return the digest of everything that a result depends on.
+def _numbered(names: list[str]) -> NDArray[np.int64]:
+    return np.unique(np.asarray(names, dtype=object), return_inverse=True)[1].astype(np.int64)
 
-    Args:
-        ids_digest: Digest of the ids.
-        labels_digest: Digest of the labels.
-        columns: Of each column, in the order of the features, the fields of its manifest.
-    """
+
+def _embeddings_digest(items: ItemsManifest, columns: Sequence[Mapping[str, Any]]) -> str:
+    """Return the digest of everything that a result depends on; `columns` are the fields of each column's manifest."""
     parts = ("column", "input_digest", "dimension", "n_skipped")
     facts = [{"fingerprint": comparable(one["fingerprint"]), **{key: one[key] for key in parts}} for one in columns]
-    identity = json.dumps([ids_digest, labels_digest, *facts], sort_keys=True)
+    identity = json.dumps([items.ids_digest, items.metadata_digests, *facts], sort_keys=True)
     return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
 

@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING
 import click
 
 from study.cli.options import config_option, output_option
+from trainables.records.types import SplitId
 
 if TYPE_CHECKING:
     from study.model.classifier import Classifier
 
-_split_option = click.option("--split", type=int, help="Split seed.  [default: the first recorded one]")
+
+class _SplitType(click.ParamType):  # type: ignore[type-arg]
+    """A split's seed, or a seed and the number of an inner split."""
+
+    name = "SEED[/INNER]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> SplitId:
+        try:
+            return SplitId.parse(value)
+        except ValueError:
+            self.fail(f"must be a split as in 3, or an inner split as in 3/0, got {value!r}.", param, ctx)
 
 
 @click.command("compare")
@@ -44,9 +55,9 @@ def compare_command(studies: tuple[str, ...], output: Path | None) -> None:
 @click.command("verify")
 @click.argument("cell")
 @config_option
-@_split_option
+@click.option("--split", type=_SplitType(), help="A split, or an inner split (3/0).  [default: the first recorded one]")
 @click.option("--tolerance", default=0.001, show_default=True, help="Largest difference that agrees on other hardware.")
-def verify_command(cell: str, config: Path, split: int | None, tolerance: float) -> None:
+def verify_command(cell: str, config: Path, split: SplitId | None, tolerance: float) -> None:
     """Retrain a CELL of the table; exit code 1 if the results differ.
 
     On the kind of CPU that made the record, they must be equal to the bit; elsewhere, within the tolerance. A CELL is a
@@ -76,23 +87,28 @@ def verify_command(cell: str, config: Path, split: int | None, tolerance: float)
 @click.command("export")
 @click.argument("cell", required=False)
 @config_option
-@_split_option
-@click.option("--all-items", is_flag=True, help="Train on every labelled item, not on the split's training items.")
+@click.option("--split", type=int, help="Train a split's test trial again instead, on its training items.")
+@click.option("--error-rate", type=float, help="Also predict sets of labels, calibrated on a fifth of the items.")
 @click.option("--track", is_flag=True, help="Also attach the model to the study's MLflow run.")
 @output_option
 def export_command(
-    cell: str | None, config: Path, split: int | None, all_items: bool, track: bool, output: Path | None
+    cell: str | None, config: Path, split: int | None, error_rate: float | None, track: bool, output: Path | None
 ) -> None:
-    """Write the best candidate, or a CELL, as an MLflow model.
+    """Write the best method, or a CELL, trained on all items, for MLflow.
 
-    The model is safetensors weights and JSON, without pickle. A CELL is a method, or a candidate such as
+    Inner splits of all items choose the candidate, its threshold and its temperature, if the study's selection is
+    nested. The model is safetensors weights and JSON, without pickle. A CELL is a method, or a candidate such as
     'e_mixup(alpha=0.3)'.
     """
+    if split is not None and error_rate is not None:
+        raise click.UsageError("--error-rate calibrates on a part of all items: give it without --split.")
+    if error_rate is not None and not 0 < error_rate < 1:
+        raise click.UsageError(f"--error-rate must be above 0 and below 1, got {error_rate:g}.")
     from study.config.load import load_spec
     from study.model.export import train_best, write_model
 
     spec = load_spec(config)
-    trained = train_best(spec.root, cell, split, spec.resources, all_items=all_items)
+    trained = train_best(spec.root, cell, split, spec.resources, error_rate=error_rate, say=_say)
     _warn(trained.classifier)
     written = write_model(trained, output or spec.root / "model")
     click.echo(f"{trained.summary}: {written}")
@@ -102,7 +118,9 @@ def export_command(
 
         place = f"runs:/{attach(spec, {'model': written})}/model"
         click.echo(f"mlflow.set_tracking_uri({spec.tracking_uri!r})")
-    click.echo(f'mlflow.pyfunc.load_model({place!r}).predict(embeddings) gives class or "none", and confidence.')
+    sets = ', params={"error_rate": 0.05}' if error_rate is not None else ""
+    gives = 'class or "none", and confidence' + (", set and p_known" if error_rate is not None else "")
+    click.echo(f"mlflow.pyfunc.load_model({place!r}).predict(embeddings{sets}) gives {gives}.")
     click.echo(f"For a table of texts or pictures: study label TABLE --model {written}")
 
 
@@ -128,7 +146,7 @@ def label_command(table: Path, config: Path, model: Path | None, top: int, outpu
     folder = output or spec.root / "label" / table.stem
     source = unlabelled_source(spec, table)
     if model is None:  # the model comes first: without one, nothing is embedded
-        trained = train_best(spec.root, resources=spec.resources)
+        trained = train_best(spec.root, resources=spec.resources, say=_say)
         classifier, says = trained.classifier, trained.summary
     else:
         classifier, says = load_classifier(model), f"{model}"
@@ -141,6 +159,11 @@ def label_command(table: Path, config: Path, model: Path | None, top: int, outpu
     n_none = sum(item.predicted == "none" for item in items)
     click.echo(f'{len(items)} items ranked by {says}; {n_none} predicted "none".')
     click.echo(f"List: {listed}\nPage: {write_whole(folder / 'label.html', page.encode())}")
+
+
+def _say(text: str) -> None:
+    """Say on standard error what is trained."""
+    click.echo(text, err=True)
 
 
 def _warn(classifier: Classifier) -> None:

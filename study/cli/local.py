@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from study.config.schema import StudySpec
     from study.state.results import StudyResult
 
-_PRESETS = ("paper", "nested", "deep_augmentation", "demo")
+_PRESETS = ("nested", "cross_validation", "official", "paper", "deep_augmentation", "demo")
 
 
 @click.command("init")
@@ -51,10 +51,9 @@ def check_command(config: Path) -> None:
     from embedding_jobs.store.items import checked_source
     from embedding_jobs.store.store import Store
     from study.config.machine_rules import too_large_here
-    from study.config.table_rules import training_in_words
+    from study.config.table_rules import metadata_in_words, training_in_words
     from study.search.space import n_candidates, unguided
     from study.state.description import refuse_changes, refuse_foreign_early, refuse_other_data
-    from trainables.records.types import PROTOCOLS
 
     spec = _load(config)
     refuse_changes(spec)
@@ -63,11 +62,12 @@ def check_command(config: Path) -> None:
     refuse_foreign_early(spec)
     counts = {method: n_candidates(spec.search, method) for method in spec.search.methods}
     click.echo(f"{config}: valid. Candidates: {', '.join(f'{method} {n}' for method, n in counts.items())}.")
-    for phase in PROTOCOLS[spec.splits.protocol]:
-        n, n_splits = len(counts) if phase == "confirm" else sum(counts.values()), len(spec.split_seeds(phase))
+    for phase in spec.phases:
+        n = sum(counts.values()) if phase == spec.phases[0] else len(counts)
+        n_splits = len(spec.planned_splits(phase))
         trials = plural(n * n_splits, "trial")
         click.echo(f"{phase}: {plural(n, 'candidate')} x {plural(n_splits, 'split')} = {trials}.")
-    for line in training_in_words(spec):
+    for line in (*training_in_words(spec), *metadata_in_words(facts)):
         click.echo(line)
     on_cluster = spec.resources.address or os.environ.get("RAY_ADDRESS")
     too_large = None if on_cluster else too_large_here(spec.resources)
@@ -166,12 +166,15 @@ def retry_command(config: Path) -> None:
     type=click.Path(path_type=Path),
     help="With --tracking-uri: folder to write.  [default: report]",
 )
-def report_command(config: Path, tracking_uri: str | None, name: str | None, output: Path | None) -> None:
+@click.option("--pairs", is_flag=True, help="Compare every method with every other.")
+def report_command(config: Path, tracking_uri: str | None, name: str | None, output: Path | None, pairs: bool) -> None:
     """Write the report of what is recorded: page, tables, figures."""
+    if pairs and tracking_uri:
+        raise click.UsageError("--pairs needs results per item, which an MLflow server does not have.")
     if not (tracking_uri or name or output):
         from study.execution.finish import finish_study
 
-        found = finish_study(_load(config, encodes=False))
+        found = finish_study(_load(config, encodes=False), all_pairs=pairs)
         if found.report is None:
             raise click.ClickException(str(found.report_problem))
         _show_report(found.results, found.report)

@@ -22,14 +22,15 @@ from embedding_jobs.store.store import Store
 from study.cluster.nodes import Node, NodeFacts, ask_nodes, read_across, slots_of
 from study.cluster.preflight import Check, Needs, check_tracker, judge
 from study.config.schema import StudySpec
+from study.config.table_rules import n_train_planned, official_roles
 from study.execution.pack_context import pilot_context
 from study.search.proposals import proposals
+from study.search.space import is_per_split, n_candidates
 from study.state.description import description_before
 from study.state.status import read_status
 from trainables.packs.cost import PackCost, measure_pack
 from trainables.packs.pack import PackContext
 from trainables.records.types import Candidate, Pack
-from trainables.sampling.splits import n_train_items
 
 _DRIVER_S_PER_PACK = 0.1  # tests/benchmarks/bench_study_packs.py
 
@@ -128,9 +129,9 @@ def count_work(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
     labels = tuple(chain.from_iterable(map(str, c[label]) for _, c in tables.stream_rows(spec.data.table, [label])))
     phases = []
     for row in read_status(spec, description_before(spec)).methods:
-        n_splits = len(spec.split_seeds(row.phase))
+        n_splits = _splits_at_once(spec, row.phase, row.method)
         n_lanes = min(spec.resources.lanes_per_pack or n_splits, n_splits)
-        n_train = n_train_items(len(labels), spec.splits.train_fraction, row.phase)
+        n_train = n_train_planned(spec.data, len(labels), spec.splits, row.phase)
         phases.append(Phase(row.phase, row.method, row.n_planned, row.n_missing, n_lanes, n_splits, n_train))
     store, left = Store(spec.store), []
     for column, config in spec.column_encoders.items():
@@ -139,6 +140,14 @@ def count_work(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
         except StoreError:
             left.append(column)
     return Work(labels, dimensions, tuple(left), tuple(phases), math.ceil(len(labels) / spec.resources.rows_per_shard))
+
+
+def _splits_at_once(spec: StudySpec, phase: str, method: str) -> int:
+    """Return on how many splits a candidate is trained together: in the test phase, perhaps only one has chosen it."""
+    n_splits = len(spec.planned_splits(phase))
+    if phase == spec.phases[0]:
+        return spec.search.n_inner_splits if is_per_split(spec.search, method) else n_splits
+    return n_splits if n_candidates(spec.search, method) == 1 else 1
 
 
 def needs_of(spec: StudySpec, work: Work) -> Needs:
@@ -173,7 +182,8 @@ def measure_costs(spec: StudySpec, work: Work) -> Costs:
             # One after the other: in the study, too, each encoder has its node's threads to itself.
             measured[repr(config)] = ray.get(task)
     encoding = {column: measured[repr(configs[column])] for column in work.columns_left}
-    context = pilot_context(spec, work.labels, work.n_features)
+    roles = official_roles(spec.data, spec.splits)
+    context = pilot_context(spec, work.labels, work.n_features, roles)
     packs = [_pack(spec, phase) for phase in _typical(work)]
     cpus, gpus = spec.resources.cpus_per_pack, spec.resources.gpus_per_pack or None
     train = ray.remote(_measure_on_noise).options(max_retries=0, num_cpus=cpus, num_gpus=gpus)
@@ -266,7 +276,7 @@ def _pack(spec: StudySpec, phase: Phase) -> Pack:
     """Return a pack of the first candidate that will be proposed."""
     batch = proposals(spec.search, phase.method).next_batch({})
     assert batch
-    return Pack(phase.name, batch[0], spec.split_seeds(phase.name)[: phase.n_lanes])
+    return Pack(phase.name, batch[0], spec.planned_splits(phase.name)[: phase.n_lanes])
 
 
 def _measure_on_noise(context: PackContext, pack: Pack) -> PackCost:

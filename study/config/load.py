@@ -20,11 +20,13 @@ from study.config.addresses import secret_problems
 from study.config.cluster_rules import cluster_problems
 from study.config.encoder_rules import encoder_problems
 from study.config.method_rules import nearest, pruning_problems, search_problems
-from study.config.schema import Data, Encoders, Resources, Search, Section, Splits, StudySpec
+from study.config.schema import Data, Encoders, Objective, Resources, Search, Section, Splits, StudySpec
 from study.config.table_rules import named_columns, size_problems, table_problems, unknown_class_problems
 from study.config.yaml_file import read_yaml
 from study.errors import SpecError
-from trainables.sampling.splits import n_folds
+from trainables.records.failures import EVALUATED
+from trainables.records.types import Design
+from trainables.sampling.splits import SplitRules
 from trainables.training.settings import TrainingSettings
 
 
@@ -269,13 +271,16 @@ def _cross_problems(sections: Mapping[str, Any], invalid: set[str], *, looks: bo
     if data is not None and looks:
         yield from table_problems(data)
         if not invalid & {"data", "splits", "training"}:
-            yield from size_problems(data, splits, training)
+            yield from size_problems(data, splits, search if "search" not in invalid else None, training)
         if not invalid & {"data", "splits"}:
             yield from unknown_class_problems(data, splits)
     if search is not None and not invalid & {"training", "search"}:
         yield from pruning_problems(search, training)
     if not invalid & {"splits", "search", "resources"}:
-        yield from _protocol_problems(splits, search, sections.get("resources", Resources()))
+        yield from _split_problems(data, splits)
+        yield from _early_stopping_problems(
+            search, sections.get("objective", Objective()), sections.get("resources", Resources())
+        )
     if "encoders" in sections and looks:
         yield from encoder_problems(sections["encoders"])
     if search is not None:
@@ -288,9 +293,15 @@ def _cross_problems(sections: Mapping[str, Any], invalid: set[str], *, looks: bo
 def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
     if not data.columns:
         yield "`data.text` and `data.image` are both empty; name at least one column to encode"
-    columns = [column for column in named_columns(data).values() if column]
+    columns = [column for key, column in named_columns(data).items() if column and key != "group"]
     for twice in sorted({column for column in columns if columns.count(column) > 1}):
-        yield f"`data` uses the column `{twice}` twice; each of id, label, text and image needs its own"
+        yield f"`data` uses the column `{twice}` twice; each of id, label, text, image and split needs its own"
+    for key in ("id", "label", "split"):
+        if data.group is not None and data.group == getattr(data, key):
+            yield (
+                f"`data.group` names the column `{data.group}`, as `data.{key}` does; name a column whose equal values "
+                "no split may divide, such as a customer"
+            )
     if encoders is not None:
         for column in set(encoders.custom) - set(data.columns):
             yield f"`encoders.custom.{column}` has nothing to encode; name the column in `data.text` or `data.image`"
@@ -303,27 +314,52 @@ def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
                 yield f"`encoders.{kind}` has nothing to encode; name a column in `data.{kind}`, or leave it out"
 
 
-def _protocol_problems(splits: Splits, search: Search | None, resources: Resources) -> Iterator[str]:
-    if splits.protocol == "nested" and n_folds(splits.train_fraction) < 3:
+def _split_problems(data: Data | None, splits: Splits) -> Iterator[str]:
+    if splits.design is Design.REVERSE_FOLDS and splits.train_fraction > 0.5:
         yield (
-            "`splits.train_fraction` must be at most 0.33 with the protocol nested, which needs three folds: one to "
-            f"search, one to train on and one to test, got {splits.train_fraction:g}"
+            "`splits.train_fraction` must be at most 0.5 with the design reverse_folds, whose training folds are "
+            f"disjoint, got {splits.train_fraction:g}; the design folds trains on all folds but one"
         )
+    if splits.design is Design.FOLDS and splits.train_fraction < 0.5:
+        yield (
+            "`splits.train_fraction` must be at least 0.5 with the design folds, which trains on all folds but one "
+            f"(0.8 for 5 folds), got {splits.train_fraction:g}"
+        )
+    if splits.design in (Design.REVERSE_FOLDS, Design.FOLDS):
+        n_folds = SplitRules(splits.design, splits.train_fraction).n_folds
+        if splits.n_splits > n_folds:
+            yield (
+                f"`splits.n_splits` must be at most the number of folds, {n_folds} with `splits.train_fraction` "
+                f"{splits.train_fraction:g}, got {splits.n_splits}; the design random has any number of splits"
+            )
+    if data is not None and (splits.design is Design.OFFICIAL) != (data.split is not None):
+        yield (
+            "`data.split` must name the column of the official splits where `splits.design` is official, and only "
+            f"there, got {data.split!r} and the design {splits.design.value}"
+        )
+
+
+def _early_stopping_problems(search: Search | None, objective: Objective, resources: Resources) -> Iterator[str]:
     if search is None or not search.pruning.is_on:
         return
-    if splits.protocol == "paper":
+    if search.selection == "reported":
         yield (
-            "`search.pruning` works on the search phase of the protocol nested only, since paper reports every "
-            "candidate; leave it out, or set `splits.protocol` to nested"
+            "`search.pruning` needs inner splits, since `search.selection` reported reports every candidate; leave it "
+            "out, or set `search.selection` to nested"
         )
-    if search.pruning.asha is not None and resources.lanes_per_pack is not None:
+    asha, racing = search.pruning.asha, search.pruning.racing
+    if asha is not None and resources.lanes_per_pack is not None and resources.lanes_per_pack < search.n_inner_splits:
         yield (
-            "`search.pruning.asha` compares means over splits that are trained together, which "
+            "`search.pruning.asha` compares means over inner splits that are trained together, which "
             f"`resources.lanes_per_pack` ({resources.lanes_per_pack}) separates; leave one of the two out"
         )
-    racing = search.pruning.racing
-    if racing is not None and racing.splits_at_once >= splits.n_search_splits:
+    if asha is not None and objective.metric not in EVALUATED:
         yield (
-            "`search.pruning.racing.splits_at_once` must be below `splits.n_search_splits` "
-            f"({splits.n_search_splits}), or no split is saved, got {racing.splits_at_once}"
+            f"`objective.metric` must be one of {', '.join(EVALUATED)} with `search.pruning.asha`, which judges by "
+            f"evaluations during a training, got {objective.metric}"
+        )
+    if racing is not None and racing.splits_at_once >= search.n_inner_splits:
+        yield (
+            "`search.pruning.racing.splits_at_once` must be below `search.n_inner_splits` "
+            f"({search.n_inner_splits}), or no inner split is saved, got {racing.splits_at_once}"
         )

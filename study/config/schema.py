@@ -15,11 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from embedding_jobs.encoders.config import CustomEncoderConfig, EncoderConfig, ImageEncoderConfig, TextEncoderConfig
 from embedding_jobs.sources.items import Source
+from trainables.records.types import SEARCH, SELECTIONS, Design, SplitId
+from trainables.sampling.splits import SplitRules
 from trainables.training.settings import TrainingSettings
 
-Metric = Literal["auc_weighted", "accuracy", "accuracy_known", "accuracy_none"]
+Metric = Literal[
+    "auc_weighted", "top1", "macro_f1", "balanced_accuracy", "nll", "ood_auroc",
+    "accuracy", "accuracy_known", "accuracy_none",
+]  # fmt: skip
 
-Protocol = Literal["paper", "nested"]
+Selection = Literal["nested", "reported"]
 
 Sampler = Literal["grid", "tpe", "random", "qmc", "gp"]
 
@@ -38,6 +43,8 @@ class Data(Section):
     label: str
     text: tuple[str, ...] = ()
     image: str | None = None
+    group: str | None = None
+    split: str | None = None
     on_error: Literal["fail", "skip"] = "fail"
 
     @property
@@ -48,7 +55,7 @@ class Data(Section):
     @property
     def source(self) -> Source:
         """The table as the embedding jobs read it."""
-        return Source(table=self.table, id=self.id, label=self.label, text=self.text, image=self.image)
+        return Source(self.table, self.id, self.label, self.text, self.image, self.group, self.split)
 
 
 class Encoders(Section):
@@ -60,13 +67,13 @@ class Encoders(Section):
 
 
 class Splits(Section):
-    """The split protocol."""
+    """How the items are split into training and test items."""
 
-    protocol: Protocol = "nested"
+    design: Design = Design.REVERSE_FOLDS
     train_fraction: float = Field(0.1, gt=0, lt=1)
     n_splits: int = Field(5, ge=1)
-    n_search_splits: int = Field(3, ge=1)
     seed: int = Field(0, ge=0)
+    stratify: bool = False
     unknown_classes: tuple[str, ...] = ()
     unknown_class_fraction: float = Field(0, ge=0, lt=1)
 
@@ -93,7 +100,7 @@ class Asha(Section):
 
 
 class Racing(Section):
-    """Gives a candidate no further splits once it is worse than its method's best at the given confidence."""
+    """Gives a candidate no further inner splits once it is worse than its method's best at the given confidence."""
 
     splits_at_once: int = Field(3, ge=2)
     confidence: float = Field(0.99, gt=0.5, lt=1)
@@ -114,6 +121,9 @@ class Pruning(Section):
 class Search(Section):
     """The candidates to try: a grid, or the same number of sampled ones for each method."""
 
+    selection: Selection = "nested"
+    n_inner_splits: int = Field(1, ge=1)
+    inner_unknown_fraction: float = Field(0.1, ge=0, lt=1)
     sampler: Sampler = "grid"
     n_candidates: int = Field(10, ge=1)
     n_startup: int = Field(10, ge=1)
@@ -121,6 +131,11 @@ class Search(Section):
     seed: int = Field(0, ge=0)
     pruning: Pruning = Pruning()
     methods: dict[str, dict[str, ParamValues]] = Field(min_length=1)
+
+    @property
+    def learns(self) -> bool:
+        """Whether outcomes decide what is tried next, so that candidates are proposed in batches."""
+        return self.pruning.is_on or self.sampler in ("tpe", "gp")
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -135,8 +150,16 @@ class Equivalence(Section):
     """Differences up to these are of no practical importance."""
 
     auc_weighted: float = Field(0.002, gt=0)
+    top1: float = Field(0.005, gt=0)
+    macro_f1: float = Field(0.005, gt=0)
+    balanced_accuracy: float = Field(0.005, gt=0)
     accuracy: float = Field(0.005, gt=0)
+    accuracy_known: float = Field(0.005, gt=0)
+    accuracy_none: float = Field(0.005, gt=0)
+    accuracy_chosen: float = Field(0.005, gt=0)
+    ood_auroc: float = Field(0.005, gt=0)
     ece_known: float = Field(0.005, gt=0)
+    ece_known_scaled: float = Field(0.005, gt=0)
 
 
 class Objective(Section):
@@ -221,19 +244,50 @@ class StudySpec(Section):
         }
         return {column: encoder for column, encoder in encoders.items() if encoder is not None}
 
-    def split_seeds(self, phase: str) -> tuple[int, ...]:
-        """Return the seeds of a phase's planned splits."""
-        n_splits = self.splits.n_search_splits if phase == "search" else self.splits.n_splits
-        return tuple(range(self.splits.seed, self.splits.seed + n_splits))
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The phases, in order."""
+        return SELECTIONS[self.search.selection]
+
+    def planned_splits(self, phase: str) -> tuple[SplitId, ...]:
+        """Return a phase's planned splits, in order."""
+        return planned_splits(self.splits, self.search, phase)
 
     def deciding_settings(self) -> dict[str, Any]:
         """Return the settings that a trial's result depends on, flat: two studies with equal ones can share records."""
+        inner = {"n_inner_splits", "inner_unknown_fraction"} if SEARCH in self.phases else set()
         kept = self.model_dump(
             mode="json",
-            include={"splits": True, "training": True, "objective": {"threshold"}},
-            exclude={"splits": {"n_splits", "n_search_splits", "seed"}},
+            include={
+                "splits": True,
+                "training": True,
+                "objective": {"threshold"},
+                "search": {"selection"} | inner,
+            },
+            exclude={"splits": {"n_splits", "seed"}},
         )
-        return dict(_flat({"data": {"label": self.data.label, "columns": list(self.data.columns)}, **kept}))
+        data = {**self.data.source.metadata, "columns": list(self.data.columns)}
+        return dict(_flat({"data": data, **kept}))
+
+
+def planned_splits(splits: Splits, search: Search, phase: str) -> tuple[SplitId, ...]:
+    """Return a phase's planned splits, in order."""
+    seeds = range(splits.seed, splits.seed + splits.n_splits)
+    if phase == SEARCH:
+        return tuple(SplitId(seed, inner) for seed in seeds for inner in range(search.n_inner_splits))
+    return tuple(map(SplitId, seeds))
+
+
+def split_rules(splits: Splits, search: Search, unknown_classes: tuple[int, ...]) -> SplitRules:
+    """Return how a study makes its splits, given the label indices of the classes that are unknown by name."""
+    return SplitRules(
+        design=splits.design,
+        train_fraction=splits.train_fraction,
+        stratify=splits.stratify,
+        unknown_classes=unknown_classes,
+        unknown_class_fraction=splits.unknown_class_fraction,
+        inner_unknown_fraction=search.inner_unknown_fraction,
+    )
 
 
 def digest(values: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from study.tracking.mlflow import Tracker
 
 
-def finish_study(spec: StudySpec, tracker: BackgroundTracker | None = None) -> StudyReport:
+def finish_study(spec: StudySpec, tracker: BackgroundTracker | None = None, *, all_pairs: bool = False) -> StudyReport:
     """Write the importances and the report, attach the report to the study's MLflow run, and end that run.
 
     Records are loaded once. A study without a finished trial has no report.
@@ -30,6 +30,7 @@ def finish_study(spec: StudySpec, tracker: BackgroundTracker | None = None) -> S
         spec: The study.
         tracker: The tracker of the run that has just trained the study; it is closed. None to finish a study apart from
             its runs; while a run works, MLflow is left to that run.
+        all_pairs: Whether to compare every method with every other, not only where the paper asks.
 
     Raises:
         DescriptionError: No study was run in the directory.
@@ -46,7 +47,7 @@ def finish_study(spec: StudySpec, tracker: BackgroundTracker | None = None) -> S
     results = replace(results, importances=write_importances(spec, results))
     report, report_problem = None, None
     try:
-        report = write_report(spec.root, results=results)
+        report = write_report(spec.root, results=results, all_pairs=all_pairs)
     except ReportError as error:
         report_problem = str(error)
     if tracking_problem is None:

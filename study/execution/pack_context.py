@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from embedding_jobs.encoders.config import column_name
 from embedding_jobs.store.store import Embeddings, Store
-from study.config.schema import StudySpec
+from study.config.schema import StudySpec, split_rules
 from study.errors import RunError
 from study.state.provenance import provenance
 from trainables.packs.pack import PackContext
 from trainables.records.description import StudyDescription
+from trainables.sampling.splits import SplitItems
 from trainables.training.settings import Settings
 
 
@@ -35,33 +35,37 @@ def pack_context(
     Raises:
         RunError: `splits.unknown_classes` names a class that no item has.
     """
-    matrix, names = embeddings.matrix, description.data.class_names
-    return _context(spec, matrix, labels, names, provenance(spec, description))
+    items = SplitItems(labels.astype(np.int64), embeddings.groups, embeddings.roles)
+    return _context(spec, embeddings.matrix, items, description.data.class_names, provenance(spec, description))
 
 
-def pilot_context(spec: StudySpec, labels: Sequence[str], n_features: int) -> PackContext:
-    """Return the context of packs that measure the cost of training. It has no embeddings yet: they are random."""
+def pilot_context(
+    spec: StudySpec, labels: Sequence[str], n_features: int, roles: npt.NDArray[np.str_] | None
+) -> PackContext:
+    """Return the context of packs that measure the cost of training. It has no embeddings yet: they are random.
+
+    `roles` are those of official splits; else None.
+    """
     names, indices = np.unique(np.array(labels), return_inverse=True)
-    return _context(spec, np.empty((0, n_features), np.float32), indices, [str(name) for name in names], {})
+    items = SplitItems(indices.astype(np.int64), roles=roles)
+    return _context(spec, np.empty((0, n_features), np.float32), items, [str(name) for name in names], {})
 
 
 def _context(
     spec: StudySpec,
     matrix: npt.NDArray[np.float32],
-    labels: npt.NDArray[Any],
+    items: SplitItems,
     class_names: Sequence[str],
     made_by: Mapping[str, str],
 ) -> PackContext:
     return PackContext(
         embeddings=matrix,
-        labels=labels.astype(np.int64),
-        train_fraction=spec.splits.train_fraction,
+        items=items,
+        rules=split_rules(spec.splits, spec.search, _label_indices(spec.splits.unknown_classes, class_names)),
         settings=Settings(
             **vars(spec.training), threshold=spec.objective.threshold, cuda_graph=spec.resources.cuda_graph
         ),
         records=str(spec.records),
-        unknown_classes=_label_indices(spec.splits.unknown_classes, class_names),
-        unknown_class_fraction=spec.splits.unknown_class_fraction,
         objective=spec.objective.metric,
         n_threads=max(1, int(spec.resources.cpus_per_pack)),
         provenance=made_by,
@@ -69,7 +73,7 @@ def _context(
     )
 
 
-def _label_indices(wanted: Sequence[str], class_names: Sequence[str]) -> npt.NDArray[np.int64]:
+def _label_indices(wanted: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
     """Return the indices of labels among the sorted label names.
 
     Raises:
@@ -81,4 +85,4 @@ def _label_indices(wanted: Sequence[str], class_names: Sequence[str]) -> npt.NDA
             f"`splits.unknown_classes` names {', '.join(absent)}, which no item has as its label. "
             "Write labels as the table does."
         )
-    return np.array([class_names.index(name) for name in wanted], np.int64)
+    return tuple(class_names.index(name) for name in wanted)

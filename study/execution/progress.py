@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +18,13 @@ from rich.text import Text
 
 from analysis.format import plural
 from embedding_jobs.files import private_folder
-from trainables.records.choice import choose_best, mean_score
+from trainables.records.choice import figure_of, mean_score
 from trainables.records.failures import Failure, Stop
-from trainables.records.types import Candidate, TrialConfig, TrialRecord, value_text
+from trainables.records.types import TrialConfig, TrialRecord, value_text
 
 if TYPE_CHECKING:
     from embedding_jobs.pipeline.summary import ExtractionProgress
-    from study.search.queue import PackQueue
+    from study.search.queue import CandidateSearch, PackQueue
 
 _PLAIN_LINE_EVERY_S = 10  # where no terminal can show a live table
 
@@ -65,7 +65,7 @@ class Progress:
         self._queue: PackQueue | None = None
         self._objective = ""
         self._n_planned = self._n_recorded = self._n_trained = self._n_failed = self._n_stopped = 0
-        self._scores: dict[Candidate, list[float]] = defaultdict(list)
+        self._n_trials: Counter[str] = Counter()
         self._started_s = time.monotonic()
         self._last_line_s = 0.0
 
@@ -98,20 +98,20 @@ class Progress:
         self._phase, self._queue, self._n_planned, self._objective = phase, queue, n_planned, objective
         self._n_recorded = self._n_trained = self._n_failed = 0
         self._n_stopped = n_stopped
-        self._scores.clear()
+        self._n_trials.clear()
         self._started_s = time.monotonic()
 
-    def recorded(self, scores: Mapping[TrialConfig, float]) -> None:
-        """Count the trials that were recorded before this run, by their scores."""
-        for trial, score in scores.items():
+    def recorded(self, trials: Iterable[TrialConfig]) -> None:
+        """Count the trials that were recorded before this run."""
+        for trial in trials:
             self._n_recorded += 1
-            self._scores[trial.candidate].append(score)
+            self._n_trials[trial.candidate.method] += 1
 
     def trained(self, records: list[TrialRecord]) -> None:
         """Show a trained pack."""
         self._n_trained += len(records)
         scores = [record.metrics[self._objective] for record in records]
-        self._scores[records[0].config.candidate] += scores
+        self._n_trials[records[0].config.candidate.method] += len(records)
         if self.console.is_terminal:
             self._show(self._table())
             return
@@ -160,17 +160,9 @@ class Progress:
         table.add_column("trials", justify="right")
         table.add_column(f"best {self._objective}", justify="right")
         table.add_column("with")
-        means = {candidate: mean_score(scores) for candidate, scores in self._scores.items()}
-        proposed = self._queue.candidates if self._queue is not None else {}
-        for method, candidates in proposed.items():
-            seen = {candidate: mean for candidate, mean in means.items() if candidate.method == method}
-            best, shown = "", ""
-            if (candidate := choose_best(seen)) is not None:
-                mean, scores = seen[candidate], self._scores[candidate]
-                best = f"{mean:.4f} ± {max(abs(score - mean) for score in scores):.4f}"
-                shown = ", ".join(f"{name} {value_text(name, value)}" for name, value in candidate.params)
-            n_trials = sum(len(self._scores[candidate]) for candidate in seen)
-            table.add_row(method, f"{len(seen)}/{len(candidates)}", str(n_trials), best, shown)
+        if (queue := self._queue) is not None:
+            for method, searches in _by_method(queue).items():
+                table.add_row(*_row(queue, method, searches, self._n_trials[method], self._objective))
         done = self._n_recorded + self._n_trained
         failed = f", {self._n_failed} failed" if self._n_failed else ""
         failed += f", {self._n_stopped} saved by early stopping" if self._n_stopped else ""
@@ -188,6 +180,28 @@ class Progress:
             self._live = Live(console=self.console, auto_refresh=False)
             self._live.start()
         self._live.update(content, refresh=True)
+
+
+def _by_method(queue: PackQueue) -> dict[str, list[CandidateSearch]]:
+    found: dict[str, list[CandidateSearch]] = {}
+    for search in queue.searches:
+        found.setdefault(search.method, []).append(search)
+    return found
+
+
+def _row(
+    queue: PackQueue, method: str, searches: Sequence[CandidateSearch], n_trials: int, objective: str
+) -> tuple[str, ...]:
+    """Return a method's row: with several searches, the mean over them of the best score."""
+    bests = [one for search in searches if (one := queue.best(search)) is not None]
+    scores = [s for search in searches if (one := queue.best(search)) and (s := queue.score(search, one)) is not None]
+    shown = ""
+    if len(searches) == 1 and bests:
+        shown = ", ".join(f"{name} {value_text(name, value)}" for name, value in bests[0].params)
+    n_done = sum(len(queue.outcomes(search)) for search in searches)
+    n_candidates = sum(len(search.candidates) for search in searches)
+    best = f"{figure_of(mean_score(scores), objective):.4f}" if scores else ""
+    return method, f"{n_done}/{n_candidates}", str(n_trials), best, shown
 
 
 def notebook_progress() -> Progress:

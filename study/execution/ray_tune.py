@@ -16,13 +16,16 @@ from ray.tune.search import Searcher
 
 from study.search.queue import PackQueue
 from trainables.packs.trainable import PackTrainable
-from trainables.records.types import Pack
+from trainables.records.types import Calibration, Pack, SplitId
 
 _AWS_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}
 
 
 class PackWatcher(Protocol):
     """What `train_packs` calls in the driver at every event of a pack."""
+
+    def calibrations(self, pack: Pack) -> list[Calibration]:
+        """Return what the inner splits have chosen for each trial of a pack; nothing where there is no inner split."""
 
     def started(self) -> None:
         """Note that a pack was started."""
@@ -36,7 +39,7 @@ class PackWatcher(Protocol):
             evaluations: Earlier evaluations of the pack, by epoch; this one is to be added.
         """
 
-    def trained(self, pack: Pack, record: Path | None, failures: dict[int, str]) -> None:
+    def trained(self, pack: Pack, record: Path | None, failures: dict[SplitId, str]) -> None:
         """Note that a pack has ended.
 
         Args:
@@ -71,7 +74,7 @@ def train_packs(
     tune.Tuner(
         tune.with_resources(tune.with_parameters(PackTrainable, context=context), {"cpu": cpus, "gpu": gpus}),
         tune_config=tune.TuneConfig(
-            search_alg=_PackSearcher(queue),
+            search_alg=_PackSearcher(queue, watcher),
             scheduler=_PackScheduler(watcher),
             num_samples=-1,
             reuse_actors=True,
@@ -101,15 +104,15 @@ class _Stateless:
 class _PackSearcher(_Stateless, Searcher):  # type: ignore[misc]
     """Hand out the packs of the queue."""
 
-    def __init__(self, queue: PackQueue) -> None:
+    def __init__(self, queue: PackQueue, watcher: PackWatcher) -> None:
         super().__init__()
-        self._queue = queue
+        self._queue, self._watcher = queue, watcher
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next pack; None while the queue waits for scores; `FINISHED` at the end."""
         pack = self._queue.take()
         if pack is not None:
-            return {"pack": pack}
+            return {"pack": pack, "calibrations": self._watcher.calibrations(pack)}
         return Searcher.FINISHED if self._queue.exhausted else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -159,7 +162,7 @@ class _Callback(_Stateless, tune.Callback):  # type: ignore[misc]
             self._watcher.unwritable(result["unwritable"])
         elif "record" in result:  # missing if the scheduler stopped the pack
             record = Path(result["record"]) if result["record"] else None
-            self._watcher.trained(trial.config["pack"], record, result["failures"])
+            self._watcher.trained(trial.config["pack"], record, dict(result["failures"]))
         # Tune keeps running means of every field of every trial until it ends: most of a pack's memory.
         trial.metric_analysis.clear()
         trial.metric_n_steps.clear()

@@ -165,8 +165,7 @@ def run_study(
                 _wait_for(spec, progress, missing)
             return ray.put(pack_context(spec, embeddings, labels, description))
 
-        scores = {record.config: record.metrics[spec.objective.metric] for record in recorded}
-        run = RunState(spec, progress, tracker, description, recorded, scores, failures)
+        run = RunState(spec, progress, tracker, description, recorded, failures)
         with loss_as_error():
             train_phases(run, context)
         disconnect_ray()  # what is left to do needs no Ray, so its loss cannot end it

@@ -50,7 +50,7 @@ class RankedItem:
 
 
 def unlabelled_source(spec: StudySpec, table: Path) -> Source:
-    """Return the source of a table without labels; its id column takes the place of the label column.
+    """Return the source of a table without labels, groups and roles; its id column takes the place of the label column.
 
     Raises:
         SourceError: The table is not readable, or columns of the study are missing.
@@ -62,7 +62,7 @@ def unlabelled_source(spec: StudySpec, table: Path) -> Source:
             f"{table} must have the study's columns {', '.join(wanted)}; missing: {', '.join(missing)}. It has "
             f"{', '.join(columns)}."
         )
-    return replace(spec.data.source, table=str(table.resolve()), label=spec.data.id)
+    return replace(spec.data.source, table=str(table.resolve()), label=spec.data.id, group=None, split=None)
 
 
 def embed_table(spec: StudySpec, source: Source, store: Path, classifier: Classifier, progress: Progress) -> Embeddings:

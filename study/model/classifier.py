@@ -1,9 +1,11 @@
 """A trained classifier as safetensors weights and a JSON description; nothing in its files is executable.
 
 ```
-weights.safetensors     weight.0, bias.0, ... of each layer; shift and scale of the inputs
-classifier.json         format, threshold, classes, inputs (which encoder made them), trained (what made the weights),
-                        residual (indices of the layers whose input is added to their output)
+weights.safetensors     weight.0, bias.0, ... of each layer; shift and scale of the inputs; conformal.own and
+                        conformal.highest, the sorted logits of the calibration items, for sets of labels
+classifier.json         format, threshold_logit, temperature, error_rate of the sets, classes, inputs (which encoder
+                        made them), trained (what made the weights), residual (indices of the layers whose input is
+                        added to their output)
 ```
 
 `study export` puts them into an MLflow model, which loads this module; it needs neither torch nor the study.
@@ -12,6 +14,7 @@ classifier.json         format, threshold, classes, inputs (which encoder made t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
@@ -27,13 +30,17 @@ from safetensors.numpy import load_file, save_file
 
 from embedding_jobs.files import read_json
 from study.errors import ModelError
+from study.model.conformal import ConformalLimits
 
-_FORMAT = 2
+_FORMAT = 3
 
 # Predicted where no class exceeds the threshold.
 NONE = "none"
 
 _WEIGHTS, _DESCRIPTION = "weights.safetensors", "classifier.json"
+
+# Tensors of the calibration items.
+_OWN, _HIGHEST = "conformal.own", "conformal.highest"
 
 _ROWS_AT_ONCE = 8192
 
@@ -65,10 +72,13 @@ class Classifier:
         shift: Subtracted from the inputs (features,).
         scale: The shifted inputs are divided by it (features,).
         classes: Name of each output.
-        threshold: Confidence above which a class is predicted, else "none".
+        threshold_logit: Logit above which a class is predicted, else "none".
         inputs: Columns of the input, in their order.
         trained: What made the weights: candidate, items, digests.
         residual: Indices of the hidden layers whose input is added to their output, after the ReLU.
+        temperature: Every logit is divided by it before it becomes a probability.
+        error_rate: Of the sets of labels, unless a prediction asks for another one; None without sets.
+        conformal: What the sets of labels follow from; None without sets.
     """
 
     weights: tuple[_Floats, ...]
@@ -76,10 +86,18 @@ class Classifier:
     shift: _Floats
     scale: _Floats
     classes: tuple[str, ...]
-    threshold: float
+    threshold_logit: float
     inputs: tuple[InputColumn, ...]
     trained: Mapping[str, Any]
     residual: tuple[int, ...] = ()
+    temperature: float = 1.0
+    error_rate: float | None = None
+    conformal: ConformalLimits | None = None
+
+    @property
+    def threshold(self) -> float:
+        """Confidence above which a class is predicted; near 1 it is rounded, so predictions compare logits."""
+        return float(_sigmoid(np.array(self.threshold_logit / self.temperature)))
 
     @property
     def n_features(self) -> int:
@@ -113,41 +131,55 @@ class Classifier:
 
         Arguments and errors are those of `logits`.
         """
-        return _sigmoid(self.logits(embeddings))
+        return _sigmoid(self.logits(embeddings) / self.temperature)
 
     def predict(self, embeddings: npt.ArrayLike, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Predict the class of each item.
 
         Args:
             embeddings: (items, features), the columns of `inputs` side by side.
-            params: Not used; MLflow passes it.
+            params: `error_rate` of the sets of labels, if it is not the classifier's.
 
         Returns:
             Columns `class` ("none" where no class exceeds the threshold), `confidence`, its `logit`, by which items are
-            ranked, and `most_probable`, the most probable class at any confidence.
+            ranked, and `most_probable`, the most probable class at any confidence. With sets of labels also `set`, the
+            list of classes that holds the item's class at the error rate (empty: "none"), and `p_known`, which is small
+            for items of unknown classes (see `study.model.conformal`).
+
+        Raises:
+            ModelError: The embeddings have another width, or the error rate is not between 0 and 1.
         """
         logits = self.logits(embeddings)
         best, logit = logits.argmax(1), logits.max(1).astype(np.float64)
-        confidence = _sigmoid(logit)
         names = np.asarray(self.classes, dtype=object)[best]
-        return pd.DataFrame(
+        found = pd.DataFrame(
             {
-                "class": np.where(confidence > self.threshold, names, NONE),
-                "confidence": confidence,
+                "class": np.where(logit > self.threshold_logit, names, NONE),
+                "confidence": _sigmoid(logit / self.temperature),
                 "logit": logit,
                 "most_probable": names,
             }
         )
+        if self.conformal is not None:
+            rate = (params or {}).get("error_rate", self.error_rate)
+            sets = self.conformal.sets(logits, rate)
+            found["set"] = [[self.classes[place] for place in np.flatnonzero(row)] for row in sets]
+            found["p_known"] = self.conformal.p_known(logits)
+        return found
 
     def save(self, folder: Path) -> None:
         """Write the classifier's files into an existing folder."""
         tensors = {"shift": self.shift, "scale": self.scale}
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             tensors |= {f"weight.{layer}": np.ascontiguousarray(weight), f"bias.{layer}": bias}
+        if self.conformal is not None:
+            tensors |= {_OWN: self.conformal.own, _HIGHEST: self.conformal.highest}
         save_file(tensors, folder / _WEIGHTS)
         description = {
             "format": _FORMAT,
-            "threshold": self.threshold,
+            "threshold_logit": self.threshold_logit,
+            "temperature": self.temperature,
+            "error_rate": self.error_rate,
             "classes": self.classes,
             "inputs": [asdict(one) for one in self.inputs],
             "trained": self.trained,
@@ -162,7 +194,9 @@ class _Described:
     """What `classifier.json` says of a classifier."""
 
     classes: tuple[str, ...]
-    threshold: float
+    threshold_logit: float
+    temperature: float
+    error_rate: float | None
     inputs: tuple[InputColumn, ...]
     trained: dict[str, Any]
     residual: tuple[int, ...]
@@ -196,6 +230,7 @@ def load_classifier(folder: Path) -> Classifier:
             biases=tuple(tensors[f"bias.{layer}"] for layer in range(n_layers)),
             shift=tensors["shift"],
             scale=tensors["scale"],
+            conformal=None if described.error_rate is None else ConformalLimits(tensors[_OWN], tensors[_HIGHEST]),
             **{field.name: getattr(described, field.name) for field in fields(_Described)},
         )
         if problem := next(_problems(classifier), None):
@@ -231,8 +266,15 @@ def _problems(one: Classifier) -> Iterator[str]:
         yield f"the last layer must have an output for each of {len(one.classes)} classes, got {widths[-1][0]}"
     if one.n_features != sum(column.dimension for column in one.inputs):
         yield f"its columns must have {one.n_features} dimensions, got {[column.dimension for column in one.inputs]}"
-    if not 0 <= one.threshold <= 1:
-        yield f"the threshold must be from 0 to 1, got {one.threshold}"
+    if not math.isfinite(one.threshold_logit):
+        yield f"the threshold must be a finite logit, got {one.threshold_logit}"
+    if not 0 < one.temperature < math.inf:
+        yield f"the temperature must be above 0, got {one.temperature}"
+    if one.error_rate is not None and not 0 < one.error_rate < 1:
+        yield f"the error rate must be above 0 and below 1, got {one.error_rate}"
+    for values in () if one.conformal is None else (one.conformal.own, one.conformal.highest):
+        if values.ndim != 1 or not len(values) or not np.isfinite(values).all() or (np.diff(values) < 0).any():
+            yield "the logits of the calibration items must be finite and sorted"
     for layer in one.residual:
         if not 0 <= layer < len(one.weights) - 1 or widths[layer] != widths[layer + 1]:
             yield f"layer {layer} cannot be residual: it is no hidden layer, or changes the width"

@@ -34,7 +34,7 @@ _Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Calibration:
+class ConformalLimits:
     """What sets of labels need of the calibration items, each sorted: (items,).
 
     Attributes:
@@ -46,8 +46,8 @@ class Calibration:
     highest: _Floats
 
     @classmethod
-    def of(cls, logits: _Floats, target: npt.NDArray[np.integer]) -> Calibration:
-        """Return the calibration by some items.
+    def of(cls, logits: _Floats, target: npt.NDArray[np.integer]) -> ConformalLimits:
+        """Return the limits by some items.
 
         Args:
             logits: (items, classes).

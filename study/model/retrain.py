@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
+from analysis.results.aggregate import StudyResults
 from analysis.results.load import each_with_items, load_study
 from embedding_jobs.store.store import Embeddings
 from study.config.schema import Resources, StudySpec
 from study.errors import RunError
 from study.execution.pack_context import load_embeddings, pack_context
 from trainables.packs.pack import PackContext
-from trainables.records.choice import choose_best
+from trainables.records.choice import score_of
 from trainables.records.description import DESCRIPTION, StudyDescription, read_description
-from trainables.records.types import TrialRecord
+from trainables.records.types import TEST, SplitId, TrialConfig, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -59,42 +60,58 @@ def open_study(root: Path, resources: Resources | None = None) -> FinishedStudy:
     return FinishedStudy(spec, description, embeddings, pack_context(spec, embeddings, labels, description))
 
 
-def find_trial(root: Path, cell: str | None, split: int | None) -> TrialRecord:
+def best_method(results: StudyResults) -> str | None:
+    """Return the method of the best objective, where possible one that has converged; None while none has finished."""
+    objective = results.description.objective
+    finished = {one.method: one for one in results.methods if one.finished}
+    names = [name for name in finished if name not in results.not_converged] or list(finished)
+    return max(names, key=lambda name: score_of({objective: finished[name].objective.mean}, objective), default=None)
+
+
+def trials_of(results: StudyResults, cell: str | None) -> list[TrialConfig]:
+    """Return the recorded trials of a cell: those on test items first, each in the order of the splits.
+
+    Args:
+        results: The study's results.
+        cell: A method, for the candidate that each split has chosen, or a candidate as the report names it, such as
+            `e_mixup(alpha=0.3)`; None for the best method.
+
+    Raises:
+        RunError: No finished trial matches.
+    """
+    cell = cell or best_method(results)
+    if cell is None:
+        raise RunError(
+            "No method has all its trials yet, so there is no best candidate. Run `study run`, or name a cell, as in "
+            "`study export control`; for `study label`, give an exported model (--model)."
+        )
+    choices = {one.method: one.choices for one in results.methods if one.choices}
+    recorded = [record.config for record in results.records]
+    if cell in choices:
+        trials = [one for one in recorded if one.candidate == choices[cell].get(one.split.outer)]
+    else:
+        trials = [one for one in recorded if cell in (str(one.candidate), one.candidate.key)]
+    if not trials:
+        known = ", ".join(dict.fromkeys(str(one.candidate) for one in recorded))
+        raise RunError(f"The cell must be a method or a candidate with results, got {cell!r}: use one of {known}.")
+    return sorted(trials, key=lambda one: (one.phase != TEST, one.split))
+
+
+def find_trial(root: Path, cell: str | None, split: SplitId | None) -> TrialRecord:
     """Find a recorded trial, with its per-item results.
 
     Args:
         root: The study's directory.
-        cell: A method, for its best candidate, or a candidate as the report names it, such as `e_mixup(alpha=0.3)`;
-            None for the best candidate of all, where possible of a method that has converged.
-        split: Split seed; None for the first recorded one.
+        cell: A method or a candidate, see `trials_of`.
+        split: A split, or an inner split; None for the first recorded one.
 
     Raises:
         RunError: No finished trial matches.
         ReportError: The study is not readable.
     """
-    results = load_study(root)
-    means = {one.candidate: one.objective.mean for one in results.methods if one.candidate is not None}
-    if cell is None:
-        converged = {one: mean for one, mean in means.items() if one.method not in results.not_converged}
-        wanted = {choose_best(converged or means)}
-    else:
-        wanted = {candidate for candidate in means if candidate.method == cell}
-        wanted |= {
-            r.config.candidate for r in results.records if cell in (str(r.config.candidate), r.config.candidate.key)
-        }
-    phases = (results.description.reported_phase, results.description.choosing_phase)
-    trials = [record.config for record in results.records if record.config.candidate in wanted]
-    trials.sort(key=lambda trial: (phases.index(trial.phase), trial.split))
-    if not trials and cell is None:
-        raise RunError(
-            f"No method in {root} has all its trials yet, so there is no best candidate. Run `study run`, or name a "
-            "cell, as in `study export control`; for `study label`, give an exported model (--model)."
-        )
-    if not trials:
-        known = ", ".join(dict.fromkeys(str(record.config.candidate) for record in results.records))
-        raise RunError(f"The cell must be a method or a candidate with results, got {cell!r}: use one of {known}.")
+    trials = trials_of(load_study(root), cell)
     trial = next((trial for trial in trials if split in (None, trial.split)), None)
     if trial is None:
-        listed = ", ".join(str(trial.split) for trial in trials if trial.phase == trials[0].phase)
-        raise RunError(f"--split must be a recorded split of {trials[0].candidate} ({listed}), got {split}.")
+        listed = ", ".join(dict.fromkeys(str(trial.split) for trial in trials))
+        raise RunError(f"--split must be a recorded split of {cell or trials[0].candidate} ({listed}), got {split}.")
     return next(each_with_items(root, {trial}))

@@ -15,10 +15,10 @@ from study.model.retrain import find_trial, open_study
 from study.state.provenance import versions
 from trainables.methods.registry import method_code
 from trainables.packs.single import train_trial
-from trainables.records.types import Curves, ItemResults, TrialConfig
+from trainables.records.types import Curves, ItemResults, SplitId, TrialConfig
 
 # Endings of figures that are shown but not judged where the hardware is another: they jump between evaluations.
-_JUMPING = ("_to_99", "crossing_threshold")
+_JUMPING = ("crossing_threshold", "threshold_chosen")
 
 # What determines how numbers round, besides the CPU.
 _COMPUTING = ("package", "numpy", "torch", "method_code")
@@ -72,7 +72,7 @@ class Verification:
 
 
 def verify_cell(
-    root: Path, cell: str, split: int | None, tolerance: float = 0.001, resources: Resources | None = None
+    root: Path, cell: str, split: SplitId | None, tolerance: float = 0.001, resources: Resources | None = None
 ) -> Verification:
     """Retrain the trial that `find_trial` finds, from the study's own description, and compare.
 
@@ -86,7 +86,7 @@ def verify_cell(
         TrainingError: A GPU is asked for, and there is none.
     """
     record = find_trial(root, cell, split)
-    trained = train_trial(open_study(root, resources).context, record.config)
+    trained = train_trial(open_study(root, resources).context, record.config, record.calibration)
     before, after = record.items, trained.result.items
     if before is None or not np.array_equal(before.item, after.item):
         raise RunError(f"{record.config} was evaluated on other items than its split gives now. Run the study again.")

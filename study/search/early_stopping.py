@@ -16,7 +16,7 @@ from scipy.stats import t as student
 
 from study.config.schema import Pruning
 from trainables.records.failures import Stop
-from trainables.records.types import Candidate, Pack, TrialConfig, TrialRecord
+from trainables.records.types import SEARCH, Candidate, Pack, SplitId, TrialConfig, TrialRecord
 
 # The figure that stops a candidate, by epoch: the mean over the splits in training.
 Evaluations = Mapping[int, float]
@@ -70,12 +70,12 @@ def in_force(stops: Iterable[Stop], settings: Pruning, metric: str) -> list[Stop
 
 
 class Stopping:
-    """The early stopping of one search phase, and the candidates that it has stopped.
+    """The early stopping of one search, that of a method on one split, and the candidates that it has stopped.
 
     Args:
         metric: The study's objective.
         n_epochs: Epochs of a whole training, by objective.
-        splits: Split seeds of the phase.
+        splits: Inner splits of the search.
         stops: Candidates stopped by earlier runs. Those that `in_force` leaves out are trained again.
     """
 
@@ -84,7 +84,7 @@ class Stopping:
         settings: Pruning,
         metric: str,
         n_epochs: Mapping[str, int],
-        splits: Sequence[int],
+        splits: Sequence[SplitId],
         stops: Iterable[Stop] = (),
     ) -> None:
         self.settings = settings
@@ -101,7 +101,7 @@ class Stopping:
                 self._curves[record.config] = dict(zip(map(int, record.curves.epoch), values, strict=True))
 
     def at_rung(
-        self, pack: Pack, evaluations: Evaluations, peers: Sequence[Candidate], missing: Sequence[int]
+        self, pack: Pack, evaluations: Evaluations, peers: Sequence[Candidate], missing: Sequence[SplitId]
     ) -> Stop | None:
         """Return ASHA's stop at the latest evaluation of a pack in training; None where the candidate goes on.
 
@@ -136,7 +136,7 @@ class Stopping:
         return stop
 
     def in_race(
-        self, phase: str, candidate: Candidate, scores: Mapping[int, float], best: Mapping[int, float]
+        self, phase: str, candidate: Candidate, scores: Mapping[SplitId, float], best: Mapping[SplitId, float]
     ) -> Stop | None:
         """Return racing's stop between two packs of a candidate; None where the candidate goes on.
 
@@ -163,11 +163,11 @@ class Stopping:
         )
         return stop
 
-    def _value(self, peer: Candidate, splits: tuple[int, ...], epoch: int) -> float | None:
+    def _value(self, peer: Candidate, splits: tuple[SplitId, ...], epoch: int) -> float | None:
         """Return a peer's figure on the same splits at the same epoch; None where it was not evaluated."""
         stop = self.stops.get(peer)
         if stop is not None and stop.evaluated_splits == splits:
             return dict(stop.evaluations).get(epoch)
-        curves = [self._curves.get(TrialConfig("search", peer, split), {}).get(epoch) for split in splits]
+        curves = [self._curves.get(TrialConfig(SEARCH, peer, split), {}).get(epoch) for split in splits]
         values = [value for value in curves if value is not None]
         return sum(values) / len(values) if len(values) == len(splits) else None

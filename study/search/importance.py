@@ -17,7 +17,8 @@ from analysis.results.load import IMPORTANCES
 from embedding_jobs.files import write_whole
 from study.config.schema import Search, StudySpec
 from study.search.space import distributions
-from trainables.records.types import Candidate
+from trainables.records.choice import mean_score, score_of
+from trainables.records.types import Candidate, SplitId, TrialConfig
 
 # With fewer candidates, an importance says nothing.
 _FEWEST_CANDIDATES = 10
@@ -27,13 +28,18 @@ _FEWEST_CANDIDATES = 10
 _TARGET_QUANTILE = 0.25
 
 
-def importances(search: Search, scores: Mapping[Candidate, float]) -> dict[str, dict[str, float]]:
+def importances(search: Search, scores: Mapping[TrialConfig, float]) -> dict[str, dict[str, float]]:
     """Compute the importance of each hyperparameter, by method. Those of a method add up to 1.
 
-    `scores` has the mean objective of every complete candidate.
+    A candidate counts by how far its scores are above the means of their splits, since splits may try different
+    candidates.
+
+    Args:
+        search: The study file's search.
+        scores: Score of each trial of the choosing phase, higher is better.
 
     Returns:
-        Only methods with several hyperparameters to choose and at least 10 complete candidates.
+        Only methods with several hyperparameters to choose and at least 10 candidates.
 
     References:
         Watanabe, Bansal and Hutter, "PED-ANOVA" (2023), https://arxiv.org/abs/2304.10255
@@ -42,11 +48,10 @@ def importances(search: Search, scores: Mapping[Candidate, float]) -> dict[str, 
     for method in search.methods:
         space = distributions(search, method)
         trials = []
-        for candidate, score in scores.items():
+        for candidate, score in _above_split({t: s for t, s in scores.items() if t.candidate.method == method}).items():
             params = {name: value for name, value in candidate.params if name in space}
             with suppress(ValueError):  # outside the space: a candidate from before a change of the study file
-                if candidate.method == method:
-                    trials.append(create_trial(params=params, distributions=space, value=score))
+                trials.append(create_trial(params=params, distributions=space, value=score))
         if len(space) < 2 or len(trials) < _FEWEST_CANDIDATES:
             continue
         study = optuna.create_study(direction="maximize")
@@ -58,6 +63,17 @@ def importances(search: Search, scores: Mapping[Candidate, float]) -> dict[str, 
     return found
 
 
+def _above_split(scores: Mapping[TrialConfig, float]) -> dict[Candidate, float]:
+    """Return by how much each candidate's scores exceed the mean of their split, on average."""
+    of_split: dict[SplitId, list[float]] = {}
+    for trial, score in scores.items():
+        of_split.setdefault(trial.split, []).append(score)
+    above: dict[Candidate, list[float]] = {}
+    for trial, score in scores.items():
+        above.setdefault(trial.candidate, []).append(score - mean_score(of_split[trial.split]))
+    return {candidate: mean_score(own) for candidate, own in above.items()}
+
+
 def write_importances(spec: StudySpec, results: StudyResults) -> dict[str, dict[str, float]]:
     """Write the importances that the report shows into the study's directory, and return them.
 
@@ -66,9 +82,9 @@ def write_importances(spec: StudySpec, results: StudyResults) -> dict[str, dict[
     path = spec.root / IMPORTANCES
     description = results.description
     scores = {
-        summary.candidate: summary.figures[description.objective].mean
-        for summary in results.candidates[description.choosing_phase]
-        if summary.complete
+        record.config: score_of(record.metrics, description.objective)
+        for record in results.records
+        if record.config.phase == description.choosing_phase
     }
     found = importances(spec.search, scores)
     if found:

@@ -32,30 +32,36 @@ _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionErro
 
 
 class Journal:
-    """The finished candidates of a search, one Optuna study per method.
+    """The finished candidates of a study, one Optuna study per search.
 
     Args:
         path: The journal's file. Only the run that holds the directory's lock writes to it.
-        outcomes: Score or stop of each finished candidate.
+        outcomes: Score or stop of each finished candidate, by the name of its search.
     """
 
-    def __init__(self, path: Path, search: Search, outcomes: Mapping[Candidate, Outcome]) -> None:
+    def __init__(self, path: Path, search: Search, outcomes: Mapping[str, Mapping[Candidate, Outcome]]) -> None:
         self._search = search
         self._spaces = {method: distributions(search, method) for method in search.methods}
         Path(f"{path}.lock").unlink(missing_ok=True)  # left by a killed writer; there is no other one
-        trials = {candidate.key: self._trial(candidate, outcome) for candidate, outcome in outcomes.items()}
+        self._names = tuple(outcomes)
+        trials = {
+            (name, candidate.key): self._trial(candidate, outcome)
+            for name, own in outcomes.items()
+            for candidate, outcome in own.items()
+        }
         found = read_trials(path)
         if found is None or any(not _agree(trials.get(key), trial) for key, trial in found.items()):
             self._make(path, outcomes)
             return
         self._studies = self._open(path)
-        for candidate, outcome in outcomes.items():
-            if candidate.key not in found:
-                self.add(candidate, outcome)
+        for name, own in outcomes.items():
+            for candidate, outcome in own.items():
+                if (name, candidate.key) not in found:
+                    self.add(name, candidate, outcome)
 
-    def add(self, candidate: Candidate, outcome: Outcome) -> None:
-        """Add a candidate that has just finished."""
-        self._studies[candidate.method].add_trial(self._trial(candidate, outcome))
+    def add(self, name: str, candidate: Candidate, outcome: Outcome) -> None:
+        """Add a candidate that has just finished to its search."""
+        self._studies[name].add_trial(self._trial(candidate, outcome))
 
     def _trial(self, candidate: Candidate, outcome: Outcome) -> FrozenTrial:
         space = self._spaces[candidate.method]
@@ -74,36 +80,40 @@ class Journal:
             intermediate_values=values,
         )
 
-    def _make(self, path: Path, outcomes: Mapping[Candidate, Outcome]) -> None:
+    def _make(self, path: Path, outcomes: Mapping[str, Mapping[Candidate, Outcome]]) -> None:
         """Write the whole journal again."""
         remove_asides(path.parent, path.name)
         with whole_file(path) as aside:
             self._studies = self._open(aside)
-            for candidate, outcome in outcomes.items():
-                self.add(candidate, outcome)
+            for name, own in outcomes.items():
+                for candidate, outcome in own.items():
+                    self.add(name, candidate, outcome)
         self._studies = self._open(path)
 
     def _open(self, path: Path) -> dict[str, optuna.Study]:
         storage = JournalStorage(JournalFileBackend(str(path)))
         there = optuna.get_all_study_names(storage)
         return {
-            method: optuna.load_study(storage=storage, study_name=method)
-            if method in there
-            else optuna.create_study(storage=storage, study_name=method, direction="maximize")
-            for method in self._search.methods
+            name: optuna.load_study(storage=storage, study_name=name)
+            if name in there
+            else optuna.create_study(storage=storage, study_name=name, direction="maximize")
+            for name in self._names
         }
 
 
-def read_trials(path: Path) -> dict[str, FrozenTrial] | None:
-    """Return the trials of a journal by candidate; None where the journal is missing or damaged."""
+def read_trials(path: Path) -> dict[tuple[str, str], FrozenTrial] | None:
+    """Return the trials of a journal by search and candidate; None where the journal is missing or damaged."""
     if not path.exists() or not path.read_bytes().endswith(b"\n"):
         return None
     try:
         for line in path.read_bytes().splitlines():
             json.loads(line)  # Optuna itself ignores a damaged last line
         storage = JournalStorage(JournalFileBackend(str(path)))
-        trials = [trial for study in storage.get_all_studies() for trial in storage.get_all_trials(study._study_id)]
-        return {trial.user_attrs[_KEY]: trial for trial in trials}
+        return {
+            (study.study_name, trial.user_attrs[_KEY]): trial
+            for study in storage.get_all_studies()
+            for trial in storage.get_all_trials(study._study_id)
+        }
     except _UNREADABLE:
         return None
 

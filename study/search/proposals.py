@@ -13,6 +13,7 @@ from study.config.schema import Search
 from study.search.space import combinations, distributions, known_candidates, sampled
 from trainables.records.failures import Stop
 from trainables.records.types import Candidate
+from trainables.sampling.streams import stream
 
 # The result of a finished candidate: its mean score, or why it has none.
 Outcome = float | Stop
@@ -31,7 +32,7 @@ class Proposals(Protocol):
 
 
 class FixedProposals:
-    """Candidates known from the start: a grid, or the winners of a search that are confirmed.
+    """Candidates known from the start: a grid, or what splits have chosen.
 
     Args:
         batch_size: How many are proposed at a time; None for all at once.
@@ -57,14 +58,16 @@ class SampledProposals:
 
     Args:
         before: Candidates that earlier runs proposed, in order.
+        split: Seed of the split that the search is for, which seeds the sampler together with the method; None for all
+            splits.
     """
 
-    def __init__(self, search: Search, method: str, before: Sequence[Candidate] = ()) -> None:
+    def __init__(self, search: Search, method: str, before: Sequence[Candidate] = (), split: int | None = None) -> None:
         self._search, self._method = search, method
         self._space = distributions(search, method)
         self.planned = search.n_candidates
         self._before = before
-        self._study = optuna.create_study(sampler=_sampler(search), direction="maximize")
+        self._study = optuna.create_study(sampler=_sampler(search, method, split), direction="maximize")
         self._waiting: list[tuple[optuna.Trial, Candidate]] = []
         self._proposed: dict[Candidate, None] = {}
 
@@ -73,7 +76,9 @@ class SampledProposals:
         for trial, candidate in self._waiting:
             self._tell(trial, outcomes[candidate])
         self._waiting = []
-        size = min(self._search.batch_size, self.planned - len(self._proposed))
+        size = self.planned - len(self._proposed)
+        if self._search.learns:
+            size = min(self._search.batch_size, size)
         for _ in range(size):
             trial, candidate = self._ask_new(outcomes)
             self._waiting.append((trial, candidate))
@@ -110,11 +115,11 @@ class SampledProposals:
             self._study.tell(trial, outcome)
 
 
-def proposals(search: Search, method: str, before: Sequence[Candidate] = ()) -> Proposals:
-    """Return the proposals of the study file's sampler for a method; `before` are those of earlier runs, in order."""
+def proposals(search: Search, method: str, before: Sequence[Candidate] = (), split: int | None = None) -> Proposals:
+    """Return the proposals of the study file's sampler for a method, as `SampledProposals` takes them."""
     known = known_candidates(search, method)
     if known is None:
-        return SampledProposals(search, method, before)
+        return SampledProposals(search, method, before, split)
     # Early stopping compares with earlier batches, so there must be several.
     return FixedProposals(known, search.batch_size if search.pruning.is_on else None)
 
@@ -124,9 +129,12 @@ def percent_done(stop: Stop) -> int:
     return round(100 * stop.share)
 
 
-def _sampler(search: Search) -> BaseSampler:
+def _sampler(search: Search, method: str, split: int | None) -> BaseSampler:
+    if search.sampler == "qmc":
+        return QMCSampler(seed=search.seed)
+    if search.sampler == "random":
+        return RandomSampler(seed=search.seed)  # all splits try the same candidates
+    seed = search.seed if split is None else int(stream(search.seed, f"search {method} {split}").integers(2**31))
     if search.sampler == "tpe":
-        return TPESampler(n_startup_trials=search.n_startup, seed=search.seed)
-    if search.sampler == "gp":
-        return GPSampler(n_startup_trials=search.n_startup, seed=search.seed)
-    return QMCSampler(seed=search.seed) if search.sampler == "qmc" else RandomSampler(seed=search.seed)
+        return TPESampler(n_startup_trials=search.n_startup, seed=seed)
+    return GPSampler(n_startup_trials=search.n_startup, seed=seed)

@@ -1,68 +1,91 @@
-"""Which pack is trained next: the candidates of every method, in batches, and their outcomes.
+"""Which pack is trained next: the candidates of every search, in batches, and their outcomes.
 
-Seeds are never sampled: a candidate is trained on all splits of its phase. A method's proposals depend only on the
-search seed and on the outcomes of its own earlier candidates, in candidate order, and they are written down. So a
-restarted study proposes the same candidates, finds the recorded ones, and trains the rest.
+Seeds are never sampled: a candidate is trained on all splits of its search. A search's proposals depend only on its
+seed and on the outcomes of its own earlier candidates, in candidate order, and they are written down. So a restarted
+study proposes the same candidates, finds the recorded ones, and trains the rest.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from study.search.early_stopping import Evaluations, Stopping
 from study.search.proposals import Outcome, Proposals
 from trainables.records.choice import choose_best, mean_score
 from trainables.records.failures import Stop
-from trainables.records.types import Candidate, Pack, TrialConfig
+from trainables.records.types import Candidate, Pack, SplitId, TrialConfig
+
+
+@dataclass
+class CandidateSearch:
+    """Candidates of one method that compete with each other.
+
+    Attributes:
+        name: Its name in the study's description.
+        method: The method.
+        proposals: The source of its candidates.
+        splits: Splits that every candidate is trained on.
+        stopping: The rules of early stopping; None for none.
+        candidates: The candidates that are proposed so far, in order.
+        ended: Whether every candidate is proposed and has its outcome.
+    """
+
+    name: str
+    method: str
+    proposals: Proposals
+    splits: tuple[SplitId, ...]
+    stopping: Stopping | None = None
+    candidates: list[Candidate] = field(default_factory=list)
+    ended: bool = False
+    batch: list[Candidate] = field(default_factory=list)
+    n_open: Counter[Candidate] = field(default_factory=Counter)
+    n_peers: dict[Candidate, int] = field(default_factory=dict)
+
+    def peers(self, candidate: Candidate) -> list[Candidate]:
+        """Return the candidates of earlier batches. Each has its outcome."""
+        return self.candidates[: self.n_peers[candidate]]
 
 
 class PackQueue:
-    """The packs of one phase that are not yet trained, method by method in turn.
+    """The packs of one phase that are not yet trained, search by search in turn.
 
     Args:
-        splits: Split seeds that every candidate is trained on.
+        searches: The searches; those of one method have different splits.
         scores: Score of each trial already recorded.
         lanes_per_pack: Largest number of trials in a pack; None for all splits of a candidate.
         failed: Trials that failed for good; they are not tried again.
-        stopping: The rules of early stopping; None for none.
 
     Attributes:
-        candidates: The candidates of each method that are proposed so far, in order.
+        searches: As given, with the candidates proposed so far.
         new_stops: Candidates stopped since a caller last emptied this list.
     """
 
     def __init__(
         self,
         phase: str,
-        methods: Mapping[str, Proposals],
-        splits: Sequence[int],
+        searches: Sequence[CandidateSearch],
         scores: Mapping[TrialConfig, float],
         lanes_per_pack: int | None = None,
         *,
         failed: Collection[TrialConfig] = (),
-        stopping: Stopping | None = None,
     ) -> None:
-        self._phase, self._methods, self._splits = phase, methods, tuple(splits)
+        self._phase, self.searches = phase, list(searches)
         self._scores = {trial: score for trial, score in scores.items() if trial.phase == phase}
-        self._lanes = lanes_per_pack or len(self._splits)
+        self._lanes = lanes_per_pack
         self._failed = set(failed)
-        self._stopping = stopping
-        self._batches: dict[str, list[Candidate]] = {}
-        self._ended: set[str] = set()
         self._abandoned = False
         self._ready: deque[Pack] = deque()
         self._in_flight: set[Pack] = set()
-        self._n_open: Counter[Candidate] = Counter()
-        self._n_peers: dict[Candidate, int] = {}
+        self._of_split = {(search.method, split): search for search in searches for split in search.splits}
         self.new_stops: list[Stop] = []
-        self.candidates: dict[str, list[Candidate]] = {method: [] for method in methods}
-        for method in methods:
-            self._advance(method)
+        for search in self.searches:
+            self._advance(search)
 
     @property
     def exhausted(self) -> bool:
-        """Whether no pack is ready and none will be: every method has ended, or waits for a pack that failed."""
+        """Whether no pack is ready and none will be: every search has ended, or waits for a pack that failed."""
         return self._abandoned or (not self._ready and not self._in_flight)
 
     def abandon(self) -> None:
@@ -83,27 +106,28 @@ class PackQueue:
         return pack
 
     def finish(self, pack: Pack, scores: Mapping[TrialConfig, float]) -> None:
-        """Take in the scores of a trained pack. A method whose batch is complete proposes its next one.
+        """Take in the scores of a trained pack. A search whose batch is complete proposes its next one.
 
-        A trial without a score failed for good: its method's batch stays incomplete, and the other methods go on.
+        A trial without a score failed for good: its search's batch stays incomplete, and the other searches go on.
         """
-        self._close(pack)
+        search = self.search_of(pack)
+        self._close(search, pack)
         self._scores.update(scores)
         self._failed |= set(pack.trials) - set(scores)
-        self._release(pack.candidate)
-        self._advance_if_complete(pack.candidate.method)
+        self._release(search, pack.candidate)
+        self._advance_if_complete(search)
 
     def judge(self, pack: Pack, evaluations: Evaluations) -> bool:
         """Stop the candidate of a pack in training if early stopping says so, and return whether it was stopped."""
-        if self._stopping is None:
+        search, candidate = self.search_of(pack), pack.candidate
+        if search.stopping is None:
             return False
-        candidate = pack.candidate
-        stop = self._stopping.at_rung(pack, evaluations, self._peers(candidate), self._missing(candidate))
+        stop = search.stopping.at_rung(pack, evaluations, search.peers(candidate), self._missing(search, candidate))
         if stop is None:
             return False
-        self._close(pack)
+        self._close(search, pack)
         self.new_stops.append(stop)
-        self._advance_if_complete(candidate.method)
+        self._advance_if_complete(search)
         return True
 
     def retry(self, pack: Pack) -> None:
@@ -111,94 +135,110 @@ class PackQueue:
         self._in_flight.remove(pack)
         self._ready.appendleft(pack)
 
-    def has_ended(self, method: str) -> bool:
-        """Return whether every candidate of a method is proposed and has its outcome."""
-        return method in self._ended
+    def search_of(self, pack: Pack) -> CandidateSearch:
+        """Return the search that a pack is part of."""
+        return self._of_split[pack.candidate.method, pack.splits[0]]
 
-    def score(self, candidate: Candidate) -> float | None:
-        """Return the mean score of a candidate over the phase's splits; None while one is missing."""
-        scores = self._scores_of(candidate)
-        return mean_score(scores.values()) if len(scores) == len(self._splits) else None
+    def score(self, search: CandidateSearch, candidate: Candidate) -> float | None:
+        """Return the mean score of a candidate over its search's splits; None while one is missing."""
+        return self._mean(candidate, search.splits)
 
-    def best(self, method: str) -> Candidate | None:
-        """Return the method's best candidate among those with a score on every split; None before there is one."""
-        return self._best_of(self.candidates[method])
+    def best(self, search: CandidateSearch) -> Candidate | None:
+        """Return the best candidate of a search among those with a score on every split; None before there is one."""
+        return self._best_of(search.candidates, search.splits)
 
-    def outcomes(self, method: str) -> dict[Candidate, Outcome]:
-        """Return the outcomes of a method's candidates, in candidate order; those in work are left out."""
-        found = {candidate: self._outcome(candidate) for candidate in self.candidates[method]}
+    def choices(self) -> dict[tuple[str, SplitId], Candidate]:
+        """Return the candidate that each split has chosen, by method and split.
+
+        A split has chosen when its search has ended, or when every planned candidate is scored on it: a trial that
+        failed on one split does not keep the others from choosing.
+        """
+        found = {}
+        for search in self.searches:
+            for outer in dict.fromkeys(split.outer for split in search.splits):
+                inner = [split for split in search.splits if split.outer == outer]
+                scored = sum(self._mean(one, inner) is not None for one in search.candidates)
+                best = self._best_of(search.candidates, inner)
+                if best is not None and (search.ended or scored == search.proposals.planned):
+                    found[search.method, outer] = best
+        return found
+
+    def outcomes(self, search: CandidateSearch) -> dict[Candidate, Outcome]:
+        """Return the outcomes of a search's candidates, in candidate order; those in work are left out."""
+        found = {candidate: self._outcome(search, candidate) for candidate in search.candidates}
         return {candidate: outcome for candidate, outcome in found.items() if outcome is not None}
 
     def trials(self) -> list[TrialConfig]:
         """Return every trial of the candidates proposed so far."""
         return [
             TrialConfig(self._phase, candidate, split)
-            for candidates in self.candidates.values()
-            for candidate in candidates
-            for split in self._splits
+            for search in self.searches
+            for candidate in search.candidates
+            for split in search.splits
         ]
 
-    def _close(self, pack: Pack) -> None:
+    def _close(self, search: CandidateSearch, pack: Pack) -> None:
         self._in_flight.remove(pack)
-        self._n_open[pack.candidate] -= 1
+        search.n_open[pack.candidate] -= 1
 
-    def _outcome(self, candidate: Candidate) -> Outcome | None:
-        score = self.score(candidate)
-        if score is None and self._stopping is not None:
-            return self._stopping.stops.get(candidate)
+    def _outcome(self, search: CandidateSearch, candidate: Candidate) -> Outcome | None:
+        score = self.score(search, candidate)
+        if score is None and search.stopping is not None:
+            return search.stopping.stops.get(candidate)
         return score
 
-    def _scores_of(self, candidate: Candidate) -> dict[int, float]:
-        trials = {split: TrialConfig(self._phase, candidate, split) for split in self._splits}
+    def _scores_of(self, search: CandidateSearch, candidate: Candidate) -> dict[SplitId, float]:
+        trials = {split: TrialConfig(self._phase, candidate, split) for split in search.splits}
         return {split: self._scores[trial] for split, trial in trials.items() if trial in self._scores}
 
-    def _missing(self, candidate: Candidate) -> list[int]:
-        scores = self._scores_of(candidate)
-        return [split for split in self._splits if split not in scores]
+    def _missing(self, search: CandidateSearch, candidate: Candidate) -> list[SplitId]:
+        scores = self._scores_of(search, candidate)
+        return [split for split in search.splits if split not in scores]
 
-    def _peers(self, candidate: Candidate) -> list[Candidate]:
-        """Return the candidates of the method's earlier batches. Each has its outcome."""
-        return self.candidates[candidate.method][: self._n_peers[candidate]]
+    def _mean(self, candidate: Candidate, splits: Sequence[SplitId]) -> float | None:
+        found = [self._scores.get(TrialConfig(self._phase, candidate, split)) for split in splits]
+        scores = [score for score in found if score is not None]
+        return mean_score(scores) if len(scores) == len(found) else None
 
-    def _best_of(self, candidates: Iterable[Candidate]) -> Candidate | None:
-        return choose_best({one: score for one in candidates if (score := self.score(one)) is not None})
+    def _best_of(self, candidates: Iterable[Candidate], splits: Sequence[SplitId]) -> Candidate | None:
+        return choose_best({one: mean for one in candidates if (mean := self._mean(one, splits)) is not None})
 
-    def _advance_if_complete(self, method: str) -> None:
-        if method not in self._ended and all(self._outcome(c) is not None for c in self._batches[method]):
-            self._advance(method)
+    def _advance_if_complete(self, search: CandidateSearch) -> None:
+        if not search.ended and all(self._outcome(search, one) is not None for one in search.batch):
+            self._advance(search)
 
-    def _advance(self, method: str) -> None:
+    def _advance(self, search: CandidateSearch) -> None:
         """Propose batches until one has something to train."""
         while True:
-            batch = self._methods[method].next_batch(self.outcomes(method))
+            batch = search.proposals.next_batch(self.outcomes(search))
             if batch is None:
-                self._ended.add(method)
+                search.ended = True
                 return
-            known = self.candidates[method]
             # A candidate that is proposed again is trained once, and its score is told again.
-            new = [candidate for candidate in dict.fromkeys(batch) if candidate not in self._n_peers]
-            self._n_peers |= dict.fromkeys(new, len(known))
-            self.candidates[method] = known + new
-            self._batches[method] = batch
+            new = [candidate for candidate in dict.fromkeys(batch) if candidate not in search.n_peers]
+            search.n_peers |= dict.fromkeys(new, len(search.candidates))
+            search.candidates = search.candidates + new
+            search.batch = batch
             for candidate in new:
-                self._release(candidate)
-            if not all(self._outcome(candidate) is not None for candidate in batch):
+                self._release(search, candidate)
+            if not all(self._outcome(search, candidate) is not None for candidate in batch):
                 return
 
-    def _release(self, candidate: Candidate) -> None:
+    def _release(self, search: CandidateSearch, candidate: Candidate) -> None:
         """Make ready the packs that a candidate is trained on next: all its splits or, with racing, the next few."""
-        if self._n_open[candidate] or self._outcome(candidate) is not None:
+        if search.n_open[candidate] or self._outcome(search, candidate) is not None:
             return
-        missing = self._missing(candidate)
-        best = self._best_of(self._peers(candidate))
-        racing = self._stopping.settings.racing if self._stopping is not None else None
-        if self._stopping is not None and racing is not None and best is not None:
-            scores, best_scores = self._scores_of(candidate), self._scores_of(best)
-            if stop := self._stopping.in_race(self._phase, candidate, scores, best_scores):
+        missing = self._missing(search, candidate)
+        best = self._best_of(search.peers(candidate), search.splits)
+        racing = search.stopping.settings.racing if search.stopping is not None else None
+        if search.stopping is not None and racing is not None and best is not None:
+            scores, best_scores = self._scores_of(search, candidate), self._scores_of(search, best)
+            if stop := search.stopping.in_race(self._phase, candidate, scores, best_scores):
                 self.new_stops.append(stop)
                 return
             missing = missing[: racing.splits_at_once]
         missing = [split for split in missing if TrialConfig(self._phase, candidate, split) not in self._failed]
-        for start in range(0, len(missing), self._lanes):
-            self._ready.append(Pack(self._phase, candidate, tuple(missing[start : start + self._lanes])))
-            self._n_open[candidate] += 1
+        lanes = self._lanes or len(search.splits)
+        for start in range(0, len(missing), lanes):
+            self._ready.append(Pack(self._phase, candidate, tuple(missing[start : start + lanes])))
+            search.n_open[candidate] += 1

@@ -28,6 +28,13 @@ def n_candidates(search: Search, method: str) -> int:
     return search.n_candidates if known is None else len(known)
 
 
+def is_per_split(search: Search, method: str) -> bool:
+    """Return whether each split has its own search of a method: where earlier scores decide what is tried next."""
+    if search.selection != "nested":
+        return False
+    return search.pruning.is_on or (search.sampler in ("tpe", "gp") and known_candidates(search, method) is None)
+
+
 def known_candidates(search: Search, method: str) -> list[Candidate] | None:
     """Return the candidates of a method that are known before the search: those of a grid or of a small space.
 

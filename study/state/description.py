@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from analysis.format import plural
 from embedding_jobs.encoders.config import column_name
 from embedding_jobs.sources.items import SourceFacts
 from embedding_jobs.store.manifests import comparable
-from embedding_jobs.store.store import Embeddings, Store, embeddings_digest
+from embedding_jobs.store.store import Embeddings, Store
 from study.config.schema import StudySpec, digest
-from study.search.space import asked, known_candidates
+from study.search.space import asked, is_per_split, known_candidates
 from trainables.methods.registry import method_code
 from trainables.records.description import (
     DESCRIPTION,
@@ -22,18 +23,20 @@ from trainables.records.description import (
     StudyDescription,
     StudyPlan,
     made_otherwise,
+    method_of,
     read_description,
+    search_name,
 )
 from trainables.records.failures import read_failures, read_stops
 from trainables.records.parquet import read_packs
-from trainables.records.types import CONTRASTIVE, PROTOCOLS, Candidate, RecordError
-from trainables.sampling.splits import n_folds, n_searched_folds
+from trainables.records.types import CONTRASTIVE, Candidate, Design, RecordError, SplitId
+from trainables.sampling.splits import INNER_TRAIN_FRACTION
 
 # What to do about records of another study.
 MOVE_AWAY = "Move such files out of the folder, to where their study is; then `study run` trains what is missing here."
 
 # What a description says of a column of vectors, as far as a run compares it.
-_MADE_BY = {"column", "dimension", "fingerprint", "ids_digest", "input_digest", "n_skipped"}
+_MADE_BY = {"fingerprint", "ids_digest", "input_digest"}
 
 
 def description_before(spec: StudySpec) -> StudyDescription | None:
@@ -58,6 +61,8 @@ def describe(spec: StudySpec, embeddings: Embeddings, class_names: Sequence[str]
     plan, deciding, settings = plan_of(spec, description_before(spec)), spec.deciding_settings(), _settings(spec)
     if (recorded := _recorded(spec)) is not None:
         settings["resources"] = recorded.settings.get("resources", settings["resources"])
+    items = Store(spec.store).items()
+    contents = {"ids": items.ids_digest, **items.metadata_digests, "inputs": items.input_digests}
     return StudyDescription(
         methods=plan.methods,
         splits=plan.splits,
@@ -65,13 +70,15 @@ def describe(spec: StudySpec, embeddings: Embeddings, class_names: Sequence[str]
         candidates=plan.candidates,
         name=spec.name,
         preset=spec.preset,
-        protocol=spec.splits.protocol,
+        design=spec.splits.design,
+        selection=spec.search.selection,
         objective=spec.objective.metric,
         threshold=spec.objective.threshold,
         settings=settings,
         choices=_choices(spec),
         data=DataDescription(
-            digest=_data_digest(spec),
+            digest=digest(contents),
+            metadata_digests=items.metadata_digests,
             n_items=len(embeddings.ids),
             n_classes=len(class_names),
             class_names=tuple(class_names),
@@ -101,25 +108,38 @@ def plan_of(spec: StudySpec, before: StudyPlan | None) -> StudyPlan:
     """
     search, counts, known = spec.search, {}, {}
     for method in search.methods:
-        candidates = known_candidates(search, method)
-        counts[method] = search.n_candidates if candidates is None else len(candidates)
-        earlier = before.candidates.get(method) if before is not None else None
-        if candidates is None and before is not None and earlier is not None and earlier.asked == asked(search, method):
-            candidates = before.proposed[method][: search.n_candidates]
-        known[method] = candidates or []
+        listed = known_candidates(search, method)
+        counts[method] = search.n_candidates if listed is None else len(listed)
+        for name in search_names(spec, method):
+            earlier = before.candidates.get(name) if before is not None else None
+            known[name] = listed or []
+            if listed is None and before is not None and earlier is not None and earlier.asked == asked(search, method):
+                known[name] = before.proposed[name][: search.n_candidates]
     return StudyPlan(
         methods=tuple(search.methods),
-        splits={phase: spec.split_seeds(phase) for phase in PROTOCOLS[spec.splits.protocol]},
+        splits={phase: spec.planned_splits(phase) for phase in spec.phases},
         n_candidates=counts,
         candidates=proposed(spec, known),
     )
 
 
+def search_names(spec: StudySpec, method: str) -> dict[str, tuple[SplitId, ...]]:
+    """Return the searches of a method by name, with the splits that each of their candidates is trained on first.
+
+    It is one search for all splits, or one for each where earlier scores decide what is tried next.
+    """
+    found: dict[str, tuple[SplitId, ...]] = {}
+    for split in spec.planned_splits(spec.phases[0]):
+        name = search_name(method, split.seed if is_per_split(spec.search, method) else None)
+        found[name] = (*found.get(name, ()), split)
+    return found
+
+
 def proposed(spec: StudySpec, candidates: Mapping[str, Sequence[Candidate]]) -> dict[str, Proposed]:
-    """Return the proposed candidates of each method in the form of the description."""
+    """Return the proposed candidates of each search in the form of the description."""
     return {
-        method: Proposed(asked(spec.search, method), tuple(dict(one.params) for one in proposals))
-        for method, proposals in candidates.items()
+        name: Proposed(asked(spec.search, method_of(name)), tuple(dict(one.params) for one in proposals))
+        for name, proposals in candidates.items()
     }
 
 
@@ -169,7 +189,7 @@ def refuse_other_data(
     before = _recorded(spec)
     if before is None:
         return
-    columns, differing = [], []
+    differing = []
     for column, config in spec.column_encoders.items():
         name = column_name(column, config)
         old = before.data.embeddings.get(name)
@@ -186,11 +206,11 @@ def refuse_other_data(
                 differing.append(f"the values of `{column}`")
             if old["ids_digest"] != facts.ids_digest:
                 differing.append(f"the ids, `{spec.data.id}`")
-            columns.append(old)
-    if not differing:
-        found = embeddings_digest(facts.ids_digest, facts.labels_digest, columns)
-        if found != before.digests["embeddings"]:
-            differing.append(f"the labels, `{spec.data.label}`")
+    differing += [
+        f"the {key}s, `{column}`"
+        for key, column in spec.data.source.metadata.items()
+        if before.data.metadata_digests.get(key) != facts.metadata_digests[key]
+    ]
     if differing:
         raise _other(spec, list(dict.fromkeys(differing)))
 
@@ -259,11 +279,6 @@ def _notes(spec: StudySpec, n_items: int) -> Iterator[str]:
             yield f"{n_empty} of {n_items} items have no {column}; an empty text was encoded for them."
 
 
-def _data_digest(spec: StudySpec) -> str:
-    items = Store(spec.store).items()
-    return digest({"ids": items.ids_digest, "labels": items.labels_digest, "inputs": items.input_digests})
-
-
 def _choices(spec: StudySpec) -> dict[str, str]:
     """Return what the papers leave open and this study does, by short name."""
     training = spec.training
@@ -299,16 +314,32 @@ def _choices(spec: StudySpec) -> dict[str, str]:
             "augmentation"
         )
     found["Evaluation"] = f"every {training.evaluate_every_epochs} epochs and at the end"
-    if spec.splits.protocol == "nested":
+    found["Splits"] = _splits(spec)
+    if spec.search.selection == "nested":
         found["Search"] = _search(spec)
     return found
 
 
+def _splits(spec: StudySpec) -> str:
+    splits = spec.splits
+    text = {
+        Design.REVERSE_FOLDS: "disjoint training folds, each tested on all other items",
+        Design.RANDOM: "random training sets, each tested on all other items",
+        Design.FOLDS: "disjoint test folds, each trained on all other items",
+        Design.OFFICIAL: f"the training and test items of `{spec.data.split}`; splits differ by random draws only",
+    }[splits.design]
+    if splits.stratify:
+        text += "; each part keeps the shares of the classes"
+    return text + (f"; no `{spec.data.group}` is on both sides" if spec.data.group else "")
+
+
 def _search(spec: StudySpec) -> str:
-    fraction, pruning = spec.splits.train_fraction, spec.search.pruning
+    search, pruning = spec.search, spec.search.pruning
+    inner = plural(search.n_inner_splits, "inner split")
     text = (
-        f"80/20 cuts inside {n_searched_folds(fraction)} of the {n_folds(fraction)} folds, whose items are in no test "
-        "set then"
+        f"{inner} of each split's training items, which train on {INNER_TRAIN_FRACTION:.0%} of them and score "
+        f"candidates on the others, or on the validation items of official splits; {search.inner_unknown_fraction:.0%} "
+        'of the classes, at least one, are withheld there and play "none", also to choose threshold and temperature'
     )
     if pruning.asha is not None:
         figure, factor = spec.objective.metric, f"{pruning.asha.reduction_factor:g}"
@@ -319,7 +350,7 @@ def _search(spec: StudySpec) -> str:
     if pruning.racing is not None:
         text += (
             f"; a candidate that is worse than its method's best at confidence {pruning.racing.confidence:g} gets no "
-            "further splits"
+            "further inner splits"
         )
     return text
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from embedding_jobs.files import hold_lock, is_locked, read_json, remove_asides, write_whole
 from study.errors import RunError
@@ -29,7 +30,7 @@ class Activity:
     """
 
     doing: str
-    since_s: float
+    since_s: Annotated[float, Field(allow_inf_nan=False)]
     n_trained: int = 0
     packs: tuple[str, ...] = ()
 

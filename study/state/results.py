@@ -95,6 +95,6 @@ class StudyOutcome:
 def outcome(results: StudyResults) -> StudyOutcome:
     """Return what a study's MLflow run shows of its results."""
     metric = results.description.objective
-    means = {f"{metric}.{row.method}": row.objective.mean for row in results.methods if row.candidate}
+    means = {f"{metric}.{row.method}": row.objective.mean for row in results.methods if row.finished}
     candidates = (one for phase in results.description.splits for one in results.candidates[phase])
     return StudyOutcome(means, tuple(candidates), not results.missing)

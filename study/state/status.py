@@ -13,6 +13,7 @@ from study.config.schema import StudySpec
 from study.search.early_stopping import in_force
 from study.state.description import MOVE_AWAY, foreign_in_words, plan_of, plans_differ
 from study.state.lock import Activity, read_activity
+from trainables.records.choice import score_of
 from trainables.records.description import StudyDescription
 from trainables.records.failures import Failure, Stop, read_failures, read_stops
 from trainables.records.parquet import read_packs
@@ -86,8 +87,18 @@ def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
     own = [pack.durations_s for pack in packs if pack.path not in foreign]
     durations = {trial: duration_s for pack in own for trial, duration_s in pack.items()}
 
+    metrics = {trial: found for pack in packs if pack.path not in foreign for trial, found in pack.metrics.items()}
+    objective = spec.objective.metric
+    chosen = plan.chosen({one: score_of(found, objective) for one, found in metrics.items() if objective in found})
+
+    def counts(trial: TrialConfig) -> bool:
+        if not plan.includes(trial) or trial.phase == spec.phases[0]:
+            return plan.includes(trial)
+        # What a split had chosen before, among fewer candidates or by another objective, is not planned any more.
+        return chosen[trial.candidate.method].get(trial.split) == trial.candidate
+
     def counted(trials: Iterable[TrialConfig]) -> Counter[tuple[str, str]]:
-        return Counter((trial.phase, trial.candidate.method) for trial in trials if plan.includes(trial))
+        return Counter((trial.phase, trial.candidate.method) for trial in trials if counts(trial))
 
     done = counted(durations)
     failed = counted(trial for failure in failures for trial in failure.trials)
@@ -95,7 +106,7 @@ def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
     methods = []
     for phase, seeds in plan.splits.items():
         for method in plan.methods:
-            n_candidates = 1 if phase == "confirm" else plan.n_candidates[method]
+            n_candidates = plan.n_candidates[method] if phase == spec.phases[0] else 1
             key = (phase, method)
             methods.append(MethodStatus(phase, method, n_candidates * len(seeds), done[key], failed[key], stopped[key]))
     activity = read_activity(spec.root)

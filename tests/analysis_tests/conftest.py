@@ -15,8 +15,20 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from analysis.report.write import ReportFiles, write_report
 from analysis.results.controls import is_reference
 from tests.conftest import made_once
+from trainables.records.description import read_description, search_name
+from trainables.records.figures import TEMPERATURE, THRESHOLD, item_metrics, places
 from trainables.records.parquet import write_records
-from trainables.records.types import Candidate, Curves, ItemResults, TrialConfig, TrialRecord
+from trainables.records.types import (
+    SEARCH,
+    SELECTIONS,
+    TEST,
+    Candidate,
+    Curves,
+    ItemResults,
+    SplitId,
+    TrialConfig,
+    TrialRecord,
+)
 
 THRESHOLDS = np.arange(0.05, 0.951, 0.05)
 
@@ -47,9 +59,12 @@ class Plan:
     methods: Sequence[str] = tuple(STRENGTHS)
     alphas: Sequence[float] = (0.2, 0.4)
     layers: Sequence[int] = (0, 1, 2, 3, -1)
-    protocol: str = "paper"
+    selection: str = "reported"
     preset: str | None = "paper"
-    splits: Mapping[str, Sequence[int]] = field(default_factory=lambda: {"paper": [0, 1, 2]})
+    n_splits: int = 3
+    first_split: int = 0
+    n_inner: int = 1
+    own_searches: bool = False
     n_items: int = 500
     n_classes: int = 12
     n_rare: int = 3
@@ -114,16 +129,18 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
         [np.arange(plan.n_classes), world.integers(0, plan.n_classes - plan.n_rare, plan.n_items - plan.n_classes)]
     )
     noise = world.normal(size=(plan.n_items, plan.n_classes))
-    shared = np.random.default_rng([config.split, len(config.phase)])
-    permutation = shared.permutation(plan.n_items)
-    train = permutation[: plan.n_items // 10]
-    items = np.sort(permutation[plan.n_items // 10 :])
+    seed = config.split.seed
+    permutation = np.random.default_rng(seed).permutation(plan.n_items)
+    train, items = permutation[: plan.n_items // 10], np.sort(permutation[plan.n_items // 10 :])
+    if config.split.inner is not None:  # a fold of its own, and larger than a fifth: a small one would hold no class
+        items = np.sort(np.random.default_rng([seed, config.split.inner]).permutation(train)[: len(train) // 2])
+        train = np.setdiff1d(train, items)
     known_classes = np.unique(labels[train]) if plan.n_rare else np.arange(plan.n_classes)
     params = dict(config.candidate.params)
     if params.get("layer") == -1:
-        params["layer"] = 2.0 if config.split else 3.0  # a trial that chose a layer is the trial of that layer
-    seed = sum(config.candidate.method.encode()) + int(1000 * sum(params.values()))
-    own = np.random.default_rng([config.split, seed])
+        params["layer"] = 2.0 if seed else 3.0  # a trial that chose a layer is the trial of that layer
+    luck = sum(config.candidate.method.encode()) + int(1000 * sum(params.values()))
+    own = np.random.default_rng([config.split.stream_seed, luck])
     strength = STRENGTHS.get(config.candidate.augmentation, 1.2) - 4 * (params.get("alpha", 0.3) - 0.3) ** 2
     strength += (0.08 if config.candidate.objective == "contrastive" else -0.05) * params.get("layer", 0)
     logits = 0.8 * noise[items] + 0.6 * own.normal(size=(len(items), plan.n_classes)) - 2
@@ -144,9 +161,23 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
     correct, accuracy, accuracy_known, accuracy_none = accuracies(0.6)
     at = np.array([accuracies(threshold)[1:] for threshold in THRESHOLDS]).T
     growth = 1 - np.exp(-EPOCHS / 10)
+    results = ItemResults(
+        item=items.astype(np.int32),
+        label=labels[items].astype(np.int32),
+        known=known,
+        predicted=known_classes[top].astype(np.int32),
+        logit=highest,
+        correct=correct,
+        auc_influence=influence.astype(np.float32),
+        # Another score: how many classes are likely, which the noise leaves nearer the truth.
+        joint_energy=places((-np.log1p(np.exp(logits[:, known_classes])).sum(1)).astype(np.float32), ~known),
+    )
+    of_inner = {THRESHOLD: 0.1, TEMPERATURE: 1.3} if plan.selection == "nested" and config.phase == TEST else {}
     return TrialRecord(
         config=config,
         metrics={
+            **{name: value for name, value in item_metrics(results, of_inner).items() if not np.isnan(value)},
+            **of_inner,
             "auc_weighted": float(influence.mean()),
             "accuracy": accuracy,
             "accuracy_known": accuracy_known,
@@ -154,7 +185,6 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
             "balanced_accuracy": float(np.mean([(top == c)[target == c].mean() for c in np.unique(target[known])])),
             "ece_known": calibration_error(confidence[known], (top == target)[known]),
             **detection(highest, known),
-            "epochs_to_99": float(EPOCHS[-2]),
             "n_train": len(train),
             "n_validation": len(items),
             "n_known_classes": len(known_classes),
@@ -166,28 +196,23 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
                 np.asarray(values, dtype=np.float32)
                 for values in (
                     EPOCHS, 1 - growth, growth * accuracy, growth * accuracy_known, growth * accuracy_none,
-                    growth * influence.mean(), THRESHOLDS, *at, ROC_GRID, roc_tpr, similarity(config),
+                    growth * (top == target)[known].mean(), growth * influence.mean(), THRESHOLDS, *at, ROC_GRID,
+                    roc_tpr, similarity(config),
                 )
             )
         ),
-        items=ItemResults(
-            item=items.astype(np.int32),
-            label=labels[items].astype(np.int32),
-            known=known,
-            predicted=top.astype(np.int32),
-            logit=highest,
-            correct=correct,
-            auc_influence=influence.astype(np.float32),
-        ),
+        items=results,
         started_at_s=1.8e9,
-        duration_s=1.5 + 0.1 * config.split,
+        duration_s=1.5 + 0.1 * seed,
         provenance=plan.provenance,
     )  # fmt: skip
 
 
 def similarity(config: TrialConfig) -> np.ndarray:
     """CKA of neighbouring layers at each evaluation; NaN for the last two of a contrastive trial's, once frozen."""
-    found = np.stack([0.9 - 0.1 * place - 0.01 * config.split - 1 / (10 + EPOCHS) for place in range(DEPTH + 1)], 1)
+    found = np.stack(
+        [0.9 - 0.1 * place - 0.01 * config.split.seed - 1 / (10 + EPOCHS) for place in range(DEPTH + 1)], 1
+    )
     if config.candidate.objective == "contrastive":
         found[-2:] = np.nan
     return found
@@ -195,7 +220,7 @@ def similarity(config: TrialConfig) -> np.ndarray:
 
 def of_layers(config: TrialConfig, params: Mapping[str, float], auc: float, accuracy: float) -> dict[str, float]:
     """What the trials of a Deep Augmentation study record besides."""
-    found = {f"cka_{place}": 0.9 - 0.1 * place - 0.01 * config.split for place in range(DEPTH + 1)}
+    found = {f"cka_{place}": 0.9 - 0.1 * place - 0.01 * config.split.seed for place in range(DEPTH + 1)}
     if config.candidate.objective == "contrastive":
         found |= {"probe_auc_weighted": auc - 0.05, "probe_accuracy": accuracy - 0.05}
     return found | ({"layer_targeted": params["layer"]} if "layer" in params else {})
@@ -214,20 +239,22 @@ def candidates(plan: Plan, method: str) -> list[Candidate]:
 def make_study(directory: Path, plan: Plan) -> Path:
     """Writes a study's directory as the runner leaves it, one record file a candidate and phase."""
     description = {
-        "format": 2,
+        "format": 3,
         "name": "synthetic",
         "preset": plan.preset,
-        "protocol": plan.protocol,
+        "design": "random",
+        "selection": plan.selection,
         "objective": "auc_weighted",
         "threshold": 0.6,
         "methods": list(plan.methods),
-        "splits": {phase: list(seeds) for phase, seeds in plan.splits.items()},
+        "splits": splits_of(plan),
         "n_candidates": {method: len(candidates(plan, method)) for method in plan.methods},
-        "candidates": {},
+        "candidates": proposals(plan),
         "settings": {"training": plan.training, "search": {"alpha": list(plan.alphas)}},
         "choices": {"optimizer": "AdamW, so the loss's reduction does not change the solution."},
         "data": {
             "digest": "dd44",
+            "metadata_digests": {"label": "ee55"},
             "n_items": plan.n_items,
             "n_classes": plan.n_classes,
             "class_names": [f"class {index:02d}" for index in range(plan.n_classes)],
@@ -242,22 +269,67 @@ def make_study(directory: Path, plan: Plan) -> Path:
     }
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "study.json").write_text(json.dumps(description), encoding="utf-8")
-    for phase, seeds in plan.splits.items():
+    results = read_description(directory)
+    scores: dict[TrialConfig, float] = {}
+    for phase in SELECTIONS[plan.selection]:
+        first = phase == results.choosing_phase
+        choices = {} if first else results.chosen(scores)
         for method in plan.methods:
-            # A search confirms one candidate of each method: here the first.
-            chosen = candidates(plan, method)[: 1 if phase == "confirm" else None]
-            for candidate in chosen:
-                configs = [TrialConfig(phase, candidate, seed) for seed in seeds]
-                records = [make_trial(plan, config) for config in configs if not plan.skip(config)]
-                if records:
+            splits = results.splits[phase]
+            every = [
+                Candidate.of(method, one)
+                for name in (method, *(search_name(method, s.seed) for s in splits))
+                for one in proposals(plan).get(name, {"proposed": ()})["proposed"]
+            ] or candidates(plan, method)
+            tried = {split: every if first else [choices[method].get(split)] for split in splits}
+            for candidate in dict.fromkeys(one for own in tried.values() for one in own if one is not None):
+                configs = [TrialConfig(phase, candidate, split) for split in splits if candidate in tried[split]]
+                configs = [one for one in configs if results.asks_for(candidate, one.split) and not plan.skip(one)]
+                if records := [make_trial(plan, config) for config in configs]:
                     write_records(directory / "records", records)
+                    scores |= {one.config: one.metrics[results.objective] for one in records}
     return directory
+
+
+def splits_of(plan: Plan) -> dict[str, list[SplitId]]:
+    """The splits of each phase of a study."""
+    outer = [SplitId(plan.first_split + place) for place in range(plan.n_splits)]
+    inner = [SplitId(split.seed, number) for split in outer for number in range(plan.n_inner)]
+    return {phase: inner if phase == SEARCH else outer for phase in SELECTIONS[plan.selection]}
+
+
+def proposals(plan: Plan) -> dict[str, Any]:
+    """What each split's own search proposes; nothing where all splits try the same candidates."""
+    if not plan.own_searches:
+        return {}
+    found = {}
+    for method in plan.methods:
+        for split in range(plan.n_splits):
+            own = [dict(one.params) for one in candidates(plan, method)]
+            proposed = [{name: value + 0.01 * split for name, value in one.items()} for one in own]
+            found[search_name(method, split)] = {"asked": "x", "proposed": proposed}
+    return found
 
 
 @pytest.fixture(scope="session")
 def whole_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study of five methods on three splits; not to be written to."""
+    """A finished study of five methods on three splits, the choice of the reported items; not to be written to."""
     return made_once("whole", lambda folder: make_study(folder, Plan()), tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def nested_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, chosen inside each split; not to be written to."""
+    plan = Plan(selection="nested", preset="nested", n_inner=2)
+    return made_once("nested", lambda folder: make_study(folder, plan), tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def nested_report(nested_study: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    """The report of the nested study, with all pairs; not to be written to."""
+    return made_once(
+        "nested-report", lambda folder: write_report(nested_study, folder, all_pairs=True), tmp_path_factory
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Time and memory of the report of a large study: 1,010 trials of 40,000 validation items each.
+"""Time and memory of the report of a large nested study: 1,010 trials of its search, 50 of 40,000 test items each.
 
 Run: python tests/benchmarks/bench_analysis_report.py [--candidates 25] [--splits 10] [--items 40000]
 """
@@ -10,13 +10,26 @@ import json
 import resource
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from analysis.report.write import write_report
+from trainables.records.figures import TEMPERATURE, THRESHOLD, places
 from trainables.records.parquet import write_records
-from trainables.records.types import Candidate, Curves, ItemResults, TrialConfig, TrialRecord
+from trainables.records.types import (
+    LAYER_SCORES,
+    LOGIT_SCORES,
+    SEARCH,
+    TEST,
+    Candidate,
+    Curves,
+    ItemResults,
+    SplitId,
+    TrialConfig,
+    TrialRecord,
+)
 
 METHODS = ("control", "e_mixup", "e_stitchup", "soft_e_mixup", "soft_e_stitchup")
 
@@ -25,10 +38,10 @@ N_CLASSES = 150
 
 def trial(config: TrialConfig, n_items: int) -> TrialRecord:
     """Return a trial with records of real size and random values."""
-    random = np.random.default_rng([config.split, len(str(config))])
+    random = np.random.default_rng([config.split.stream_seed, len(str(config))])
     label = np.random.default_rng(0).integers(0, N_CLASSES, n_items).astype(np.int32)
     right = random.random(n_items) < 0.9
-    confidence = random.random(n_items).astype(np.float32)
+    logit = random.normal(size=n_items).astype(np.float32)
     known = label < 0.95 * N_CLASSES
     influence = (0.97 + 0.1 * random.normal(size=n_items)).astype(np.float32)
     points = np.linspace(0, 1, 24, dtype=np.float32)
@@ -41,12 +54,14 @@ def trial(config: TrialConfig, n_items: int) -> TrialRecord:
             "accuracy": float(right.mean()),
             "accuracy_known": float(right[known].mean()),
             "accuracy_none": float(right[~known].mean()),
+            THRESHOLD: 0.1,
+            TEMPERATURE: 1.2,
             "n_train": n_items // 9,
             "n_validation": n_items,
             "n_none": float((~known).sum()),
         },
         curves=Curves(
-            *(576 * points, 1 - points, points, points, points, points),
+            *(576 * points, 1 - points, points, points, points, points, points),
             *(threshold, 1 - threshold, 1 - threshold, threshold),
             *(fpr, fpr**0.1),
         ),
@@ -55,13 +70,14 @@ def trial(config: TrialConfig, n_items: int) -> TrialRecord:
             label,
             known,
             np.where(right, label, (label + 1) % N_CLASSES).astype(np.int32),
-            confidence,
+            logit,
             right,
             influence,
+            *(places(random.normal(size=n_items).astype(np.float32), ~known) for _ in (*LOGIT_SCORES, *LAYER_SCORES)),
         ),
         started_at_s=0.0,
         duration_s=1.0,
-        provenance={},
+        provenance={"digest_settings": "", "digest_embeddings": ""},
     )
 
 
@@ -78,18 +94,28 @@ def main() -> None:
             n = 1 if method == "control" else arguments.candidates
             values = [{}] if method == "control" else [{"alpha": (place + 1) / n} for place in range(n)]
             for value in values:
-                configs = [TrialConfig("paper", Candidate.of(method, value), s) for s in range(arguments.splits)]
-                write_records(directory / "records", [trial(config, arguments.items) for config in configs])
-                n_trials += len(configs)
+                candidate, n_inner = Candidate.of(method, value), arguments.items // 50
+                inner = [TrialConfig(SEARCH, candidate, SplitId(seed, 0)) for seed in range(arguments.splits)]
+                found = [trial(config, n_inner) for config in inner]
+                if value == values[0]:  # it shall be what every split chooses
+                    found = [replace(one, metrics={**one.metrics, "auc_weighted": 1.0}) for one in found]
+                    outer = [TrialConfig(TEST, candidate, config.split.outer) for config in inner]
+                    write_records(directory / "records", [trial(config, arguments.items) for config in outer])
+                write_records(directory / "records", found)
+                n_trials += len(inner)
         description = {
-            "format": 2,
+            "format": 3,
             "name": "large",
             "preset": None,
-            "protocol": "paper",
+            "design": "reverse_folds",
+            "selection": "nested",
             "objective": "auc_weighted",
             "threshold": 0.6,
             "methods": METHODS,
-            "splits": {"paper": list(range(arguments.splits))},
+            "splits": {
+                SEARCH: [SplitId(seed, 0) for seed in range(arguments.splits)],
+                TEST: [SplitId(seed) for seed in range(arguments.splits)],
+            },
             "n_candidates": {method: 1 if method == "control" else arguments.candidates for method in METHODS},
             "candidates": {},
             "settings": {},

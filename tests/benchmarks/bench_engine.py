@@ -20,9 +20,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from tests.trainables_tests.random_split import random_split
 from trainables.evaluation.metrics import weighted_auc
 from trainables.methods.registry import METHODS
-from trainables.sampling.splits import make_split
 from trainables.training.engine import Training
 from trainables.training.protocol import PackInputs
 from trainables.training.settings import Lane, Settings
@@ -46,7 +46,7 @@ def catalogue() -> tuple[torch.Tensor, torch.Tensor]:
 
 def lanes_of(name: str, n: int) -> list[Lane]:
     params = {key: value.default for key, value in METHODS[name].hyperparameters.items()}
-    return [Lane(METHODS[name], params, seed, make_split(N_ITEMS, 0.1, "paper", seed)) for seed in range(n)]
+    return [Lane(METHODS[name], params, seed, random_split(N_ITEMS, 0.1, seed)) for seed in range(n)]
 
 
 def training_s(x: torch.Tensor, labels: torch.Tensor, lanes: list[Lane], settings: Settings) -> float:
@@ -130,7 +130,7 @@ def bench_floor(repeats: int, settings: Settings) -> Table:
 def bench_auc(repeats: int, settings: Settings) -> Table:
     torch.set_num_threads(1)
     x, labels = catalogue()
-    validation = make_split(N_ITEMS, 0.1, "paper", 0).validation[:40_000]
+    validation = random_split(N_ITEMS, 0.1, 0).validation[:40_000]
     target = labels[torch.from_numpy(validation).to(DEVICE)] - 1
     logits = torch.randn(40_000, N_CLASSES, device=DEVICE)
     logits[torch.arange(40_000, device=DEVICE)[target >= 0], target[target >= 0]] += 2

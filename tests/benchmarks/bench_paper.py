@@ -20,7 +20,7 @@ from rich.table import Table
 
 from trainables.packs.cost import PackCost, measure_pack
 from trainables.packs.pack import PackContext
-from trainables.records.types import Candidate, Pack
+from trainables.records.types import TEST, Candidate, Pack, SplitId
 
 
 def plain_cost(context: PackContext, pack: Pack) -> PackCost:
@@ -51,7 +51,7 @@ def main() -> None:
     table = Table("method", "a trial of the pack, s", "a plain trial, s", "ratio")
     total_s = plain_total_s = 0.0
     for method in given.methods:
-        pack = Pack("paper", Candidate.of(method, METHODS[method]), tuple(range(N_SPLITS)))
+        pack = Pack(TEST, Candidate.of(method, METHODS[method]), tuple(map(SplitId, range(N_SPLITS))))
         cost = measure_pack(context, pack)
         own_s, plain_s = pack_s(cost), N_SPLITS * pack_s(plain_cost(context, pack))
         total_s, plain_total_s = total_s + own_s, plain_total_s + plain_s

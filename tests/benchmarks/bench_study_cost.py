@@ -18,7 +18,8 @@ from rich.table import Table
 
 from trainables.packs.cost import PackCost, measure_pack
 from trainables.packs.pack import PackContext
-from trainables.records.types import Candidate, Pack
+from trainables.records.types import TEST, Candidate, Design, Pack, SplitId
+from trainables.sampling.splits import SplitItems, SplitRules
 from trainables.training.settings import Settings
 
 N_ITEMS, N_FEATURES, N_CLASSES, N_SPLITS = 44_446, 4_864, 171, 10
@@ -35,13 +36,13 @@ def paper_context(n_threads: int, settings: Settings = PAPER) -> PackContext:
     labels = np.concatenate([np.arange(N_CLASSES), rng.choice(N_CLASSES, N_ITEMS - N_CLASSES, p=share / share.sum())])
     x = rng.standard_normal((N_ITEMS, N_FEATURES), dtype=np.float32)
     x += rng.standard_normal((N_CLASSES, N_FEATURES), dtype=np.float32)[labels] / 3
-    none, on_gpu = np.array([], np.int64), torch.cuda.is_available()
-    return PackContext(x, labels, 0.1, settings, "", none, 0, "auc_weighted", n_threads, {}, on_gpu)
+    items, rules = SplitItems(labels), SplitRules(Design.RANDOM, 0.1)
+    return PackContext(x, items, rules, settings, "", "auc_weighted", n_threads, {}, torch.cuda.is_available())
 
 
 def measured(n_threads: int) -> PackCost:
     candidate = Candidate.of("soft_e_stitchup", {"alpha": 0.3, "softness": 0.05})
-    return measure_pack(paper_context(n_threads), Pack("paper", candidate, tuple(range(N_SPLITS))))
+    return measure_pack(paper_context(n_threads), Pack(TEST, candidate, tuple(map(SplitId, range(N_SPLITS)))))
 
 
 def pack_s(cost: PackCost) -> float:

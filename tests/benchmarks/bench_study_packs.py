@@ -84,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_table(Path(folder) / "table.csv", 60)
         raw = settings(
-            splits={"protocol": "paper", "train_fraction": 0.4, "n_splits": 1},
+            splits={"design": "random", "train_fraction": 0.4, "n_splits": 1},
             training={"epochs": 1, "batch_size": 8, "hidden": [4], "evaluate_every_epochs": 1},
             search={"methods": {"e_mixup": {"alpha": [0.001 * (1 + index) for index in range(n)]}}},
         )

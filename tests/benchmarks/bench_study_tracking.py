@@ -16,7 +16,7 @@ import mlflow
 import numpy as np
 
 from study.tracking.mlflow import StudyFacts, Tracker
-from trainables.records.types import Candidate, Curves, TrialConfig, TrialRecord
+from trainables.records.types import TEST, Candidate, Curves, SplitId, TrialConfig, TrialRecord
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -33,7 +33,7 @@ def record(index: int) -> TrialRecord:
     candidate = Candidate.of("e_mixup", {"alpha": 0.001 * (1 + index // N_SPLITS)})
     figures = {f"figure_{number}": 0.5 for number in range(N_FIGURES)}
     provenance = {f"tag_{number}": "x" * 20 for number in range(12)}
-    config = TrialConfig("paper", candidate, index % N_SPLITS)
+    config = TrialConfig(TEST, candidate, SplitId(index % N_SPLITS))
     return TrialRecord(config, figures, Curves(**curves), None, 1.7e9 + index, 1.0, provenance)
 
 

@@ -109,9 +109,10 @@ class Place:
                 "text": None,
                 "custom": {"title": {"kind": "hashing", "model": "words", "options": {"dimension": 64}}},
             },
-            splits={"protocol": "nested", "train_fraction": 0.2, "n_search_splits": 2, "n_splits": 3},
+            splits={"design": "reverse_folds", "train_fraction": 0.2, "n_splits": 3},
             training={"epochs": 60, "evaluate_every_epochs": 20},
             search={
+                "selection": "nested",
                 "sampler": "tpe",
                 "n_candidates": 4,
                 "batch_size": 2,

@@ -28,11 +28,12 @@ from embedding_jobs.encoders.config import TextEncoderConfig
 from embedding_jobs.pipeline.extract import extract
 from embedding_jobs.sources.items import Source
 from embedding_jobs.store.store import Store
+from tests.trainables_tests.random_split import random_split
 from trainables.packs.pack import PackContext
 from trainables.packs.trainable import PackTrainable
 from trainables.records.parquet import read_records
-from trainables.records.types import Candidate, Pack
-from trainables.sampling.splits import make_split
+from trainables.records.types import TEST, Candidate, Design, Pack, SplitId
+from trainables.sampling.splits import SplitItems, SplitRules
 from trainables.training.settings import Settings
 from trainables.training.stack import triangular
 
@@ -83,7 +84,7 @@ def peer_trainable(
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(config["split"])
-    split = make_split(len(labels), 0.1, "paper", config["split"])
+    split = random_split(len(labels), 0.1, config["split"])
     classes = np.unique(labels[split.train])
     local = np.full(labels.max() + 1, -1)
     local[classes] = np.arange(len(classes))
@@ -164,12 +165,13 @@ def run_ours(
 ) -> tuple[float, dict[str, list[float]]]:
     started = time.perf_counter()
     records = Path(storage) / "records"
-    packs = [Pack("paper", Candidate.of(method, params), tuple(splits)) for method, params in METHODS.items()]
-    none = np.array([], np.int64)
-    context = ray.put(PackContext(x, labels, 0.1, settings, str(records), none, 0, "auc_weighted", 1, {}))
+    ids = tuple(map(SplitId, splits))
+    packs = [Pack(TEST, Candidate.of(method, params), ids) for method, params in METHODS.items()]
+    items, rules = SplitItems(labels), SplitRules(Design.RANDOM, 0.1)
+    context = ray.put(PackContext(x, items, rules, settings, str(records), "auc_weighted", 1, {}))
     tune.Tuner(
         tune.with_resources(tune.with_parameters(PackTrainable, context=context), {"cpu": 1}),
-        param_space={"pack": tune.grid_search(packs)},
+        param_space={"pack": tune.grid_search(packs), "calibrations": ()},
         tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
         run_config=tune.RunConfig(
             storage_path=storage,

@@ -53,9 +53,9 @@ def full(fashion: Path) -> dict[str, Any]:
         "name": "titles",
         "data": {"table": str(fashion / "products.parquet"), "id": "id", "label": "article_type", "text": ["title"]},
         "encoders": {"text": {"model": MODEL}},
-        "splits": {"protocol": "paper", "train_fraction": 0.1, "n_splits": 3},
+        "splits": {"design": "random", "train_fraction": 0.1, "n_splits": 3},
         "training": {"epochs": 24, "evaluate_every_epochs": 8},
-        "search": {"methods": FIVE},
+        "search": {"selection": "reported", "methods": FIVE},
         "resources": {"max_failures": 20, "lanes_per_pack": 1},
     }
 

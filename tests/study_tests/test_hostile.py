@@ -189,7 +189,7 @@ def test_a_hostile_model_or_checkpoint(tmp_path: Path, marker: Path) -> None:
         folder = tmp_path / weights
         folder.mkdir()
         for name, kind in (("weights.safetensors", weights), ("classifier.json", description)):
-            pickled(folder / name, marker) if kind == "pickle" else (folder / name).write_text('{"format": 2}')
+            pickled(folder / name, marker) if kind == "pickle" else (folder / name).write_text('{"format": 3}')
         pickled(folder / "python_model.pkl", marker)
         (folder / "MLmodel").write_text("flavors: {python_function: {loader_module: os, data: .}}")
         with pytest.raises(ModelError, match="exported classifier"):

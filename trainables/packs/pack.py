@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from trainables.sampling.splits import SplitItems, SplitRules
 from trainables.training.settings import Settings
 
 
@@ -17,12 +18,10 @@ class PackContext:
 
     Attributes:
         embeddings: float32 (items, features).
-        labels: int64 (items,), index of each item's label among the sorted label names.
-        train_fraction: Fraction of the items that a split trains on.
+        items: What the splits depend on, of every item.
+        rules: How splits are made.
         settings: How every lane is trained.
         records: Folder of the study's records, on storage that every node sees.
-        unknown_classes: Label indices of classes that are never trained on.
-        unknown_class_fraction: Fraction of the other classes that each split withholds from training.
         objective: Metric that candidates are compared by; a trial where it is undefined fails.
         n_threads: CPU threads per pack.
         provenance: Written into every record.
@@ -30,13 +29,16 @@ class PackContext:
     """
 
     embeddings: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    train_fraction: float
+    items: SplitItems
+    rules: SplitRules
     settings: Settings
     records: str
-    unknown_classes: npt.NDArray[np.int64]
-    unknown_class_fraction: float
     objective: str
     n_threads: int
     provenance: Mapping[str, str]
     on_gpu: bool = False
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Index of each item's label among the sorted label names (items,)."""
+        return self.items.labels

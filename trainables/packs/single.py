@@ -12,8 +12,9 @@ from torch import Tensor
 from trainables.methods.registry import get_method
 from trainables.packs.pack import PackContext
 from trainables.packs.trainable import on_device, pack_training
-from trainables.records.types import Candidate, Pack, TrialConfig
-from trainables.sampling.splits import Split
+from trainables.records.types import NOT_CALIBRATED, Calibration, Candidate, Pack, SplitId, TrialConfig
+from trainables.sampling.splits import Split, inner_of
+from trainables.sampling.streams import stream
 from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, PackInputs, TrainingError
 from trainables.training.settings import Lane
 from trainables.training.start import start_training
@@ -46,7 +47,7 @@ class TrainedLane:
     hardware: str
 
 
-def train_trial(context: PackContext, trial: TrialConfig) -> TrainedLane:
+def train_trial(context: PackContext, trial: TrialConfig, calibration: Calibration = NOT_CALIBRATED) -> TrainedLane:
     """Train one trial exactly as a study trains it.
 
     Raises:
@@ -54,25 +55,47 @@ def train_trial(context: PackContext, trial: TrialConfig) -> TrainedLane:
     """
     embeddings, labels, hardware = on_device(context)
     pack = Pack(trial.phase, trial.candidate, (trial.split,))
-    return finish_training(pack_training(context, pack, embeddings, labels), hardware)
+    training = pack_training(context, pack, embeddings, labels, [calibration])
+    return finish_training(training, hardware)
 
 
-def train_on_all(context: PackContext, candidate: Candidate, seed: int) -> TrainedLane:
-    """Train a candidate on every item except those of unknown classes; its metrics include the training items.
+def train_on(context: PackContext, candidate: Candidate, seed: int, split: Split) -> TrainedLane:
+    """Train a candidate on a split that is none of the study's, such as `split_of_all`.
 
     Args:
         context: Shared by all packs of the study.
         candidate: The method and its hyperparameters.
         seed: Keys the weights, the order and every other random draw.
+        split: What is trained on, and what the metrics are of.
 
     Raises:
         TrainingError: The training gives no result.
     """
     embeddings, labels, hardware = on_device(context)
-    items = np.arange(len(context.labels))
-    train = items[~np.isin(context.labels, context.unknown_classes)]
-    lane = Lane(get_method(candidate.method), dict(candidate.params), seed, Split(train, items))
+    lane = Lane(get_method(candidate.method), dict(candidate.params), seed, split)
     return finish_training(start_training(PackInputs(embeddings, labels, [lane], context.settings)), hardware)
+
+
+def score_within(
+    context: PackContext, candidate: Candidate, seed: int, within: npt.NDArray[np.int64], inner: int
+) -> LaneResult:
+    """Train a candidate on an inner split of some items, as a search does on one of a split's training items.
+
+    Args:
+        context: Shared by all packs of the study.
+        candidate: The method and its hyperparameters.
+        seed: Seed of the splits.
+        within: Sorted indices of the items (some items,).
+        inner: Number of the inner split.
+
+    Raises:
+        TrainingError: The training gives no result.
+    """
+    embeddings, labels, hardware = on_device(context)
+    split = inner_of(context.items, context.rules, within, stream(seed, f"inner {inner} of all"))
+    lane = Lane(get_method(candidate.method), dict(candidate.params), SplitId(seed, inner).stream_seed, split)
+    inputs = PackInputs(embeddings, labels, [lane], context.settings, searches=True)
+    return finish_training(start_training(inputs), hardware).result
 
 
 def finish_training(training: LaneTraining, hardware: str) -> TrainedLane:

@@ -21,11 +21,14 @@ from trainables.methods.registry import get_method, method_code
 from trainables.packs.pack import PackContext
 from trainables.records.failures import EVALUATED
 from trainables.records.parquet import write_records
-from trainables.records.types import Pack, TrialRecord
-from trainables.sampling.splits import make_split, n_train_items, searched_items, withhold
+from trainables.records.types import NOT_CALIBRATED, SEARCH, Calibration, Pack, SplitId, TrialRecord
+from trainables.sampling.splits import split_of
 from trainables.training.protocol import InputScores, LaneFailure, LaneTraining, PackInputs, TrainingError, too_short
 from trainables.training.settings import Lane
 from trainables.training.start import start_training
+
+# What the inner splits of each split of a pack have chosen, in its order; empty without inner splits.
+Calibrations = Sequence[Calibration]
 
 
 class PackTrainable(tune.Trainable):  # type: ignore[misc]
@@ -53,18 +56,18 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
 
         Returns:
             `epoch` and the lanes' mean of each of `EVALUATED`, NaN once a lane has left. At the end also `done`,
-            `failures` (the reason of each split that failed), and `record` (the file's path, "" if every lane failed)
+            `failures` (each failed split, with the reason), and `record` (the file's path, "" if every lane failed)
             or `unwritable` (why there is no file).
         """
         if self._training is None:
             nothing = dict.fromkeys(EVALUATED, math.nan)
-            return {"epoch": 0, **nothing, "done": True, "record": "", "failures": self._too_short}
+            return {"epoch": 0, **nothing, "done": True, "record": "", "failures": list(self._too_short.items())}
         evaluation = self._training.advance()
         means = {name: float(np.mean(getattr(evaluation, name))) for name in EVALUATED}
         report: dict[str, Any] = {"epoch": evaluation.epoch, **means}
         if self._training.finished:
             records, failures = self._results()
-            report |= {"done": True, "failures": failures}
+            report |= {"done": True, "failures": list(failures.items())}
             try:
                 report["record"] = str(write_records(Path(self._context.records), records)) if records else ""
             except OSError as error:  # another attempt would fail in the same way
@@ -74,16 +77,17 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
     def _start(self, config: Mapping[str, Any]) -> None:
         pack: Pack = config["pack"]
         # A split with too few items must not fail the other splits, which could also be in other packs.
-        lanes, settings = _lanes(self._context, pack), self._context.settings
-        self._too_short = {lane.seed: problem for lane in lanes if (problem := too_short(lane, settings))}
-        lanes = [lane for lane in lanes if lane.seed not in self._too_short]
-        self._pack = replace(pack, splits=tuple(lane.seed for lane in lanes))
+        lanes = dict(zip(pack.splits, _lanes(self._context, pack, config["calibrations"]), strict=True))
+        problems = {split: too_short(lane, self._context.settings) for split, lane in lanes.items()}
+        self._too_short = {split: problem for split, problem in problems.items() if problem}
+        lanes = {split: lane for split, lane in lanes.items() if split not in self._too_short}
+        self._pack = replace(pack, splits=tuple(lanes))
         self._method = {"method": pack.candidate.method, "method_code": self._method_code(pack.candidate.method)}
         self._started_at_s = time.time()
-        on = (self._embeddings, self._labels, self._input_scores)
-        self._training = _training(self._context, pack.phase, lanes, *on) if lanes else None
+        inputs = list(lanes.values()), self._embeddings, self._labels, self._input_scores
+        self._training = _training(self._context, pack.phase, *inputs) if lanes else None
 
-    def _results(self) -> tuple[list[TrialRecord], dict[int, str]]:
+    def _results(self) -> tuple[list[TrialRecord], dict[SplitId, str]]:
         """Return the records of the lanes that gave a result, and why the others did not, by split."""
         assert self._training is not None
         records, failures = [], dict(self._too_short)
@@ -92,8 +96,8 @@ class PackTrainable(tune.Trainable):  # type: ignore[misc]
                 failures[trial.split] = result.reason
             elif result is not None and not math.isfinite(result.metrics[self._context.objective]):
                 failures[trial.split] = (
-                    f"{self._context.objective} is not defined on split {trial.split}, which has no item to measure it "
-                    "on; compare by another `objective.metric`, or split otherwise"
+                    f"{self._context.objective} is not defined on the split, which has no item to measure it on; "
+                    "compare by another `objective.metric`, or split otherwise"
                 )
             elif result is not None:
                 records.append(result.record(trial, self._started_at_s, self._provenance | self._method))
@@ -145,9 +149,11 @@ def training_device(*, on_gpu: bool) -> torch.device:
     return torch.device("cuda" if on_gpu else "cpu")
 
 
-def pack_training(context: PackContext, pack: Pack, embeddings: Tensor, labels: Tensor) -> LaneTraining:
+def pack_training(
+    context: PackContext, pack: Pack, embeddings: Tensor, labels: Tensor, calibrations: Calibrations = ()
+) -> LaneTraining:
     """Return a pack of a study in training; each trial is a lane, on the tensors of `on_device`."""
-    return _training(context, pack.phase, _lanes(context, pack), embeddings, labels, {})
+    return _training(context, pack.phase, _lanes(context, pack, calibrations), embeddings, labels, {})
 
 
 def _training(
@@ -159,20 +165,22 @@ def _training(
     input_scores: InputScores,
 ) -> LaneTraining:
     # They depend on the phase alone: a lane that unknown classes leave fewer items takes its items more often.
-    n_train = n_train_items(len(context.labels), context.train_fraction, phase)
+    n_train = context.rules.n_inner_train(context.items) if phase == SEARCH else context.rules.n_train(context.items)
     steps = context.settings.steps_per_epoch(n_train)
-    ranks = phase == "search"  # only a search stops trainings by it
-    return start_training(PackInputs(embeddings, labels, lanes, context.settings, steps, ranks, input_scores))
+    searches = phase == SEARCH
+    layers = None if searches else input_scores  # a search compares candidates, not scores
+    return start_training(PackInputs(embeddings, labels, lanes, context.settings, steps, searches, layers))
 
 
-def _lanes(context: PackContext, pack: Pack) -> list[Lane]:
-    n_items = len(context.labels)
-    method = get_method(pack.candidate.method)
-    untested = searched_items(n_items, context.train_fraction) if pack.phase == "confirm" else None
-    lanes = []
-    for seed in pack.splits:
-        split = make_split(n_items, context.train_fraction, pack.phase, seed)
-        named, fraction = context.unknown_classes, context.unknown_class_fraction
-        split = withhold(split, context.labels, named, fraction, pack.phase, seed, untested)
-        lanes.append(Lane(method, dict(pack.candidate.params), seed, split))
-    return lanes
+def _lanes(context: PackContext, pack: Pack, calibrations: Calibrations) -> list[Lane]:
+    method, params = get_method(pack.candidate.method), dict(pack.candidate.params)
+    return [
+        Lane(
+            method,
+            params,
+            split.stream_seed,
+            split_of(context.items, context.rules, split),
+            calibration,
+        )
+        for split, calibration in zip(pack.splits, calibrations or [NOT_CALIBRATED] * len(pack.splits), strict=True)
+    ]

@@ -6,10 +6,10 @@ A run writes it before its first trial; `study status`, the report and retrainin
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,25 @@ from pydantic_core import ErrorDetails
 
 from embedding_jobs.errors import StudyError
 from embedding_jobs.files import read_json, write_whole
-from trainables.records.types import PROTOCOLS, Candidate, TrialConfig
+from trainables.records.choice import choose_best, mean_score
+from trainables.records.types import SEARCH, SELECTIONS, TEST, Candidate, Design, SplitId, TrialConfig
 
 DESCRIPTION = "study.json"
 
 # Part of the message about a directory without a study, by which it is recognised in the output of a cluster.
 NO_STUDY = "holds no study"
 
-_FORMAT = 2
+_FORMAT = 3
+
+
+def search_name(method: str, split: int | None = None) -> str:
+    """Return the name of a method's search: on one split, by its seed, or on all together."""
+    return method if split is None else f"{method} on split {split}"
+
+
+def method_of(search: str) -> str:
+    """Return the method of a search, given its name."""
+    return search.split(" ", 1)[0]
 
 
 class DescriptionError(StudyError):
@@ -34,7 +45,7 @@ class DescriptionError(StudyError):
 
 @dataclass(frozen=True)
 class Proposed:
-    """The candidates of one method that a study has proposed.
+    """The candidates that a search has proposed.
 
     Attributes:
         asked: Digest of what the proposals follow from, besides scores: with another digest, others would be proposed.
@@ -51,34 +62,70 @@ class StudyPlan:
 
     Attributes:
         methods: Method names in the study file's order.
-        splits: Planned split seeds of each phase of the protocol.
-        n_candidates: Planned candidates of each method.
-        candidates: The candidates of each method that are known; of a method that is not listed, every candidate is
-            part of the study.
+        splits: Planned splits of each phase.
+        n_candidates: Planned candidates of each method, on each split.
+        candidates: The candidates that are known, by the name of their search: `search_name`. Where a method is not
+            listed, every candidate is part of the study.
     """
 
     methods: tuple[str, ...]
-    splits: Mapping[str, tuple[int, ...]]
+    splits: Mapping[str, tuple[SplitId, ...]]
     n_candidates: Mapping[str, int]
     candidates: Mapping[str, Proposed]
 
     @cached_property
     def proposed(self) -> Mapping[str, list[Candidate]]:
-        """The known candidates by method, in the order of the proposals."""
-        return {name: [Candidate.of(name, one) for one in known.proposed] for name, known in self.candidates.items()}
+        """The known candidates by the name of their search, in the order of the proposals."""
+        return {
+            name: [Candidate.of(method_of(name), one) for one in known.proposed]
+            for name, known in self.candidates.items()
+        }
 
     @cached_property
-    def _every_known(self) -> frozenset[Candidate]:
-        return frozenset(chain.from_iterable(self.proposed.values()))
+    def _known(self) -> Mapping[str, frozenset[Candidate]]:
+        return {name: frozenset(candidates) for name, candidates in self.proposed.items()}
 
-    def asks_for(self, candidate: Candidate) -> bool:
-        """Return whether a candidate is part of the study."""
+    def asks_for(self, candidate: Candidate, split: SplitId) -> bool:
+        """Return whether a candidate is part of the study on a split."""
         method = candidate.method
-        return method in self.methods and (method not in self.candidates or candidate in self._every_known)
+        if method not in self.methods:
+            return False
+        found = [self._known[name] for name in (method, search_name(method, split.seed)) if name in self._known]
+        return not found or any(candidate in known for known in found)
 
     def includes(self, trial: TrialConfig) -> bool:
         """Return whether a trial is part of the study."""
-        return self.asks_for(trial.candidate) and trial.split in self.splits.get(trial.phase, ())
+        return trial.split in self.splits.get(trial.phase, ()) and self.asks_for(trial.candidate, trial.split)
+
+    def chosen(self, scores: Mapping[TrialConfig, float]) -> dict[str, dict[SplitId, Candidate]]:
+        """Return the candidate that each split has chosen, by method and split.
+
+        With inner splits, a split chooses among the candidates that are scored on all of its own. Without, all splits
+        have the candidate of the best mean over them. A split without such a candidate is left out.
+
+        Args:
+            scores: Score of each recorded trial, higher is better.
+        """
+        phase = SEARCH if SEARCH in self.splits else TEST
+        of_split: dict[SplitId, list[SplitId]] = {}
+        for split in self.splits[phase]:
+            of_split.setdefault(split.outer, []).append(split)
+        groups = list(of_split.values()) if phase == SEARCH else [list(self.splits[phase])]
+        tried: dict[str, set[Candidate]] = {method: set() for method in self.methods}
+        for trial in scores:
+            if trial.phase == phase and trial.candidate.method in tried:
+                tried[trial.candidate.method].add(trial.candidate)
+        found: dict[str, dict[SplitId, Candidate]] = {method: {} for method in self.methods}
+        for method, candidates in tried.items():
+            for group in groups:
+                means = {}
+                for one in candidates:
+                    own = [scores.get(TrialConfig(phase, one, split), math.nan) for split in group]
+                    if not any(map(math.isnan, own)) and self.asks_for(one, group[0]):
+                        means[one] = mean_score(own)
+                if best := choose_best(means):
+                    found[method] |= {split.outer: best for split in group}
+        return found
 
 
 @dataclass(frozen=True)
@@ -86,7 +133,8 @@ class DataDescription:
     """The data of a study.
 
     Attributes:
-        digest: Digest of the table's ids, labels and inputs.
+        digest: Digest of all that the study reads of the table.
+        metadata_digests: Digest of the labels ("label"), and of groups and official split where the study reads them.
         n_items: Number of items.
         n_classes: Number of classes.
         class_names: Sorted label names; per-item labels index this.
@@ -96,6 +144,7 @@ class DataDescription:
     """
 
     digest: str
+    metadata_digests: Mapping[str, str]
     n_items: int
     n_classes: int
     class_names: tuple[str, ...]
@@ -115,7 +164,8 @@ class StudyDescription(StudyPlan):
     Attributes:
         name: Name of the study.
         preset: The preset that it started from; None where it was written by hand.
-        protocol: One of `PROTOCOLS`.
+        design: How its splits are made.
+        selection: One of `SELECTIONS`.
         objective: The figure that chooses each method's best candidate; higher is better.
         threshold: Confidence above which a class is predicted, in [0, 1].
         settings: The whole study file, resolved.
@@ -129,7 +179,8 @@ class StudyDescription(StudyPlan):
 
     name: str
     preset: str | None
-    protocol: str
+    design: Design
+    selection: str
     objective: str
     threshold: float
     settings: Mapping[str, Any]
@@ -140,9 +191,9 @@ class StudyDescription(StudyPlan):
     method_code: Mapping[str, str]
 
     def __post_init__(self) -> None:
-        phases = PROTOCOLS.get(self.protocol)
+        phases = SELECTIONS.get(self.selection)
         if phases is None:
-            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}")
+            raise ValueError(f"selection must be one of {', '.join(SELECTIONS)}, got {self.selection!r}")
         if sorted(self.splits) != sorted(phases):
             raise ValueError(f"splits must be given for {', '.join(phases)}, got {', '.join(self.splits) or 'none'}")
         if not self.methods:
@@ -162,14 +213,9 @@ class StudyDescription(StudyPlan):
         return self.digests["settings"], self.method_code
 
     @property
-    def reported_phase(self) -> str:
-        """The phase whose figures are reported."""
-        return PROTOCOLS[self.protocol][-1]
-
-    @property
     def choosing_phase(self) -> str:
-        """The phase whose objective chooses each method's best candidate."""
-        return PROTOCOLS[self.protocol][0]
+        """The phase whose scores choose candidates; the figures that are reported are of `TEST`."""
+        return SELECTIONS[self.selection][0]
 
 
 _FROM_JSON = TypeAdapter(StudyDescription)

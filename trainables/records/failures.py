@@ -15,17 +15,18 @@ from typing import Literal, TypeVar
 from pydantic import TypeAdapter
 
 from embedding_jobs.files import read_json, write_whole
+from trainables.records.choice import figure_of
 from trainables.records.parquet import record_name
-from trainables.records.types import Candidate, Pack, RecordError
+from trainables.records.types import Candidate, Pack, RecordError, SplitId
 
 # Version of the files; a file of another version is refused.
-_FORMAT = 3
+_FORMAT = 4
 
 # Their folders beside the records.
 FAILED, STOPPED = "failed", "stopped"
 
-# Metrics of an evaluation during a training, each the mean over the lanes: every objective that a study can have.
-EVALUATED = ("auc_weighted", "accuracy", "accuracy_known", "accuracy_none")
+# Metrics of an evaluation during a training, each the mean over the lanes: the objectives that ASHA can judge by.
+EVALUATED = ("auc_weighted", "top1", "accuracy", "accuracy_known", "accuracy_none")
 
 _Note = TypeVar("_Note", bound=Pack)
 
@@ -57,7 +58,7 @@ class Stop(Pack):
     Attributes:
         rule: `asha` (stopped during a training) or `racing` (given no further splits).
         metric: The study's objective, by which it was judged.
-        value: The metric, when it was stopped.
+        value: Its score when it was stopped: the metric, or its negative where lower is better.
         n_epochs_saved: Epochs that were not trained, over all its splits.
         n_epochs_planned: Epochs that all its splits would have taken.
         evaluated_splits: With `asha`, the splits in training when it was stopped.
@@ -69,8 +70,13 @@ class Stop(Pack):
     value: float
     n_epochs_saved: int
     n_epochs_planned: int
-    evaluated_splits: tuple[int, ...] = ()
+    evaluated_splits: tuple[SplitId, ...] = ()
     evaluations: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def figure(self) -> float:
+        """The metric when it was stopped."""
+        return figure_of(self.value, self.metric)
 
     @property
     def share(self) -> float:

@@ -24,6 +24,21 @@ import numpy.typing as npt
 
 from trainables.records.types import LAYER_SCORES, LOGIT_SCORES, N_BINS, ItemResults
 
+# Figures of which lower values are better.
+LOWER_IS_BETTER = frozenset(
+    {
+        "ece_known",
+        "ece_open",
+        "ece_known_scaled",
+        "ece_open_scaled",
+        "aurc",
+        "nll",
+        "nll_scaled",
+        "brier",
+        "brier_scaled",
+    }
+)
+
 _Floats = npt.NDArray[np.float64]
 _Bools = npt.NDArray[np.bool_]
 

@@ -29,6 +29,7 @@ from trainables.records.types import (
     DamagedRecordError,
     ItemResults,
     RecordError,
+    SplitId,
     TrialConfig,
     TrialRecord,
 )
@@ -74,6 +75,7 @@ _SCHEMA = pa.schema(
         ("method", pa.string()),
         ("params", pa.map_(pa.string(), pa.float64())),
         ("split", pa.int64()),
+        ("inner", pa.int64()),
         ("metrics", pa.map_(pa.string(), pa.float64())),
         ("started_at_s", pa.float64()),
         ("duration_s", pa.float64()),
@@ -82,6 +84,10 @@ _SCHEMA = pa.schema(
         (_CKA, pa.list_(pa.list_(pa.float32()))),
     ]
 )
+
+
+# The columns of a trial's coordinates.
+_COORDINATES = ("phase", "method", "params", "split", "inner")
 
 
 def record_name(trials: Sequence[TrialConfig]) -> str:
@@ -180,11 +186,13 @@ class RecordedPack:
         path: The file.
         provenance: Digests of settings and embeddings, versions, hardware and commit that made it.
         durations_s: Device seconds of each of its trials.
+        metrics: Metrics of each of its trials, by name.
     """
 
     path: Path
     provenance: Mapping[str, str]
     durations_s: Mapping[TrialConfig, float]
+    metrics: Mapping[TrialConfig, Mapping[str, float]]
 
 
 def read_packs(directory: Path, *, damaged_too: bool = True) -> list[RecordedPack]:
@@ -200,16 +208,15 @@ def read_packs(directory: Path, *, damaged_too: bool = True) -> list[RecordedPac
     packs = []
     for path in record_files(directory):
         try:
-            rows, provenance = _read(path, ["phase", "method", "params", "split", "duration_s"])
+            rows, provenance = _read(path, [*_COORDINATES, "duration_s", "metrics"])
         except DamagedRecordError:
             if damaged_too:
                 raise
             continue
-        durations = {
-            TrialConfig(row["phase"], Candidate.of(row["method"], dict(row["params"])), row["split"]): row["duration_s"]
-            for row in rows.to_pylist()
-        }
-        packs.append(RecordedPack(path, provenance, durations))
+        of_trial = {_config(row): row for row in rows.to_pylist()}
+        durations = {trial: row["duration_s"] for trial, row in of_trial.items()}
+        metrics = {trial: dict(row["metrics"]) for trial, row in of_trial.items()}
+        packs.append(RecordedPack(path, provenance, durations, metrics))
     return packs
 
 
@@ -303,7 +310,8 @@ def _row(record: TrialRecord) -> dict[str, Any]:
         "phase": record.config.phase,
         "method": record.config.candidate.method,
         "params": list(record.config.candidate.params),
-        "split": record.config.split,
+        "split": record.config.split.seed,
+        "inner": record.config.split.inner,
         "metrics": list(record.metrics.items()),
         "started_at_s": record.started_at_s,
         "duration_s": record.duration_s,
@@ -323,7 +331,7 @@ def _record(rows: pa.Table, index: int, provenance: Mapping[str, str], with_item
     cka = value(_CKA)
     compared = {"epoch_cka": np.array(cka, np.float32)} if cka else {}
     return TrialRecord(
-        config=TrialConfig(value("phase"), Candidate.of(value("method"), dict(value("params"))), value("split")),
+        config=_config({name: value(name) for name in _COORDINATES}),
         metrics=dict(value("metrics")),
         curves=Curves(**{name: array(name) for name in _CURVES}, **compared),
         items=ItemResults(**{name: array(f"item_{name}") for name in _ITEM_TYPES}) if with_items else None,
@@ -331,3 +339,8 @@ def _record(rows: pa.Table, index: int, provenance: Mapping[str, str], with_item
         duration_s=value("duration_s"),
         provenance=dict(provenance),
     )
+
+
+def _config(row: Mapping[str, Any]) -> TrialConfig:
+    candidate = Candidate.of(row["method"], dict(row["params"]))
+    return TrialConfig(row["phase"], candidate, SplitId(row["split"], row["inner"]))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from embedding_jobs.errors import StudyError
 
-# The phases of each protocol, in order. The first one chooses each method's best candidate, the last one is reported.
-PROTOCOLS: Mapping[str, tuple[str, ...]] = {"paper": ("paper",), "nested": ("search", "confirm")}
+# The phases of a study: candidates are scored on inner splits; and trials on the test items of the splits.
+SEARCH, TEST = "search", "test"
+
+# The phases of each way to select, in order. The first one chooses each method's candidates, the last one is reported.
+SELECTIONS: Mapping[str, tuple[str, ...]] = {"nested": (SEARCH, TEST), "reported": (TEST,)}
 
 # The two objectives; the name of a contrastive method begins with its objective.
 SUPERVISED, CONTRASTIVE = "supervised", "contrastive"
@@ -95,19 +100,70 @@ def value_text(name: str, value: float) -> str:
     return "auto" if name == "layer" and value == AUTO else f"{value:.4g}"
 
 
+class SplitId(NamedTuple):
+    """Which split a trial is trained on.
+
+    Attributes:
+        seed: Seed of the split.
+        inner: Number of the inner split, from 0, in the search phase; else None.
+    """
+
+    seed: int
+    inner: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.seed) if self.inner is None else f"{self.seed}/{self.inner}"
+
+    @classmethod
+    def parse(cls, text: str) -> SplitId:
+        """Return the split that a text names: a seed, or a seed and the number of an inner split, as in `3/0`.
+
+        Raises:
+            ValueError: The text names no split.
+        """
+        seed, *inner = map(int, text.split("/", 1))
+        return cls(seed, *inner)
+
+    @property
+    def outer(self) -> SplitId:
+        """The split that an inner split is part of."""
+        return SplitId(self.seed)
+
+    @property
+    def stream_seed(self) -> int:
+        """Seed of the random streams of its trials; every inner split has its own."""
+        return self.seed if self.inner is None else self.seed + ((self.inner + 1) << 32)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What an inner split has chosen for a trial on test items; NaN where there is no inner split.
+
+    Attributes:
+        threshold: Logit above which a class is predicted, of the highest balanced accuracy of known and "none".
+        temperature: The logits are divided by it.
+    """
+
+    threshold: float = math.nan
+    temperature: float = math.nan
+
+
+NOT_CALIBRATED = Calibration()
+
+
 @dataclass(frozen=True, order=True)
 class TrialConfig:
     """The coordinates of a trial: with the study's settings they determine its result.
 
     Attributes:
-        phase: One of the phases in `PROTOCOLS`: which kind of split the seed selects.
+        phase: `SEARCH` or `TEST`.
         candidate: The method and its hyperparameters.
-        split: Split seed.
+        split: The split, an inner one in the search phase.
     """
 
     phase: str
     candidate: Candidate
-    split: int
+    split: SplitId
 
     def __str__(self) -> str:
         return f"{self.candidate} on {self.phase} split {self.split}"
@@ -125,12 +181,12 @@ class Pack:
     Attributes:
         phase: Phase of every trial.
         candidate: Candidate of every trial.
-        splits: Their split seeds.
+        splits: Their splits.
     """
 
     phase: str
     candidate: Candidate
-    splits: tuple[int, ...]
+    splits: tuple[SplitId, ...]
 
     @property
     def trials(self) -> list[TrialConfig]:
@@ -148,6 +204,7 @@ class Curves:
         epoch_accuracy: Accuracy over all validation items at the study's threshold.
         epoch_accuracy_known: The same over items of known classes.
         epoch_accuracy_none: The same over "none" items; NaN where there are none.
+        epoch_top1: Accuracy over items of known classes without a threshold.
         epoch_auc_weighted: Weighted AUC; outside the search phase, where it judges nothing, NaN before the last point.
         threshold: Confidence thresholds of the next three curves.
         threshold_accuracy: Accuracy over all validation items at each threshold.
@@ -164,6 +221,7 @@ class Curves:
     epoch_accuracy: npt.NDArray[np.float32]
     epoch_accuracy_known: npt.NDArray[np.float32]
     epoch_accuracy_none: npt.NDArray[np.float32]
+    epoch_top1: npt.NDArray[np.float32]
     epoch_auc_weighted: npt.NDArray[np.float32]
     threshold: npt.NDArray[np.float32]
     threshold_accuracy: npt.NDArray[np.float32]
@@ -246,3 +304,8 @@ class TrialRecord:
     started_at_s: float
     duration_s: float
     provenance: Mapping[str, str]
+
+    @property
+    def calibration(self) -> Calibration:
+        """What its figures at a chosen threshold and temperature rest on."""
+        return Calibration(self.metrics.get("threshold_chosen", math.nan), self.metrics.get("temperature", math.nan))

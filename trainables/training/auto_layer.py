@@ -66,7 +66,6 @@ class ScoutedTraining:
             result = found[index]
             if isinstance(result, LaneResult):
                 metrics = {**result.metrics, "layer_targeted": self._lanes[index].params["layer"]}
-                metrics["seconds_to_99"] += scouted_s
                 found[index] = replace(result, metrics=metrics, device_s=result.device_s + scouted_s)
         return [self._failures.get(index, result) for index, result in enumerate(found)]
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
+from trainables.evaluation.calibration import choose_threshold, fit_temperature, scaled_scores
 from trainables.evaluation.metrics import (
     ROC_GRID,
     THRESHOLDS,
@@ -32,7 +33,7 @@ from trainables.evaluation.metrics import (
 )
 from trainables.evaluation.scores import LayerValues, layer_scores, logit_scores
 from trainables.records.figures import item_metrics, places
-from trainables.records.types import Curves, ItemResults
+from trainables.records.types import Calibration, Curves, ItemResults
 from trainables.training.model import Trunk
 from trainables.training.protocol import (
     Evaluation,
@@ -46,6 +47,7 @@ from trainables.training.protocol import (
     drop,
     ready,
 )
+from trainables.training.settings import Lane
 from trainables.training.supervised import SupervisedStack
 
 
@@ -59,7 +61,7 @@ class Training:
     """
 
     def __init__(self, inputs: PackInputs, trunk: Trunk | None = None, stage: str = "") -> None:
-        self._settings, self._labels, self._ranks = inputs.settings, inputs.labels, inputs.ranks
+        self._settings, self._labels, self._searches = inputs.settings, inputs.labels, inputs.searches
         self._input_scores = inputs.input_scores
         self._progress, steps = ready(inputs)
         self._outcome: dict[int, LaneResult | LaneFailure | None] = {}
@@ -144,9 +146,10 @@ class Training:
             confidence, predicted = _top(logits[place])
             correct = correct_at(confidence, predicted, target, self._settings.threshold)
             point = accuracies(correct, target)
-            rows[-1] |= {"epoch": self.epoch, "steps": stack.n_steps, "seconds": stack.device_s[place]}
+            rows[-1] |= {"epoch": self.epoch}
             rows[-1] |= {"accuracy": float(point.all), "accuracy_known": float(point.known)}
-            auc = weighted_auc(logits[place], target) if self._ranks or place in ends else None
+            rows[-1] |= {"top1": float((predicted == target)[target >= 0].double().mean())}
+            auc = weighted_auc(logits[place], target) if self._searches or place in ends else None
             rows[-1] |= {"accuracy_none": float(point.none), "auc_weighted": auc.auc if auc else math.nan}
             if auc and place in ends:
                 self._outcome[index] = self._result(stack, place, logits[place], target, auc, self._progress[index])
@@ -187,10 +190,6 @@ class Training:
         correct = correct_at(confidence, predicted, target, self._settings.threshold)
         against = accuracy_curves(confidence, predicted, target)
         validation = lane.split.validation
-        last = rows[-1]
-        # Without a right answer at the end there is nothing to reach.
-        ends_right = last["accuracy"] > 0
-        reached = next((row for row in rows if ends_right and row["accuracy"] >= 0.99 * last["accuracy"]), {})
         items = ItemResults(
             item=validation.astype(np.int32),
             label=self._labels.cpu().numpy()[validation].astype(np.int32),
@@ -202,14 +201,14 @@ class Training:
             **_places(logit_scores(logits), target),
             **self._layer_places(stack, place, target),
         )
+        chosen = self._chosen(lane, items, logits, target)
         stack.device_s[place] += time.perf_counter() - started_s
         metrics = {
-            **item_metrics(items, {}),
+            **item_metrics(items, chosen),
             **figures(logits, target, against),
+            **scaled_scores(logits, target, chosen["temperature"]),
+            **chosen,
             "auc_weighted": auc.auc,  # the mean of influences that are not rounded to float32
-            "epochs_to_99": reached.get("epoch", math.nan),
-            "steps_to_99": reached.get("steps", math.nan),
-            "seconds_to_99": reached.get("seconds", math.nan),
             "epochs": float(self.epoch),
             "n_train": float(len(lane.split.train)),
             "n_validation": float(len(validation)),
@@ -226,6 +225,7 @@ class Training:
                 epoch_accuracy=learning["accuracy"],
                 epoch_accuracy_known=learning["accuracy_known"],
                 epoch_accuracy_none=learning["accuracy_none"],
+                epoch_top1=learning["top1"],
                 epoch_auc_weighted=learning["auc_weighted"],
                 threshold=THRESHOLDS,
                 threshold_accuracy=_float32(against.all),
@@ -238,6 +238,14 @@ class Training:
             items=items,
             device_s=stack.device_s[place],
         )
+
+    def _chosen(self, lane: Lane, items: ItemResults, logits: Tensor, target: Tensor) -> dict[str, float]:
+        """Return the threshold and temperature that the lane is given or, in a search, that its own items choose."""
+        given = lane.calibration
+        if self._searches:
+            right = items.predicted == items.label
+            given = Calibration(choose_threshold(items.logit, right, items.known), fit_temperature(logits, target))
+        return {"threshold_chosen": given.threshold, "temperature": given.temperature}
 
     def _layer_places(self, stack: SupervisedStack, place: int, target: Tensor) -> dict[str, npt.NDArray[np.int32]]:
         """Return what a record holds of the scores on the last hidden layer, if there is one, and on the input."""
@@ -263,7 +271,7 @@ class Training:
         return {**self._input_scores[key], **(scored("hidden", activations) if hidden else {})}
 
 
-_LEARNING = ("loss", "accuracy", "accuracy_known", "accuracy_none", "auc_weighted")
+_LEARNING = ("loss", "accuracy", "accuracy_known", "accuracy_none", "top1", "auc_weighted")
 
 
 def _held_out_loss(logits: Tensor, target: Tensor) -> float:

@@ -82,13 +82,20 @@ class ContrastiveTraining:
             nothing = np.full(len(self._past), np.nan)
             losses = nothing.copy()
             losses[self._members] = [self._past[index].losses[-1] for index in self._members]
-            return Evaluation(self.epoch, losses, nothing, nothing, nothing, nothing)
+            return Evaluation(self.epoch, losses, *[nothing] * 5)
         classifier, probe = self._judges
         found = classifier.advance()  # without lanes once only the probe trains
         if not probe.finished:
             probe.advance()
         self.epoch = n_pretraining + found.epoch
-        columns = (found.loss, found.accuracy, found.accuracy_known, found.accuracy_none, found.auc_weighted)
+        columns = (
+            found.loss,
+            found.accuracy,
+            found.accuracy_known,
+            found.accuracy_none,
+            found.top1,
+            found.auc_weighted,
+        )
         return Evaluation(self.epoch, *map(self._spread, columns))
 
     def stop(self, lanes: Iterable[int]) -> None:
@@ -169,15 +176,10 @@ class ContrastiveTraining:
         nothing = np.full(n_before, np.nan, np.float32)
         cka = np.full((n_before + len(curves.epoch), len(past.cka[-1])), np.nan, np.float32)
         cka[:n_before] = past.cka
-        before = {
-            "epochs_to_99": n_pretraining,
-            "epochs": n_pretraining,
-            "steps_to_99": n_pretraining * self._steps,
-            "seconds_to_99": past.device_s,
-        }
         return LaneResult(
             metrics={
-                **{name: value + before.get(name, 0) for name, value in classifier.metrics.items()},
+                **classifier.metrics,
+                "epochs": classifier.metrics["epochs"] + n_pretraining,
                 **{f"probe_{name}": probe.metrics[name] for name in PROBED},
                 **cka_metrics(past.cka[-1]),
             },
@@ -188,6 +190,7 @@ class ContrastiveTraining:
                 epoch_accuracy=np.concatenate([nothing, curves.epoch_accuracy]),
                 epoch_accuracy_known=np.concatenate([nothing, curves.epoch_accuracy_known]),
                 epoch_accuracy_none=np.concatenate([nothing, curves.epoch_accuracy_none]),
+                epoch_top1=np.concatenate([nothing, curves.epoch_top1]),
                 epoch_auc_weighted=np.concatenate([nothing, curves.epoch_auc_weighted]),
                 epoch_cka=cka,
             ),

@@ -40,8 +40,9 @@ class PackInputs:
         settings: Shared by all lanes.
         steps_per_epoch: Steps per epoch; None for as many whole batches as the smallest lane's training items give.
             A study gives it, so that it does not depend on the other lanes.
-        ranks: Whether every evaluation computes the weighted AUC; otherwise only the last one does, since on many items
-            it takes as long as several epochs.
+        searches: Whether the trials score candidates: every evaluation computes the weighted AUC, which else only the
+            last one does, since on many items it takes as long as several epochs; and each trial chooses a threshold
+            and a temperature on its own validation items.
         input_scores: The scores on the input that trainings of these items have computed so far, by split, as per-item
             results hold them. None for no scores on any layer.
     """
@@ -51,7 +52,7 @@ class PackInputs:
     lanes: Sequence[Lane]
     settings: Settings
     steps_per_epoch: int | None = None
-    ranks: bool = False
+    searches: bool = False
     input_scores: InputScores | None = None
 
 
@@ -64,6 +65,7 @@ class Evaluation:
         accuracy: Accuracy over all validation items, at the settings' threshold.
         accuracy_known: Accuracy over items of known classes.
         accuracy_none: Accuracy over "none" items; NaN where there are none.
+        top1: Accuracy over items of known classes, without a threshold.
         auc_weighted: Weighted AUC; NaN where it was not computed.
     """
 
@@ -72,6 +74,7 @@ class Evaluation:
     accuracy: Floats
     accuracy_known: Floats
     accuracy_none: Floats
+    top1: Floats
     auc_weighted: Floats
 
 
@@ -174,14 +177,14 @@ def ready(inputs: PackInputs) -> tuple[list[LaneProgress], int]:
 
 
 def too_short(lane: Lane, settings: Settings) -> str | None:
-    """Return why a lane has too few items for a batch; None if it has enough."""
+    """Return why a lane has too few items for a batch, or none to be judged by; None if it has enough."""
+    if len(lane.split.validation) == 0:
+        return "The split has no item to judge by: give more items, or smaller groups"
     n_train = len(lane.split.train)
     n_train -= n_held_out(n_train, settings.held_out_fraction)
     if settings.batch_size <= n_train:
         return None
-    return (
-        f"The batch ({settings.batch_size}) must not exceed the {n_train} training items of split {lane.seed}: lower it"
-    )
+    return f"The batch ({settings.batch_size}) must not exceed the {n_train} training items of the split: lower it"
 
 
 def diverged(lane: Lane, loss: float, epoch: int) -> LaneFailure | None:
@@ -189,7 +192,7 @@ def diverged(lane: Lane, loss: float, epoch: int) -> LaneFailure | None:
     if math.isfinite(loss):
         return None
     return LaneFailure(
-        f"the loss of {lane.method.name} {dict(lane.params)} on split {lane.seed} is {loss} by epoch {epoch}; lower "
+        f"the loss of {lane.method.name} {dict(lane.params)} is {loss} by epoch {epoch}; lower "
         "the learning rate, or standardise the inputs"
     )
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, with_config
 
 from trainables.methods.protocol import Method
-from trainables.records.types import CONTRASTIVE
+from trainables.records.types import CONTRASTIVE, NOT_CALIBRATED, Calibration
 from trainables.sampling.splits import Split
 
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -154,11 +154,13 @@ class Lane:
     Attributes:
         method: The augmentation of its batches.
         params: The method's hyperparameters, and any of `LANE_SETTINGS`, which override the settings.
-        seed: Split seed, which keys every random stream of the lane.
+        seed: Keys every random stream of the lane.
         split: Its training and validation items.
+        calibration: What its figures at a chosen threshold and temperature rest on.
     """
 
     method: Method
     params: Mapping[str, float]
     seed: int
     split: Split
+    calibration: Calibration = NOT_CALIBRATED

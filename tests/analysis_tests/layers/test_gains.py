@@ -23,7 +23,7 @@ from analysis.results.load import ReportError, load_study
 from analysis.statistics.decisions import REGIONS, Sampling, figure_matrix
 from analysis.statistics.intervals import interval_over_splits
 from tests.analysis_tests.conftest import DEEP_METHODS, EPOCHS
-from trainables.records.types import Candidate, Design, TrialRecord
+from trainables.records.types import Candidate, Design, SplitId, TrialRecord
 
 Make = Callable[..., Path]
 
@@ -150,7 +150,7 @@ def test_auto_stands_beside_the_best_fixed_layer(
 ) -> None:
     chosen = chosen_layers(find_targets(load_study(deep_study)), records)
     target = Target("contrastive", "deep_pca", False, AUTO)
-    assert chosen[target] == {0: {3}, 1: {2}, 2: {2}}
+    assert chosen[target] == {SplitId(0): {3}, SplitId(1): {2}, SplitId(2): {2}}
     (own,) = (one for one in auto_choices(measured["accuracy"]) if one.target == target)
     assert own.best == Target("contrastive", "deep_pca", False, 3)
     gain, best_gain = (measured["accuracy"].intervals[one].estimate for one in (own.target, own.best))
@@ -263,12 +263,16 @@ def test_an_ordinary_page_has_no_section(whole_report: ReportFiles) -> None:
 
 
 def test_layers_of_a_nested_study_are_those_of_its_search(study_of: Make) -> None:
-    methods, splits = ("control", "deep_dropout"), {"search": [0, 1], "confirm": [0, 1]}
-    directory = study_of(methods=methods, layers=(0, 1, 2), protocol="nested", splits=splits)
+    methods = ("control", "deep_dropout")
+    directory = study_of(methods=methods, layers=(0, 1, 2), selection="nested", n_inner=2, n_splits=2)
     layers = study_layers(directory, load_study(directory), REGIONS)
     assert layers is not None
     assert layers.phase == "search"
     assert {record.config.phase for record in layers.controls["supervised"]} == {"search"}
+    gains = layers.gains[0]
+    assert gains.sampling.design is Design.FOLDS
+    values = gains.values[Target("supervised", "deep_dropout", False, 1)]
+    assert values.shape == (2, 300), "inner splits are averaged within their split"
     assert [figure.name for figure, _ in drawings(layers)][:2] == [
         "layers-auc_weighted-supervised",
         "layers-accuracy-supervised",
@@ -277,7 +281,7 @@ def test_layers_of_a_nested_study_are_those_of_its_search(study_of: Make) -> Non
 
 
 def test_one_split_shows_gains_and_decides_nothing(study_of: Make) -> None:
-    directory = study_of(methods=DEEP_METHODS, layers=(0, 1, -1), splits={"paper": [0]})
+    directory = study_of(methods=DEEP_METHODS, layers=(0, 1, -1), n_splits=1)
     layers = study_layers(directory, load_study(directory), REGIONS)
     assert layers is not None
     main = layers.gains[0]

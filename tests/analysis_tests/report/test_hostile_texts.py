@@ -12,7 +12,7 @@ from study.labelling.items import RankedItem
 from study.labelling.page import label_page
 from tests.analysis_tests.report.test_browser import BROWSER, SHORT, printed, watched, what_was_seen
 from trainables.records.failures import Failure, write_failure
-from trainables.records.types import Candidate
+from trainables.records.types import Candidate, SplitId
 
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium found: apt-get install chromium")
 
@@ -40,6 +40,6 @@ def test_in_the_report(study_of: Callable[..., Path], tmp_path: Path) -> None:
     description["data"] = {**description["data"], "notes": [SCRIPT], "class_names": names}
     description["choices"] = {SCRIPT: SCRIPT}
     (directory / "study.json").write_text(json.dumps(description))
-    failure = Failure("paper", Candidate.of("control", {}), (9,), SCRIPT, SCRIPT, 3, 0.0)
+    failure = Failure("test", Candidate.of("control", {}), (SplitId(1),), SCRIPT, SCRIPT, 3, 0.0)
     write_failure(directory / "records", failure, "aa11", {})
     assert_shown_and_not_run(write_report(directory, tmp_path / "report").html, tmp_path)

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from analysis.report.page import render
 from analysis.report.tables import table_rows
-from analysis.results.aggregate import MethodSummary, Spread, maximum_deviation, spread
+from analysis.results.aggregate import maximum_deviation, spread
+from analysis.results.learning import epochs_to_control
 from analysis.results.load import load_study
-from trainables.records.types import Candidate
+from trainables.records.failures import Stop, write_stop
+from trainables.records.types import Candidate, SplitId, TrialConfig
 
 Make = Callable[..., Path]
-
-
-def test_optimism_is_what_choosing_gained() -> None:
-    chosen, reported = (Spread(mean, 0.0, 1) for mean in (0.98, 0.97))
-    summary = MethodSummary("control", Candidate("control"), (0,), reported, {}, 1.0, chosen, 1, 1)
-    assert summary.optimism == pytest.approx(0.01)
 
 
 def test_maximum_deviation_is_the_largest_distance_from_the_mean() -> None:
@@ -51,7 +49,7 @@ def test_the_best_candidate_agrees_with_the_tidy_table(whole_study: Path) -> Non
         assert summary.figure("accuracy").mean == pytest.approx(own.accuracy.mean())
         assert summary.duration_s == pytest.approx(own.duration_s.mean())
         assert summary.n_splits == 3
-        assert summary.choosing_score == summary.objective
+        assert set(summary.choices.values()) == {summary.candidate}
 
 
 def test_of_equal_candidates_the_first_is_chosen(study_of: Make) -> None:
@@ -61,9 +59,9 @@ def test_of_equal_candidates_the_first_is_chosen(study_of: Make) -> None:
 
 
 def test_an_unfinished_candidate_does_not_compete_and_is_named(study_of: Make) -> None:
-    directory = study_of(skip=lambda config: config.split == 1 and "alpha=0.4" in str(config))
+    directory = study_of(skip=lambda config: config.split.seed == 1 and "alpha=0.4" in str(config))
     results = load_study(directory)
-    assert results.missing == ["e_mixup(alpha=0.4): paper split 1 is missing."]
+    assert results.missing == ["e_mixup(alpha=0.4): test split 1 is missing."]
     summary = results.methods[1]
     assert summary.candidate == Candidate.of("e_mixup", {"alpha": 0.2})
     assert (summary.n_complete, summary.n_planned) == (1, 2)
@@ -72,7 +70,7 @@ def test_an_unfinished_candidate_does_not_compete_and_is_named(study_of: Make) -
 def test_a_method_without_a_finished_candidate_has_no_figures(study_of: Make) -> None:
     directory = study_of(skip=lambda config: config.candidate.method == "control")
     results = load_study(directory)
-    assert results.missing == ["control: 1 of 1 candidate has no finished paper trial."]
+    assert results.missing == ["control: 1 of 1 candidate has no finished test trial."]
     summary = results.methods[0]
     assert summary.candidate is None
     assert math.isnan(summary.objective.mean)
@@ -82,58 +80,96 @@ def test_a_whole_study_misses_nothing(whole_study: Path) -> None:
     assert load_study(whole_study).missing == []
 
 
-def test_nested_chooses_on_search_and_reports_on_confirm(study_of: Make) -> None:
-    directory = study_of(protocol="nested", splits={"search": [0, 1], "confirm": [0, 1, 2]}, alphas=(0.3, 0.9))
-    results = load_study(directory)
+def test_each_split_of_a_nested_study_has_its_own_choice(nested_study: Path) -> None:
+    results = load_study(nested_study)
     table = results.table()
-    summary = results.methods[1]
-    assert summary.candidate == Candidate.of("e_mixup", {"alpha": 0.3})
-    assert summary.n_splits == 3
-    means = table.groupby(["candidate", "phase"]).auc_weighted.mean()
-    assert summary.choosing_score.mean == pytest.approx(means["e_mixup(alpha=0.3)", "search"])
-    assert summary.objective.mean == pytest.approx(means["e_mixup(alpha=0.3)", "confirm"])
+    for summary in results.methods[1:]:
+        own = table[(table.method == summary.method) & (table.phase == "search")]
+        means = own.groupby(["split", "candidate"]).auc_weighted.mean()
+        chosen = {split: means[split].idxmax() for split in range(3)}
+        assert {split.seed: str(candidate) for split, candidate in summary.choices.items()} == chosen
+        tested = table[(table.method == summary.method) & (table.phase == "test")].set_index("split")
+        assert dict(tested.candidate) == chosen
+        assert summary.objective.mean == pytest.approx(tested.auc_weighted.mean())
+        assert [record.config.split.seed for record in results.reported_records[summary.method]] == [0, 1, 2]
+    assert any(summary.candidate is None for summary in results.methods), "splits choose differently"
+    assert all(summary.finished for summary in results.methods)
+    assert [(one.n_complete, one.n_planned) for one in results.methods] == [(1, 1), *[(2, 2)] * 4]
     assert results.missing == []
 
 
-def test_nested_without_confirmation_reports_no_figure(study_of: Make) -> None:
-    directory = study_of(
-        protocol="nested",
-        splits={"search": [0, 1], "confirm": [0, 1]},
-        skip=lambda config: config.phase == "confirm" and config.split == 1,
-    )
+def test_a_split_that_is_not_tested_leaves_its_method_without_figures(study_of: Make) -> None:
+    directory = study_of(selection="nested", skip=lambda config: config.phase == "test" and config.split.seed == 1)
     results = load_study(directory)
-    assert all(summary.candidate is None for summary in results.methods)
-    assert all(summary.choosing_score.n == 2 for summary in results.methods)
-    assert len(results.missing) == 2
-    assert all(row.hyperparameters == "best candidate not confirmed" for row in table_rows(results))
+    assert not any(summary.finished for summary in results.methods)
+    assert results.reported_records == {}
+    assert results.missing == ["control: test split 1 is missing.", "e_mixup: test split 1 is missing."]
+    assert all(row["hyperparameters"] == "chosen candidates not yet tested" for row in table_rows(results))
 
 
 def test_only_what_the_study_proposes_now_competes(study_of: Make) -> None:
-    """Of a search whose ranges have changed, old candidates are recorded too, some of them on splits of that time."""
-    plan = {"protocol": "nested", "splits": {"search": [0, 1], "confirm": [0, 1]}, "methods": ("e_mixup",)}
-    every = load_study(study_of(**plan)).candidates["search"]
-    scores = {one.candidate: one.figures["auc_weighted"].mean for one in every}
-    best = max(scores, key=lambda candidate: scores[candidate])
-    others = [dict(candidate.params) for candidate in scores if candidate != best]
+    """Of a search whose ranges have changed, old candidates are recorded too."""
+    plan = {"selection": "nested", "n_splits": 2, "methods": ("e_mixup",)}
+    every = load_study(study_of(**plan, skip=lambda config: config.phase == "test")).scores["e_mixup"]
+    best = max(every, key=lambda candidate: sum(every[candidate].values()))
+    others = [dict(candidate.params) for candidate in every if candidate != best]
     proposed = {"e_mixup": {"asked": "x", "proposed": others}}
     results = load_study(study_of(**plan, changes={"candidates": proposed, "n_candidates": {"e_mixup": len(others)}}))
-    kept = results.candidates["search"]
-    assert {one.candidate for one in kept} == set(scores) - {best}
+    assert {one.candidate for one in results.candidates["search"]} == set(every) - {best}
     assert results.n_unplanned >= 2
+    assert set(results.methods[0].choices.values()) == set(every) - {best}
     assert results.methods[0].n_complete == len(others)
 
 
-def test_what_was_confirmed_before_is_not_missed(study_of: Make) -> None:
-    """More splits were asked for, and another candidate is the best by now."""
+def test_splits_that_search_on_their_own_have_candidates_of_their_own(study_of: Make) -> None:
+    results = load_study(study_of(selection="nested", own_searches=True, n_inner=2))
+    assert results.missing == []
+    summary = results.methods[1]
+    assert (summary.n_complete, summary.n_planned) == (6, 6)
+    for split, candidate in summary.choices.items():
+        assert results.description.asks_for(candidate, split)
+        assert round(100 * dict(candidate.params)["alpha"]) % 10 == split.seed
+    assert all(len(on) == 1 for on in results.scores["e_mixup"].values())
+
+
+def test_what_the_splits_of_an_unfinished_search_miss(study_of: Make) -> None:
     directory = study_of(
-        protocol="nested",
-        splits={"search": [0, 1], "confirm": [0, 1]},
+        selection="nested",
+        n_inner=2,
         methods=("e_mixup",),
-        alphas=(0.1, 0.3),
-        # What was confirmed, the first, has met one split of the two of each phase.
-        skip=lambda config: config.split == 1 and config.candidate == Candidate.of("e_mixup", {"alpha": 0.1}),
+        skip=lambda config: config.phase == "search" and config.split.seed == 1 and config.split.inner == 1,
     )
     assert load_study(directory).missing == [
-        "e_mixup(alpha=0.1): search split 1 is missing.",
-        "e_mixup: 1 of 1 candidate has no finished confirm trial.",
+        "e_mixup(alpha=0.2): search split 1/1 is missing.",
+        "e_mixup(alpha=0.4): search split 1/1 is missing.",
+        "e_mixup: test split 1 is missing.",
     ]
+
+
+def test_a_candidate_that_one_split_gave_up_is_missing_on_no_other(study_of: Make) -> None:
+    given_up = Candidate.of("e_mixup", {"alpha": 0.4})
+
+    def skip(config: TrialConfig) -> bool:
+        return config.candidate == given_up and config.split in {SplitId(1, 1), SplitId(2, 1)}
+
+    directory = study_of(selection="nested", n_inner=2, skip=skip)
+    stop = Stop("search", given_up, (SplitId(1, 1),), "racing", "auc_weighted", 0.81, 10, 40)
+    write_stop(directory / "records", stop, "aa11", {})
+    results = load_study(directory)
+    assert results.missing == ["e_mixup(alpha=0.4): search split 2/1 is missing."]
+    page = render(results, results.reported_records, {}, [])
+    assert "e_mixup(alpha=0.4) on split 1, after 75 % of its training" in page
+
+
+def test_epochs_to_control_are_those_to_its_final_accuracy(whole_study: Path) -> None:
+    results = load_study(whole_study)
+    control = results.reported_records["control"]
+    for summary in results.methods:
+        expected = []
+        for own, other in zip(results.reported_records[summary.method], control, strict=True):
+            enough = own.curves.epoch_top1 >= 0.99 * other.curves.epoch_top1[-1]
+            expected.append(float(own.curves.epoch[np.argmax(enough)]))
+        assert summary.figure("epochs_to_control").mean == pytest.approx(np.mean(expected))
+    assert results.methods[4].figure("epochs_to_control").mean < results.methods[0].figure("epochs_to_control").mean
+    slow = replace(control[0], curves=replace(control[0].curves, epoch_top1=0.5 * control[0].curves.epoch_top1))
+    assert math.isnan(epochs_to_control([slow], control[:1])[0])

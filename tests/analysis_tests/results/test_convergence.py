@@ -23,14 +23,14 @@ from tests.analysis_tests.conftest import TRAINING as QUICK
 from tests.analysis_tests.conftest import Plan, make_study, make_trial
 from tests.analysis_tests.results.test_mlflow import track
 from trainables.records.parquet import read_record_file, record_files, write_records
-from trainables.records.types import Candidate, TrialConfig, TrialRecord
+from trainables.records.types import Candidate, SplitId, TrialConfig, TrialRecord
 
 Make = Callable[..., Path]
 
 # With it, the learning rate has risen and fallen twice after 48 epochs.
 TRAINING = {**QUICK, "learning_rate": {"low": 3e-4, "high": 3e-3, "step_size_epochs": 12}}
 
-TRIAL = TrialConfig("paper", Candidate("control"), 0)
+TRIAL = TrialConfig("test", Candidate("control"), SplitId(0))
 
 
 def trial(
@@ -109,7 +109,7 @@ def falling(record: TrialRecord) -> TrialRecord:
 
 
 def test_a_method_that_has_not_converged_is_named_first_and_not_decided(study_of: Make) -> None:
-    directory = collapsed(study_of(methods=("control", "e_mixup", "e_stitchup")), "e_mixup")
+    directory = collapsed(study_of(methods=("control", "e_mixup", "e_stitchup"), alphas=(0.3,)), "e_mixup")
     files, results = write_report(directory), load_study(directory)
     assert list(results.not_converged) == ["e_mixup"]
     said = str(results.not_converged["e_mixup"])
@@ -133,13 +133,15 @@ def test_a_method_that_has_not_converged_is_named_first_and_not_decided(study_of
 
 
 def test_without_a_converged_control_nothing_is_decided(study_of: Make, tmp_path: Path) -> None:
-    directory = collapsed(study_of(), "control")
+    directory = collapsed(study_of(alphas=(0.3,)), "control")
     files = write_report(directory)
     found = json.loads(files.json.read_text(encoding="utf-8"))["methods"][1]
     assert found["not_converged"] == []
     assert {one["decision"] for one in found["against_control"].values()} == {"not converged"}
     assert "e_mixup and control, as control has not converged: " in files.findings[0]
-    other = make_study(tmp_path / "other", Plan(methods=("control", "e_mixup"), n_items=300, n_classes=8))
+    other = make_study(
+        tmp_path / "other", Plan(methods=("control", "e_mixup"), n_items=300, n_classes=8, alphas=(0.3,))
+    )
     comparison = compare([str(other), str(directory)])
     assert {(c.method, str(c.decision) == "not converged") for c in comparison.contrasts} == {
         ("control", True),
@@ -150,16 +152,16 @@ def test_without_a_converged_control_nothing_is_decided(study_of: Make, tmp_path
 
 
 def test_what_has_not_converged_is_not_the_best(study_of: Make) -> None:
-    directory = study_of(methods=("control", "e_mixup", "e_stitchup"))
-    best = [row.method for row in table_rows(load_study(directory)) if row.best]
+    directory = study_of(methods=("control", "e_mixup", "e_stitchup"), alphas=(0.3,))
+    best = [row["method"] for row in table_rows(load_study(directory)) if row["best"]]
     assert best == ["e_stitchup"]
     assert find_trial(directory, None, None).config.candidate.method == "e_stitchup"
     collapsed(directory, "e_stitchup", falling)
-    assert [row.method for row in table_rows(load_study(directory)) if row.best] == ["e_mixup"]
+    assert [row["method"] for row in table_rows(load_study(directory)) if row["best"]] == ["e_mixup"]
     assert find_trial(directory, None, None).config.candidate.method == "e_mixup"
     for method in ("control", "e_mixup"):
         collapsed(directory, method, falling)
-    assert not any(row.best for row in table_rows(load_study(directory)))
+    assert not any(row["best"] for row in table_rows(load_study(directory)))
     assert find_trial(directory, None, None).config.candidate.method == "e_stitchup"
     assert "e_mixup and control, as neither has converged: " in write_report(directory).findings[0]
 

@@ -16,7 +16,7 @@ from analysis.report.write import write_report
 from analysis.results.load import ReportError, each_with_items, load_study
 from trainables.records.description import DescriptionError, read_description, write_description
 from trainables.records.parquet import read_records, write_records
-from trainables.records.types import Candidate
+from trainables.records.types import Candidate, SplitId
 
 Make = Callable[..., Path]
 
@@ -32,7 +32,7 @@ def test_every_trial_is_read_with_its_coordinates_and_figures(whole_study: Path)
     results = load_study(whole_study)
     assert len(results.records) == (1 + 4 * 2) * 3
     assert results.description.methods[0] == "control"
-    assert results.description.splits == {"paper": (0, 1, 2)}
+    assert results.description.splits == {"test": tuple(map(SplitId, range(3)))}
     assert results.description.data.notes == ("The image encoder is untrained.",)
     table = results.table()
     assert len(table) == 27
@@ -41,7 +41,7 @@ def test_every_trial_is_read_with_its_coordinates_and_figures(whole_study: Path)
     (record,) = (
         record
         for record in results.records
-        if str(record.config.candidate) == "e_mixup(alpha=0.4)" and record.config.split == 1
+        if str(record.config.candidate) == "e_mixup(alpha=0.4)" and record.config.split.seed == 1
     )
     assert row.auc_weighted == record.metrics["auc_weighted"]
     assert math.isnan(table[table.method == "control"].alpha.iloc[0])
@@ -80,7 +80,7 @@ def test_a_description_is_read_as_it_was_written(study_of: Make, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format=9), "format must be 2, got 9"),
+        (lambda d: d.update(format=9), "format must be 3, got 9"),
         (lambda d: d.pop("objective"), "`objective`: Field required"),
         (lambda d: d["data"].update(n_items="many"), r"`data\.n_items`: Input should be a valid integer"),
         (
@@ -88,8 +88,8 @@ def test_a_description_is_read_as_it_was_written(study_of: Make, tmp_path: Path)
             "proposed.0.alpha`",
         ),
         (lambda d: d["digests"].pop("settings"), "digests must be of settings and embeddings, got embeddings"),
-        (lambda d: d.update(protocol="other"), "one of paper, nested, got 'other'"),
-        (lambda d: d.update(splits={"confirm": [0]}), "must be given for paper, got confirm"),
+        (lambda d: d.update(selection="other"), "one of nested, reported, got 'other'"),
+        (lambda d: d.update(splits={"search": [[0, 0]]}), "must be given for test, got search"),
         (lambda d: d.update(methods=[]), "methods is empty"),
         (lambda d: d["n_candidates"].pop("control"), "n_candidates is missing control"),
     ],
@@ -116,8 +116,8 @@ def test_a_damaged_description(study_of: Make) -> None:
 
 
 def test_trials_outside_the_plan_are_counted_and_left_out(study_of: Make) -> None:
-    directory = study_of(splits={"paper": [0, 1, 2]})
-    rewrite(directory, lambda description: description["splits"].update(paper=[0, 1]))
+    directory = study_of(n_splits=3)
+    rewrite(directory, lambda description: description["splits"].update(test=[[0, None], [1, None]]))
     results = load_study(directory)
     assert len(results.records) == 6
     assert results.n_unplanned == 3
@@ -132,7 +132,7 @@ def test_trials_of_another_study_are_left_out_and_named(study_of: Make, tmp_path
     results = load_study(directory)
     assert len(results.records) == 3
     (problem,) = results.excluded
-    assert re.match(r"Excluded: .*paper-control-old=1.*\.parquet, made with other settings than the study has", problem)
+    assert re.match(r"Excluded: .*test-control-old=1.*\.parquet, made with other settings than the study has", problem)
     assert "Two studies share this directory" in write_report(directory).html.read_text(encoding="utf-8")
 
 

@@ -21,6 +21,7 @@ from study.state.results import outcome
 from study.tracking.mlflow import StudyFacts, Tracker
 from trainables.records.failures import FAILED, STOPPED, Stop, write_stop
 from trainables.records.parquet import read_records
+from trainables.records.types import SplitId
 
 Make = Callable[..., Path]
 
@@ -97,14 +98,23 @@ def test_a_server_is_enough(study_of: Make, server: str, tmp_path: Path) -> None
     assert (tmp_path / "page" / "report.html") == write_server_report(study, tmp_path / "page").html
 
 
+def test_a_server_knows_what_each_split_chose(study_of: Make, tmp_path: Path) -> None:
+    directory = study_of(selection="nested", n_inner=2)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    track(directory, uri)
+    found, expected = load_runs(uri, "synthetic"), load_study(directory)
+    assert found.choices == expected.choices
+    assert terminal_table(found) == terminal_table(expected)
+
+
 def test_a_candidate_that_the_search_gave_up_is_not_missing(study_of: Make, tmp_path: Path) -> None:
-    directory = study_of(skip=lambda c: (dict(c.candidate.params).get("alpha"), c.split) == (0.4, 2))
+    directory = study_of(skip=lambda c: (dict(c.candidate.params).get("alpha"), c.split.seed) == (0.4, 2))
     candidates = {record.config.candidate for record in read_records(directory / "records")}
     for candidate in candidates:
         if dict(candidate.params).get("alpha") == 0.4:
             write_stop(
                 directory / "records",
-                Stop("paper", candidate, (2,), "racing", "auc_weighted", 0.81, 10, 40),
+                Stop("test", candidate, (SplitId(2),), "racing", "auc_weighted", 0.81, 10, 40),
                 "aa11",
                 {},
             )
@@ -116,7 +126,7 @@ def test_a_candidate_that_the_search_gave_up_is_not_missing(study_of: Make, tmp_
 
 
 def test_two_studies_of_one_name_are_told_apart(study_of: Make, tmp_path: Path) -> None:
-    directory = study_of(methods=("control",), splits={"paper": [0]})
+    directory = study_of(methods=("control",), n_splits=1)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for digest in ("aa11", "cc33"):
         track(directory, uri, digest)
@@ -139,7 +149,7 @@ def test_what_a_server_lacks_is_named(database: str, tmp_path: Path) -> None:
 
 def test_a_database_that_was_moved_is_read_from_its_new_place(study_of: Make, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    directory = study_of(methods=("control",), splits={"paper": [0]})
+    directory = study_of(methods=("control",), n_splits=1)
     track(directory, f"sqlite:///{tmp_path}/a/mlflow.db")
     (tmp_path / "a").rename(tmp_path / "b")
     assert len(load_runs(f"sqlite:///{tmp_path}/b/mlflow.db", "synthetic").records) == 1
@@ -148,7 +158,7 @@ def test_a_database_that_was_moved_is_read_from_its_new_place(study_of: Make, tm
 
 def test_a_study_run_without_its_description(study_of: Make, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    directory = study_of(methods=("control",), splits={"paper": [0]})
+    directory = study_of(methods=("control",), n_splits=1)
     track(directory, uri)
     (written,) = tmp_path.glob("mlartifacts/*/artifacts/study.json")
     written.unlink()

@@ -47,8 +47,8 @@ def test_studies_of_the_same_splits_are_paired(tmp_path: Path) -> None:
     assert [(c.method, c.figure, c.n_splits) for c in found.contrasts] == [
         ("control", "auc_weighted", 3),
         ("e_mixup", "auc_weighted", 3),
-        ("control", "accuracy", 3),
-        ("e_mixup", "accuracy", 3),
+        ("control", "top1", 3),
+        ("e_mixup", "top1", 3),
     ]
     # Control is the same in both to the last bit: no difference, and no doubt of it.
     assert found.contrasts[0].interval.estimate == 0.0
@@ -64,7 +64,7 @@ def test_objectives_are_families_of_their_own(tmp_path: Path) -> None:
     plan = dataclasses.replace(SMALL, methods=names)
     found = compare([study(tmp_path, "one", plan), study(tmp_path, "two", dataclasses.replace(plan, n_items=350))])
     for objective in ("supervised", "contrastive"):
-        own = [c for c in found.contrasts if objective_of(c.method) == objective and c.figure == "accuracy"]
+        own = [c for c in found.contrasts if objective_of(c.method) == objective and c.figure == "top1"]
         assert len(own) == 2
         for seen in (contrast.interval for contrast in own):  # two in a family, whatever the other objective has
             level = 2 * stats.t.sf((seen.high - seen.estimate) / seen.standard_error, seen.freedom)
@@ -72,7 +72,7 @@ def test_objectives_are_families_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_split_more_does_not_unpair_the_others(tmp_path: Path) -> None:
-    more = dataclasses.replace(SMALL, splits={"paper": [0, 1, 2, 3]})
+    more = dataclasses.replace(SMALL, n_splits=4)
     found = compare([study(tmp_path, "one"), study(tmp_path, "two", more)])
     assert {contrast.basis for contrast in found.contrasts} == {"paired on 3 of 4 splits"}
 
@@ -80,7 +80,7 @@ def test_a_split_more_does_not_unpair_the_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("plan", "why"),
     [
-        (dataclasses.replace(SMALL, splits={"paper": [7, 8, 9]}), "unpaired: no split is shared"),
+        (dataclasses.replace(SMALL, first_split=7), "unpaired: no split is shared"),
         (dataclasses.replace(SMALL, n_items=280), "unpaired: the items differ"),
     ],
 )
@@ -141,10 +141,21 @@ def test_a_study_on_a_server_is_compared_over_splits_alone(tmp_path: Path) -> No
 
 
 def test_one_split_has_no_interval(tmp_path: Path) -> None:
-    plan = dataclasses.replace(SMALL, splits={"paper": [0]})
+    plan = dataclasses.replace(SMALL, n_splits=1)
     found = compare([study(tmp_path, "one", plan), study(tmp_path, "two", plan)])
     assert comparison_table(found).rows[0][-3:-1] == ("–", "–")
     assert "<figure" not in write_comparison(found, tmp_path / "out").html.read_text(encoding="utf-8")
+
+
+def test_what_was_chosen_by_reported_figures_has_no_interval(tmp_path: Path) -> None:
+    several = dataclasses.replace(SMALL, alphas=(0.2, 0.4))
+    found = compare([study(tmp_path, "one"), study(tmp_path, "two", several)])
+    assert {contrast.interval.ends for contrast in found.contrasts} == {""}
+    assert {contrast.decision for contrast in found.contrasts} == {Decision.UNDECIDED}
+    assert found.contrasts[0].interval.estimate == 0.0
+    page = write_comparison(found, tmp_path / "out").html.read_text(encoding="utf-8")
+    assert "These numbers are optimistic" in page
+    assert "unpaired" not in page
 
 
 def test_one_study_is_no_comparison(tmp_path: Path) -> None:

@@ -16,19 +16,25 @@ from analysis.figures.items import forest_figures, item_figures
 from analysis.figures.search import search_figures
 from analysis.report.export import results_json
 from analysis.report.page import render
+from analysis.report.text import sampling_note
 from analysis.report.write import ReportFiles, write_report
 from analysis.results.controls import uncompared
 from analysis.results.load import ReportError, each_with_items, load_study
 from analysis.statistics.decisions import (
+    MAIN_FIGURES,
     REGIONS,
     Difference,
     MethodEvidence,
     Sampling,
+    asked_pairs,
+    compare_pairs,
     figure_matrix,
     regions,
+    sampling_of,
     sentence,
     weigh,
 )
+from analysis.statistics.decisions import tested_items as items_tested
 from analysis.statistics.intervals import Decision, Interval
 from analysis.statistics.simultaneous import simultaneous
 from analysis.statistics.variance import variance
@@ -90,7 +96,8 @@ def test_differences_are_paired_by_split_and_item_and_hold_together(
 
 def test_the_objective_alone_is_confirmatory(evidence: dict[str, MethodEvidence]) -> None:
     differences = evidence["e_mixup"].differences
-    assert set(differences) == set(REGIONS)
+    unknown = {name for name in REGIONS if name.endswith(("_chosen", "_scaled", "_gen", "_hidden", "_input"))}
+    assert set(differences) == set(REGIONS) - unknown, "what the trials have no values of is left out"
     assert [figure for figure, one in differences.items() if one.confirmatory] == ["auc_weighted"]
 
 
@@ -180,23 +187,24 @@ def test_sentences(decision: Decision, low: float, further: tuple[int, int | Non
     assert words in sentence(difference, "m", "weighted AUC", ["m"])
 
 
-def test_results_json_holds_what_its_documentation_says(whole_study: Path, whole_report: ReportFiles) -> None:
-    found: dict[str, Any] = json.loads(whole_report.json.read_text(encoding="utf-8"))
-    assert found["format"] == 2
-    assert set(found) == {"format", "study", "missing", "importances", "methods", "layers", "candidates"}
-    table = load_study(whole_study).table()
+def test_results_json_holds_what_its_documentation_says(nested_study: Path, nested_report: ReportFiles) -> None:
+    found: dict[str, Any] = json.loads(nested_report.json.read_text(encoding="utf-8"))
+    assert found["format"] == 3
+    assert set(found) == {"format", "study", "missing", "importances", "methods", "pairs", "layers", "candidates"}
+    assert found["study"]["splits"]["search"] == ["0/0", "0/1", "1/0", "1/1", "2/0", "2/1"]
+    table = load_study(nested_study).table()
     method = found["methods"][1]
-    own = table[(table.method == "e_mixup") & (table.alpha == method["hyperparameters"]["alpha"])]
+    own = table[(table.method == "e_mixup") & (table.phase == "test")]
     assert method["figures"]["accuracy"]["mean"] == pytest.approx(own.accuracy.mean())
     difference = method["against_control"]["auc_weighted"]
     assert set(difference) == {"reference", "interval", "region", "decision", "further_splits", "confirmatory"}
     assert difference["interval"]["low"] < difference["interval"]["estimate"] < difference["interval"]["high"]
-    assert len(found["candidates"]) == 9
-    assert len(whole_report.findings) == 4
+    assert len([one for one in found["candidates"] if one["phase"] == "search"]) == 9
+    assert len(nested_report.findings) == 4
 
 
 def test_json_has_null_for_what_is_not_defined(study_of: Make) -> None:
-    directory = study_of(n_rare=0, splits={"paper": [0]})
+    directory = study_of(n_rare=0, n_splits=1)
     results = load_study(directory)
     found = json.loads(results_json(results, weighed(read(directory))))
     assert found["methods"][0]["figures"]["accuracy_none"]["mean"] is None
@@ -223,6 +231,63 @@ def test_class_gains_are_the_mean_over_classes(reported: dict[str, list[TrialRec
     assert all(np.diff(series.x).min() > 0 for series in figure.series)
 
 
+def test_pairs_hold_together_and_the_control_is_no_question(reported: dict[str, list[TrialRecord]]) -> None:
+    asked = asked_pairs(list(reported))
+    assert asked == [
+        ("e_stitchup", "e_mixup"),
+        ("soft_e_stitchup", "soft_e_mixup"),
+        ("soft_e_mixup", "e_mixup"),
+        ("soft_e_stitchup", "e_stitchup"),
+    ]
+    assert asked_pairs(["control", "soft_control", "e_mixup"]) == []
+    found = compare_pairs(reported, asked, "top1", 0.005, RANDOM, ["e_mixup"])
+    assert [(method, one.reference) for method, one in found] == asked
+    values = {method: figure_matrix(records, "top1", 500) for method, records in reported.items()}
+    tested = {method: items_tested(records, 500) for method, records in reported.items()}
+    parts = [RANDOM.variance_of(values[one] - values[other], tested[one]) for one, other in asked]
+    assert [one.interval for _, one in found] == [own.within(-1.0, 1.0) for own in simultaneous(parts)]
+    assert [one.decision is Decision.NOT_CONVERGED for _, one in found] == [True, False, True, False]
+    (alone,) = compare_pairs(reported, asked[:1], "top1", 0.005, RANDOM)
+    assert alone[1].interval.p_value < found[0][1].interval.p_value
+    assert compare_pairs(reported, [("e_mixup", "absent")], "top1", 0.005, RANDOM) == []
+
+
+def test_how_the_phases_of_a_design_sample_the_items(nested_study: Path) -> None:
+    description = load_study(nested_study).description
+    assert sampling_of(description).design is Design.RANDOM
+    assert sampling_of(description, "search").design is Design.FOLDS
+    official = dataclasses.replace(description, design=Design.OFFICIAL)
+    assert {sampling_of(official, phase) for phase in ("search", "test")} == {Sampling(Design.OFFICIAL)}
+    assert "the luck of the one training set is not in it" in " ".join(
+        sampling_note(dataclasses.replace(load_study(nested_study), description=official)).split()
+    )
+
+
+def test_what_inner_splits_chose_is_compared_too(nested_study: Path) -> None:
+    found = weighed(read(nested_study))["soft_e_stitchup"].differences
+    assert {"accuracy_chosen", "ece_known_scaled", "ood_auroc_joint_energy"} <= set(found)
+    assert "ood_auroc_gen" not in found
+    drawn = {figure.name for figure in forest_figures(weighed(read(nested_study)))}
+    assert drawn == {f"differences-{figure}" for figure in MAIN_FIGURES}
+
+
+def test_responses_of_splits_that_search_on_their_own(study_of: Make) -> None:
+    results = load_study(study_of(selection="nested", own_searches=True, alphas=(0.2, 0.4)))
+    figures = {figure.name: figure for figure in search_figures(results)}
+    series = {one.method: one for one in figures["response-alpha"].series}
+    own = results.scores["e_mixup"]
+    (control,) = results.scores["control"].values()
+    level = {split: np.mean([control[split], *(on[split] for on in own.values() if split in on)]) for split in control}
+    expected = sorted((dict(c.params)["alpha"], y - level[split]) for c, on in own.items() for split, y in on.items())
+    np.testing.assert_allclose(series["e_mixup"].points, expected)
+    assert series["e_mixup"].mean.size == 6
+    assert series["control"].mean[0] == pytest.approx(np.mean([control[split] - level[split] for split in level]))
+    assert figures["response-alpha"].y_label.endswith("minus the split’s mean")
+    assert figures["budget"].series[1].x[-1] == pytest.approx(
+        sum(r.duration_s for r in results.records if "e_mixup" in str(r.config) and r.config.phase == "search")
+    )
+
+
 def test_the_response_shows_every_split(whole_study: Path) -> None:
     results = load_study(whole_study)
     figures = {figure.name: figure for figure in search_figures(results)}
@@ -247,7 +312,9 @@ BOTH = ("control", "e_mixup", "e_stitchup", "contrastive_control", "contrastive_
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study of two objectives; not to be written to."""
-    return make_study(tmp_path_factory.mktemp("mixed"), Plan(methods=BOTH, n_items=300, n_classes=8))
+    return make_study(
+        tmp_path_factory.mktemp("mixed"), Plan(methods=BOTH, selection="nested", n_items=300, n_classes=8)
+    )
 
 
 def test_each_method_is_compared_with_the_control_of_its_objective(mixed: Path) -> None:

@@ -128,11 +128,27 @@ def test_text_and_images_into_a_store_that_is_then_left_alone(
     assert fresh.labels[7] == "scarf"
     assert fresh.digest != loaded.digest
     np.testing.assert_array_equal(fresh.matrix, loaded.matrix)
+    assert (fresh.groups, fresh.roles) == (None, None)
+
+    # So do groups and roles that are asked for later, and those that are no longer asked for.
+    for source in (replace(catalogue, group="brand", split="fold"), catalogue):
+        assert extract(source, {"title": text_config}, store)[0].n_inputs_encoded == 0
+        if source.group:
+            grouped = Store(store).load(["title", "photo"])
+    assert grouped.groups is not None
+    assert grouped.roles is not None
+    np.testing.assert_array_equal(grouped.groups, np.unique([str(i // 5) for i in range(60)], return_inverse=True)[1])
+    assert grouped.roles.tolist() == ["train"] * 25 + ["validation"] * 25 + ["test"] * 10
+    assert grouped.digest != fresh.digest
+    np.testing.assert_array_equal(grouped.matrix, loaded.matrix)
+    assert Store(store).load(["title", "photo"]).digest == fresh.digest
+    assert Store(store).verify() == []
 
 
 def test_unreadable_images_fail_by_name_or_are_skipped_in_place(
     catalogue: Source, tmp_path: Path, image_config: ImageEncoderConfig, file_list: FileList, encode: Encode
 ) -> None:
+    catalogue = replace(catalogue, group="brand", split="fold")
     folder = Path(catalogue.table).parent
     good = (folder / "images" / "5.png").read_bytes()
     (folder / "images" / "5.png").write_bytes(good[: len(good) // 2])
@@ -150,6 +166,10 @@ def test_unreadable_images_fail_by_name_or_are_skipped_in_place(
     loaded = Store(store).load(["photo"])
     assert loaded.ids.tolist() == [str(i) for i in range(60) if i not in (5, 41)]
     assert loaded.provenance["n_items_left_out"] == 2
+    rows = [int(i) for i in loaded.ids]
+    assert loaded.roles is not None
+    assert loaded.roles.tolist() == [["train", "validation", "test"][i // 25] for i in rows]
+    np.testing.assert_array_equal(loaded.groups, np.unique([str(i // 5) for i in rows], return_inverse=True)[1])
     assert (store / PHOTO / "skipped.csv").read_text().splitlines()[1].startswith("5,5,images/5.png,")
     assert Store(store).verify() == []
     with pytest.raises(StoreError, match=r"2 of .* were skipped"):

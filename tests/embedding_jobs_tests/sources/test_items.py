@@ -1,6 +1,7 @@
 """Sources: what is read, what is refused, and that one answer does not depend on the format."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -120,6 +121,87 @@ def test_missing_images_are_found_before_any_compute(tmp_path: Path) -> None:
     facts = check_source(source, allow_missing_images=True)
     (tmp_path / "a.jpg").write_bytes(b"xy")
     assert check_source(source, allow_missing_images=True) != facts, "a replaced image is another input"
+
+
+def grouped(path: Path, brands: Sequence[object], folds: Sequence[object]) -> Source:
+    """A table of two kinds in turn, of these groups and roles."""
+    rows: list[dict[str, object]] = [
+        {"sku": str(i), "kind": "ab"[i % 2], "brand": brand, "fold": fold}
+        for i, (brand, fold) in enumerate(zip(brands, folds, strict=True))
+    ]
+    return Source(write_table(path, rows), "sku", "kind", group="brand", split="fold")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_groups_and_roles_in_every_format_and_spelling(tmp_path: Path, suffix: str) -> None:
+    folds = ["Train", " TRAINING", "tr", "val", "dev", "Testing"]
+    source = grouped(tmp_path / f"t{suffix}", [30, 30, 4, 5, 5, 6], folds)
+    (batch,) = iter_items(source)
+    assert batch.metadata["group"] == ["30", "30", "4", "5", "5", "6"]
+    assert batch.metadata["split"] == ["train", "train", "train", "validation", "validation", "test"]
+    facts = check_source(source)
+    assert (facts.n_groups, facts.n_largest_group) == (4, 2)
+    assert facts.n_by_role == {"train": 3, "validation": 2, "test": 1}
+    plain = ["train", "train", "train", "validation", "valid", "test"]
+    assert check_source(grouped(tmp_path / "same.csv", ["30", "30", "4", "5", "5", "6"], plain)) == facts
+    for changed, (brands, roles) in {
+        "group": (["30", "30", "30", "5", "5", "6"], plain),
+        "split": (["30", "30", "4", "5", "5", "6"], [*plain[:3], "test", "test", "test"]),
+    }.items():
+        other = check_source(grouped(tmp_path / "other.csv", brands, roles)).metadata_digests
+        assert {key for key, digest in other.items() if digest != facts.metadata_digests[key]} == {changed}
+
+
+@pytest.mark.parametrize(
+    ("brands", "folds", "words"),
+    [
+        (
+            ["a", None, " ", "b"],
+            ["train", "train", "test", "test"],
+            r"`brand` must not be .* empty: rows 1, 2 \(the first",
+        ),
+        (
+            ["a", "b", "nan", "c"],
+            ["train", "train", "test", "test"],
+            r"`brand` must not be .* as text: row 2 \('nan'\)",
+        ),
+        (["a"] * 4, ["train"] * 4, r"`brand` must hold at least 2 groups, got 1: \['a'\]"),
+        (
+            list("abcd"),
+            ["train", "eval", "test", None],
+            r"^`fold` must say train \(or training, tr\), validation \(or valid, val, dev\), test \(or testing\), "
+            r"got rows 1 \('eval'\), 3 \(None\) \(the first is row 0\); correct these cells or remove the rows",
+        ),
+        (list("abcd"), [0, 1, 1, 2], r"^`fold` must say train .* got rows 0 \(0\), 1 \(1\)"),
+        (
+            list("abcd"),
+            ["train", "val", "val", "val"],
+            r"`fold` must have items for train and for test, got 1 for train, 3",
+        ),
+        (list("abcd"), ["test"] * 4, r"`fold` must have items for train and for test, got 4 for test; correct"),
+        (
+            list("abab"),
+            ["train", "test", "train", "validation"],
+            r"^`fold` must be the same for all items of a group, `brand`: "
+            r"row 3 \('b' is for validation, in row 1 for test\)",
+        ),
+    ],
+)
+def test_groups_and_roles_that_are_none(tmp_path: Path, brands: list[object], folds: list[object], words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        check_source(grouped(tmp_path / "t.jsonl", brands, folds))
+
+
+def test_columns_of_groups_and_roles_are_looked_for(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "t.parquet", [{**row, "group": "x"} for row in ROWS])
+    with pytest.raises(SourceError) as caught:
+        check_source(Source(table, "sku", "kind", ("group",), group="brand", split="fold"))
+    for words in (
+        "group column `brand` is missing",
+        "split column `fold` is missing",
+        "column `group` must not be called",
+    ):
+        assert words in str(caught.value)
 
 
 ONE_OF_EACH = [1, "1", True, 1.0, "x"]

@@ -25,6 +25,7 @@ from study.config.load import load_spec
 from study.errors import ModelError, RunError
 from study.labelling.items import unlabelled_source
 from study.model.classifier import load_classifier
+from study.model.conformal import ConformalLimits
 from study.model.export import train_best, write_model
 from study.model.retrain import find_trial, open_study
 from study.model.verify import verify_cell
@@ -34,7 +35,7 @@ from trainables.packs.pack import PackContext
 from trainables.records.description import DescriptionError, read_description
 from trainables.records.failures import Failure, write_failure
 from trainables.records.parquet import read_record_file, record_files, write_records
-from trainables.records.types import Candidate
+from trainables.records.types import Candidate, SplitId
 from trainables.training.protocol import TrainingError
 
 
@@ -49,7 +50,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 def test_a_cell_is_verified(finished: Path, cell: str) -> None:
     done = CliRunner().invoke(study, ["verify", cell, "--split", "1", "-c", str(finished)])
     assert done.exit_code == 0, done.output
-    assert "on paper split 1 agrees, to the bit: 0 of 144 items are judged differently" in " ".join(done.output.split())
+    assert "on test split 1 agrees, to the bit: 0 of 144 items are judged differently" in " ".join(done.output.split())
 
 
 def test_a_cell_is_trained_on_what_the_study_file_gives(finished: Path) -> None:
@@ -76,7 +77,7 @@ def test_a_cell_that_is_not_what_was_recorded_is_found_out(copy: Path) -> None:
         records = read_record_file(path, with_items=True)
         wrong = [dataclasses.replace(one, metrics={**one.metrics, "accuracy": 0.123}) for one in records]
         write_records(copy / "records", wrong)
-    found = verify_cell(copy, "control", 0)
+    found = verify_cell(copy, "control", SplitId(0))
     assert not found.agrees
     assert [figure.name for figure in found.figures if figure.agrees is False] == ["accuracy"]
 
@@ -97,7 +98,7 @@ def test_a_record_of_other_versions_need_not_be_equal_to_the_bit(copy: Path) -> 
             for one in records
         ],
     )
-    found = verify_cell(copy, "control", 0)
+    found = verify_cell(copy, "control", SplitId(0))
     assert {name: before for name, (before, _) in found.other_versions.items()} == others
     assert found.agrees
     assert not found.equal
@@ -114,7 +115,7 @@ def test_a_cell_must_be_one(finished: Path, copy: Path) -> None:
     with pytest.raises(RunError, match=r"got 'e_mixup\(alpha=9\)': use one of control, e_mixup\(alpha=0.2\)"):
         find_trial(root, "e_mixup(alpha=9)", None)
     with pytest.raises(RunError, match=r"recorded split of control \(0, 1\), got 7"):
-        find_trial(root, "control", 7)
+        find_trial(root, "control", SplitId(7))
     description = json.loads((copy / "study.json").read_text())
     description["digests"]["embeddings"] = "other"
     (copy / "study.json").write_text(json.dumps(description))
@@ -124,7 +125,9 @@ def test_a_cell_must_be_one(finished: Path, copy: Path) -> None:
 
 def test_the_exported_model_says_what_the_trial_said(finished: Path, tmp_path: Path) -> None:
     root = finished.parent / "out"
-    done = CliRunner().invoke(study, ["export", "e_mixup", "-c", str(finished), "-o", str(tmp_path / "model")])
+    done = CliRunner().invoke(
+        study, ["export", "e_mixup", "--split", "0", "-c", str(finished), "-o", str(tmp_path / "model")]
+    )
     assert done.exit_code == 0, done.output
     short = "Not converged: e_mixup(alpha="  # six epochs, while the learning rate rises for twelve
     assert done.output.startswith(short)
@@ -177,10 +180,15 @@ def test_the_exported_model_needs_no_torch(finished: Path, tmp_path: Path) -> No
     assert done.stdout.strip().endswith("False")
 
 
-def test_a_model_of_all_items_knows_every_class(finished: Path) -> None:
-    trained = train_best(finished.parent / "out", "control", all_items=True)
+def test_without_inner_splits_nothing_is_held_out(finished: Path) -> None:
+    said: list[str] = []
+    trained = train_best(finished.parent / "out", "control", say=said.append)
     assert len(trained.classifier.classes) == 15
-    assert trained.summary == "control, trained on all 240 items"
+    assert trained.summary == (
+        "control, trained on all 240 items; nothing was held out to choose it, and the threshold is the fixed one"
+    )
+    assert (said, trained.classifier.temperature) == ([], 1.0)
+    assert trained.classifier.threshold == pytest.approx(0.6, abs=1e-15)
 
 
 def test_a_changed_file_is_refused_and_a_longer_one_is_announced(finished: Path, tmp_path: Path) -> None:
@@ -194,16 +202,17 @@ def test_a_changed_file_is_refused_and_a_longer_one_is_announced(finished: Path,
 
     def counted(path: str) -> tuple[list[str], bool]:
         said = CliRunner().invoke(study, ["status", "-c", path]).output
-        rows = [re.sub(" +", " ", line).strip() for line in said.splitlines() if line.startswith("paper")]
+        rows = [re.sub(" +", " ", line).strip() for line in said.splitlines() if line.startswith("test")]
         return rows, "counts are of its present plan" in said
 
-    assert counted(written()) == (["paper control 2 2 0 0 0", "paper e_mixup 4 4 0 0 0"], False)
+    assert counted(written()) == (["test control 2 2 0 0 0", "test e_mixup 4 4 0 0 0"], False)
     longer = written(splits={**raw["splits"], "n_splits": 3})
-    assert counted(longer) == (["paper control 3 2 0 0 1", "paper e_mixup 6 4 0 0 2"], True)
-    other = written(search={"methods": {"control": {}, "e_mixup": {"alpha": [0.2, 0.3]}}})
-    assert counted(other) == (["paper control 2 2 0 0 0", "paper e_mixup 4 2 0 0 2"], True)
+    assert counted(longer) == (["test control 3 2 0 0 1", "test e_mixup 6 4 0 0 2"], True)
+    methods = {"control": {}, "e_mixup": {"alpha": [0.2, 0.3]}}
+    other = written(search={**raw["search"], "methods": methods})
+    assert counted(other) == (["test control 2 2 0 0 0", "test e_mixup 4 2 0 0 2"], True)
     moved = written(data={**raw["data"], "table": "elsewhere.csv"})
-    assert counted(moved)[0] == ["paper control 2 2 0 0 0", "paper e_mixup 4 4 0 0 0"], "it needs no table"
+    assert counted(moved)[0] == ["test control 2 2 0 0 0", "test e_mixup 4 4 0 0 0"], "it needs no table"
     changed = written(training={**raw["training"], "dropout": 0.7})
     assert "training.dropout: " in CliRunner().invoke(study, ["status", "-c", changed]).output
     for command in ("check", "run"):
@@ -275,7 +284,7 @@ def test_what_other_settings_have_left_is_refused_before_anything_changes(
 ) -> None:
     shutil.copy(finished.parent / "table.csv", copy.parent)
     before = read_description(copy)
-    control = min((copy / "records").glob("paper-control-*"))
+    control = min((copy / "records").glob("test-control-*"))
     own = read_record_file(control, with_items=True)
     write_records(control.parent, [dataclasses.replace(one, provenance={"digest_settings": "other"}) for one in own])
     (copy.parent / "study.yaml").write_text(yaml.safe_dump(settings(training={"standardize": True})))
@@ -283,7 +292,7 @@ def test_what_other_settings_have_left_is_refused_before_anything_changes(
     assert (code, f"{control.name} is not of this study: it was made with other" in said) == (2, True), said
     for path in (copy / "records").glob("*.parquet"):
         path.unlink()
-    failed = Failure("paper", Candidate.of("control", {}), (0, 1), "cause", "traceback", 1, 1.0)
+    failed = Failure("test", Candidate.of("control", {}), (SplitId(0), SplitId(1)), "cause", "traceback", 1, 1.0)
     write_failure(copy / "records", failed, before.digests["settings"], before.method_code)
     path = copy.parent / "study.yaml"
     path.write_text(yaml.safe_dump(settings(training={"epochs": 7})))
@@ -292,7 +301,7 @@ def test_what_other_settings_have_left_is_refused_before_anything_changes(
     for line in ("check", "run --quiet"):
         code, _, said = command(*line.split(), "-c", str(path))
         assert (code, bytes_below(copy) == held) == (2, True), (line, said)
-        assert re.search(r"paper-control-\w+\.json is not of this study: .*`study retry`", said), said
+        assert re.search(r"test-control-\w+\.json is not of this study: .*`study retry`", said), said
 
 
 def test_a_table_that_lacks_the_studys_columns(finished: Path, tmp_path: Path) -> None:
@@ -361,11 +370,14 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_encoded(
     assert "must be (768,) and nowhere 0" in refused("scale", scale=trained.scale[:5])
     assert "not finite numbers" in refused("nan", shift=trained.shift * np.float32("nan"))
     assert "layer 0 cannot be residual" in refused("residual", residual=(0,))
-    assert "the threshold must be from 0 to 1, got 7" in refused("threshold", threshold=7)
+    assert "the temperature must be above 0, got 0" in refused("temperature", temperature=0)
+    unsorted = ConformalLimits(np.array([2, 1], np.float32), np.array([1, 2], np.float32))
+    assert "calibration items must be finite and sorted" in refused("sets", error_rate=0.1, conformal=unsorted)
+    assert "error rate must be above 0 and below 1, got 2" in refused("rate", error_rate=2, conformal=unsorted)
     for name, text, words in (
         ("deep", "[" * 100_000, "nested too deeply"),
-        ("list", "[]", "of format 2, got list"),
-        ("shape", '{"format": 2, "classes": 3}', "`classes` in classifier.json"),
+        ("list", "[]", "of format 3, got list"),
+        ("shape", '{"format": 3, "classes": 3}', "`classes` in classifier.json"),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "classifier.json").write_text(text)

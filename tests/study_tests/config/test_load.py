@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
@@ -13,16 +13,18 @@ import pandas as pd
 import pytest
 import yaml
 
+from embedding_jobs.sources.items import check_source
 from study.config.load import check_spec, load_spec
 from study.config.schema import Metric
-from study.config.table_rules import training_in_words
+from study.config.table_rules import metadata_in_words, n_train_planned, training_in_words
 from study.errors import SpecError
 from study.search.space import n_candidates
 from tests.study_tests.conftest import MakeStudy
 from trainables.records.failures import EVALUATED
-from trainables.records.types import Curves
+from trainables.records.figures import ITEM_FIGURES
+from trainables.records.types import Curves, Design
 
-PRESETS = ["paper", "nested", "demo", "deep_augmentation"]
+PRESETS = ["paper", "nested", "cross_validation", "official", "demo", "deep_augmentation"]
 
 
 def problems(path: Path) -> list[str]:
@@ -31,11 +33,20 @@ def problems(path: Path) -> list[str]:
     return caught.value.problems
 
 
-def test_every_objective_is_evaluated_during_a_training_and_recorded() -> None:
+def test_every_objective_is_a_figure_and_asha_takes_those_that_a_training_evaluates(make_study: MakeStudy) -> None:
     curves = {field.name for field in fields(Curves)}
     for metric in get_args(Metric):
-        assert metric in EVALUATED
-        assert f"epoch_{metric}" in curves
+        assert metric in ITEM_FIGURES or metric == "nll"
+        path = make_study(
+            search={"selection": "nested", "pruning": {"asha": {"grace_epochs": 3}}}, objective={"metric": metric}
+        )
+        if metric in EVALUATED:
+            assert f"epoch_{metric}" in curves
+            load_spec(path)
+        else:
+            (found,) = problems(path)
+            assert re.match(r"`objective.metric` must be one of auc_weighted, .*`search.pruning.asha`", found)
+            assert found.endswith(f"got {metric}")
 
 
 def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) -> None:
@@ -57,6 +68,18 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         ("data", {"text": []}, r"`data.text` and `data.image` are both empty"),
         ("data", {"text": "title"}, r"`data.text` must be a list, such as \[a, b\], got 'title'"),
         ("data", {"text": ["kind"]}, r"uses the column `kind` twice"),
+        ("data", {"group": "knid"}, r"`data.group` names the column `knid`, which .* \(did you mean `kind`\?\)"),
+        (
+            "data",
+            {"split": "fold"},
+            r"`data.split` names the column `fold`, which .* columns are id, title, kind|and only there, got 'fold'",
+        ),
+        ("data", {"group": "kind"}, r"`data.group` names the column `kind`, as `data.label` does; name a column whose"),
+        (
+            "data",
+            {"split": "title"},
+            r"uses the column `title` twice; each of id, label, text, image and split|and only there, got 'title'",
+        ),
         ("data", {"text": ["title"], "image": "kind2"}, r"`encoders.image` is missing|the column `kind2`"),
         ("encoders", {"image": {"model": "resnet18", "pretrained": False}}, r"`encoders.image` has nothing to encode"),
         (
@@ -66,11 +89,15 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         ),
         ("encoders", {"text": {"model": "./no_such_folder"}}, r"no_such_folder, which does not exist"),
         ("splits", {"train_fraction": 1.5}, r"`splits.train_fraction` must be below 1, got 1.5"),
-        ("splits", {"train_fraction": 0.05}, r"`training.batch_size` must not exceed .* 12 = 0.05 of 240 rows, got 32"),
+        (
+            "splits",
+            {"train_fraction": 0.05},
+            r"`training.batch_size` must not exceed .* split 0 has 12 of 240 rows, got 32",
+        ),
         (
             "training",
             {"batch_size": 92, "early_stopping": {"fraction": 0.1}},
-            r"items: 86 = 0.4 of 240 rows, less the 0.1",
+            r"has 86 of 240 rows, less the 0.1",
         ),
         (
             "splits",
@@ -82,21 +109,35 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         (
             "search",
             {"pruning": {"asha": {"grace_epochs": 6}}},
-            r"grace_epochs` must be below the 6 epochs of a training, .*got 6|phase of the protocol nested",
+            r"grace_epochs` must be below the 6 epochs of a training, .*got 6|needs inner splits",
         ),
         ("objective", {"equivalence": {"accuracy": 0}}, r"`objective.equivalence.accuracy` must be above 0, got 0"),
         (
             "splits",
-            {"protocol": "nested"},
-            r"`splits.train_fraction` must be at most 0.33 with the protocol nested, .*got 0.4",
+            {"design": "reverse_folds", "train_fraction": 0.6},
+            r"`splits.train_fraction` must be at most 0.5 with the design reverse_folds, .*, got 0.6; the design folds",
+        ),
+        (
+            "splits",
+            {"design": "folds"},
+            r"`splits.train_fraction` must be at least 0.5 with the design folds, .*0.8 for 5 folds\), got 0.4",
+        ),
+        (
+            "splits",
+            {"design": "official"},
+            r"`data.split` must name the column .* where `splits.design` is official, and only there, got None and the",
         ),
         (
             "search",
             {"pruning": {"asha": {"grace_epochs": 3}}},
-            r"`search.pruning` works on the search phase of the protocol nested",
+            r"`search.pruning` needs inner splits, since `search.selection` reported .*`search.selection` to nested",
         ),
+        ("search", {"selection": "papr"}, r"`search.selection` must be 'nested' or 'reported', got 'papr'"),
+        ("search", {"n_inner_splits": 0}, r"`search.n_inner_splits` must be at least 1, got 0"),
+        ("search", {"inner_unknown_fraction": 1}, r"`search.inner_unknown_fraction` must be below 1, got 1"),
+        ("splits", {"protocol": "nested"}, r"`splits.protocol` is not a key; the keys there are design, train_fract"),
+        ("splits", {"design": "fold"}, r"`splits.design` must be 'reverse_folds', 'random', 'folds' or 'official'"),
         ("search", {"pruning": {"ahsa": {}}}, r"`search.pruning.ahsa` is not a key \(did you mean `asha`\?\)"),
-        ("splits", {"protocol": "papr"}, r"`splits.protocol` must be 'paper' or 'nested', got 'papr'"),
         ("training", {"batch_size": 31}, r"`training.batch_size` must be even.*got 31"),
         ("training", {"epochs": "many"}, r"`training.epochs` must be a whole number, got 'many'"),
         ("training", {"dropout": "x"}, r"`training.dropout` must be a number, got 'x'"),
@@ -187,14 +228,17 @@ def test_hidden_layers_must_be_there_to_be_trained_or_targeted(make_study: MakeS
 def test_pruning_must_have_something_to_spare(make_study: MakeStudy) -> None:
     found = problems(
         make_study(
-            splits={"protocol": "nested", "train_fraction": 0.2, "n_search_splits": 3},
-            search={"pruning": {"asha": {"grace_epochs": 3}, "racing": {"splits_at_once": 3}}},
+            search={
+                "selection": "nested",
+                "n_inner_splits": 3,
+                "pruning": {"asha": {"grace_epochs": 3}, "racing": {"splits_at_once": 3}},
+            },
             resources={"lanes_per_pack": 2},
         )
     )
     assert len(found) == 2
     assert "which `resources.lanes_per_pack` (2) separates" in found[0]
-    assert "must be below `splits.n_search_splits` (3), or no split is saved, got 3" in found[1]
+    assert "must be below `search.n_inner_splits` (3), or no inner split is saved, got 3" in found[1]
 
 
 def test_all_problems_come_at_once(make_study: MakeStudy) -> None:
@@ -407,6 +451,7 @@ def test_presets_are_sound(preset: str, tmp_path: Path, monkeypatch: pytest.Monk
     frame = pd.DataFrame({name: ["x"] * 4000 for name in ("title", "description", "image")})
     frame.insert(0, "id", range(4000))
     frame["category"] = "a"
+    frame["split"] = ["train", "test"] * 2000
     frame.to_parquet(table) if table.suffix == ".parquet" else frame.to_csv(table, index=False)
     spec = check_spec(raw, tmp_path / "study.yaml")
     assert spec.preset == preset
@@ -415,7 +460,19 @@ def test_presets_are_sound(preset: str, tmp_path: Path, monkeypatch: pytest.Monk
         assert list(spec.search.methods) == [*supervised, *(f"contrastive_{name}" for name in supervised)]
         # At the input a stop-gradient changes nothing: 2 x 6 combinations are 11 candidates.
         assert [n_candidates(spec.search, name) for name in supervised] == [1, 1, 1, 11, 11]
+        assert spec.search.selection == "reported"
     else:
+        design, selection, n_splits, n_trained = {
+            "paper": (Design.RANDOM, ("test",), 5, [400]),
+            "nested": (Design.REVERSE_FOLDS, ("search", "test"), 5, [320, 400]),
+            "demo": (spec.splits.design, spec.phases, spec.splits.n_splits, None),
+            "cross_validation": (Design.FOLDS, ("search", "test"), 5, [2560, 3200]),
+            "official": (Design.OFFICIAL, ("search", "test"), 5, [1600, 2000]),
+        }[preset]
+        assert (spec.splits.design, spec.phases, spec.splits.n_splits) == (design, selection, n_splits)
+        if n_trained is not None:
+            assert [n_train_planned(spec.data, 4000, spec.splits, phase) for phase in spec.phases] == n_trained
+        assert spec.splits.stratify == (preset == "cross_validation")
         assert list(spec.search.methods) == ["control", "e_mixup", "e_stitchup", "soft_e_mixup", "soft_e_stitchup"]
 
 
@@ -429,29 +486,74 @@ def test_settings_that_do_not_decide_leave_the_digest(make_study: MakeStudy) -> 
     assert {key for key in other if other[key] != before[key]} == {"training.epochs"}
 
 
+def test_what_a_selection_does_not_use_leaves_the_digest(make_study: MakeStudy) -> None:
+    def deciding(**search: Any) -> dict[str, Any]:
+        return load_spec(make_study(search=search)).deciding_settings()
+
+    inner = {"n_inner_splits": 2, "inner_unknown_fraction": 0.2}
+    assert deciding(**inner) == deciding()
+    assert deciding(selection="nested") != deciding()
+    nested, other = deciding(selection="nested"), deciding(selection="nested", **inner)
+    assert {key for key in other if other[key] != nested[key]} == {f"search.{name}" for name in inner}, (
+        "thresholds and temperatures are the medians of the inner splits"
+    )
+
+
+def test_official_splits_need_their_column_and_enough_rows(make_study: MakeStudy, tmp_path: Path) -> None:
+    make_study()
+    frame = pd.read_csv(tmp_path / "table.csv")
+    frame["fold"] = ["Train"] * 40 + [" dev"] * 20 + ["TEST"] * 180
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    official = {"data": {"split": "fold"}, "splits": {"design": "official"}, "search": {"selection": "nested"}}
+    spec = load_spec(make_study(**official))
+    assert [n_train_planned(spec.data, 240, spec.splits, phase) for phase in spec.phases] == [40, 40], (
+        "with validation items, inner splits train on all training items"
+    )
+    assert problems(make_study(**official, training={"batch_size": 42})) == [
+        "`training.batch_size` must not exceed the training items of any split: search split 0/0 has 36 of 240 rows, "
+        "got 42; lower it to at most 36"
+    ]
+    (found,) = problems(make_study(data={"split": "fold"}))
+    assert found.endswith("and only there, got 'fold' and the design random")
+    (found,) = problems(make_study(**{**official, "data": {"split": "fodl"}}))
+    assert re.match(r"`data.split` names the column `fodl`, .*did you mean `fold`", found)
+
+
 def test_a_text_that_is_a_number_is_one(make_study: MakeStudy) -> None:
     """YAML takes 1e-3 for a text."""
     spec = load_spec(make_study(search={"methods": {"control": {"weight_decay": ["1e-3", 0.1]}}}))
     assert spec.search.methods["control"]["weight_decay"] == (0.001, 0.1)
 
 
+def test_a_text_may_be_what_no_split_divides(make_study: MakeStudy) -> None:
+    spec = load_spec(make_study(data={"group": "title"}))
+    assert spec.data.source.group == "title"
+    facts = check_source(spec.data.source)
+    assert list(metadata_in_words(facts)) == ["240 groups: 1 item in the largest."]
+    official = replace(facts, n_groups=0, n_by_role={"test": 1000, "train": 3000})
+    assert list(metadata_in_words(official)) == ["Official split: 3,000 train, 1,000 test."]
+    plain = load_spec(make_study()).deciding_settings()
+    changed = {key for key, value in spec.deciding_settings().items() if plain.get(key) != value}
+    assert changed == {"data.group"}
+
+
 def test_what_is_planned_of_the_table_in_words(make_study: MakeStudy) -> None:
     """Nine common kinds and six of one item; 0.4 of 240 items are three batches of 32."""
     spec = load_spec(make_study(search={"methods": {"control": {}}}))
     steps, classes, rare = training_in_words(spec)
-    assert steps == "paper: 6 epochs x 3 batches of 32 = 18 steps a trial, on 96 of 240 items."
+    assert steps == "test: 6 epochs x 3 batches of 32 = 18 steps a trial, on 96 of 240 items."
     assert re.fullmatch(r"15 classes: 1 item in the smallest, \d+ in the median one, \d+ in the largest\.", classes)
     assert rare.startswith(
         "6 classes have fewer than 3 items: less than one is to be expected among the training items"
     )
     nested = make_study(
-        splits={"protocol": "nested", "train_fraction": 0.25},
+        splits={"train_fraction": 0.25},
         training={"batch_size": 16, "pretraining": {"epochs": 4}},
-        search={"methods": {"control": {}, "contrastive_control": {}}},
+        search={"selection": "nested", "methods": {"control": {}, "contrastive_control": {}}},
     )
     assert set(training_in_words(load_spec(nested))) > {
         "search, supervised: 6 epochs x 3 batches of 16 = 18 steps a trial, on 48 of 240 items.",
         "search, contrastive: 10 epochs x 3 batches of 16 = 30 steps a trial, on 48 of 240 items.",
-        "confirm, supervised: 6 epochs x 3 batches of 16 = 18 steps a trial, on 60 of 240 items.",
-        "confirm, contrastive: 10 epochs x 3 batches of 16 = 30 steps a trial, on 60 of 240 items.",
+        "test, supervised: 6 epochs x 3 batches of 16 = 18 steps a trial, on 60 of 240 items.",
+        "test, contrastive: 10 epochs x 3 batches of 16 = 30 steps a trial, on 60 of 240 items.",
     }

@@ -20,7 +20,7 @@ from study.search.journal import JOURNAL
 from trainables.records.parquet import read_record_file, record_files
 
 # Figures that a run measures with a clock.
-TIMES = {DURATION, "seconds_to_99"}
+TIMES = {DURATION}
 
 # What runs have measured, and the libraries' messages, which the command alone keeps.
 PASSING = (Path("embeddings/runs"), Path("study.log"))

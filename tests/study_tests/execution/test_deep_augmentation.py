@@ -98,7 +98,7 @@ def test_the_layer_auto_is_read_back(finished: Path) -> None:
 @pytest.mark.parametrize("cell", [AUTO, "control"])
 def test_an_exported_model_says_what_the_trial_said(finished: Path, tmp_path: Path, cell: str) -> None:
     """Trunk and classifier as one network, residual layers among them."""
-    done = CliRunner().invoke(study, ["export", cell, "-c", str(finished), "-o", str(tmp_path / "model")])
+    done = CliRunner().invoke(study, ["export", cell, "--split", "0", "-c", str(finished), "-o", str(tmp_path / "model")])
     assert done.exit_code == 0, done.output
     root = finished.parent / "out"
     record = find_trial(root, cell, None)
@@ -114,13 +114,15 @@ def test_an_exported_model_says_what_the_trial_said(finished: Path, tmp_path: Pa
 def test_nothing_is_stopped_while_it_is_pretrained(make_study: MakeStudy, tmp_path: Path) -> None:
     """There is nothing to judge by before the classifier trains; after that, noise of ten deviations is found bad."""
     path = make_study(
-        splits={"protocol": "nested", "train_fraction": 0.33, "n_splits": 2, "n_search_splits": 2},
+        splits={"design": "reverse_folds", "train_fraction": 0.5, "n_splits": 2},
         training={
             **TRAINING, "epochs": 40, "evaluate_every_epochs": 10, "batch_size": 8,
             "learning_rate": {"low": 3e-3, "high": 1e-2},
             "pretraining": {"epochs": 20, "projection": 8, "classifier_hidden": [8]},
         },
         search={
+            "selection": "nested",
+            "n_inner_splits": 2,
             "batch_size": 2,
             "pruning": {"asha": {"grace_epochs": 10, "reduction_factor": 2}},
             "methods": {"contrastive_gaussian_noise": {"sigma": [0.01, 0.1, 9.0, 10.0]}},
@@ -130,7 +132,7 @@ def test_nothing_is_stopped_while_it_is_pretrained(make_study: MakeStudy, tmp_pa
         result = run_study(load_spec(path), progress)
     assert result.failures == ()
     stops = read_stops(tmp_path / "out/records", read_description(tmp_path / "out").digests["settings"], {})
-    assert sorted(dict(stop.candidate.params)["sigma"] for stop in stops) == [9, 10]
+    assert sorted(dict(stop.candidate.params)["sigma"] for stop in stops) == [9, 9, 10, 10], "on each of two splits"
     for stop in stops:
         assert min(epoch for epoch, _ in stop.evaluations) == 30
         assert stop.n_epochs_planned == 2 * 60

@@ -36,10 +36,11 @@ from study.state.status import in_words, read_status
 from study.tracking.sync import sync
 from tests.study_tests.conftest import Command, MakeStudy, write_table
 from tests.trainables_tests.records.test_parquet import record as record_of_a_trial
+from trainables.records.choice import median_calibration
 from trainables.records.description import DescriptionError, read_description
 from trainables.records.failures import read_failures, read_stops
 from trainables.records.parquet import read_record_file, read_records, write_records
-from trainables.records.types import RecordError
+from trainables.records.types import SEARCH, TEST, RecordError, SplitId
 
 
 def run(path: Path) -> tuple[StudyResult, str]:
@@ -113,7 +114,7 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
     assert "already encoded" in said
     assert len(runs_of(tmp_path / "out/mlflow.db")) == 10, "nothing is tracked twice"
 
-    control = min((tmp_path / "out/records").glob("paper-control-*"))
+    control = min((tmp_path / "out/records").glob("test-control-*"))
     content = control.read_bytes()
     made_with = {"digest_settings": "other"}
     write_records(
@@ -176,13 +177,15 @@ def test_more_splits_keep_what_a_sampler_has_proposed_and_an_absent_tracker_lose
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_nested_stops_candidates_early_and_confirms_each_methods_best(
+def test_each_split_stops_candidates_early_and_tests_its_own_best(
     make_encoded_study: MakeStudy, tmp_path: Path
 ) -> None:
     path = make_encoded_study(
-        splits={"protocol": "nested", "train_fraction": 0.33, "n_splits": 2, "n_search_splits": 2},
+        splits={"design": "reverse_folds", "train_fraction": 0.5, "n_splits": 2},
         training={"epochs": 40, "evaluate_every_epochs": 10, "learning_rate": {"low": 3e-3, "high": 1e-2}},
         search={
+            "selection": "nested",
+            "n_inner_splits": 2,
             "sampler": "tpe",
             "n_candidates": 6,
             "batch_size": 2,
@@ -199,27 +202,35 @@ def test_nested_stops_candidates_early_and_confirms_each_methods_best(
     )
     result, said = run(path)
     stops = read_stops(tmp_path / "out/records", read_description(tmp_path / "out").digests["settings"], {})
-    assert 1 <= len(stops) <= 4, "all but the first batch are at risk"
+    for seed in (0, 1):
+        own = [stop for stop in stops if stop.splits == (SplitId(seed, 0), SplitId(seed, 1))]
+        assert 1 <= len(own) <= 4, "all but the first batch are at risk"
     assert said.count("stopped by asha: e_mixup(alpha=") == len(stops)
     assert all(
         stop.metric == "auc_weighted" and dict(stop.candidate.params)["learning_rate_high"] < 5e-3 for stop in stops
     )
-    assert all(stop.splits == (0, 1) and stop.n_epochs_saved == 60 for stop in stops)
-    assert result.n_trained == (1 + 6 - len(stops)) * 2 + 2 * 2
+    assert all(stop.n_epochs_saved == 60 for stop in stops)
+    assert result.n_trained == (2 * (1 + 6) - len(stops)) * 2 + 2 * 2
     records = read_records(tmp_path / "out/records")
-    scores: dict[str, list[float]] = {}
+    scores: dict[int, dict[str, list[float]]] = {0: {}, 1: {}}
     for record in records:
-        if record.config.phase == "search" and record.config.candidate.method == "e_mixup":
-            assert record.curves.epoch_accuracy_known[0] == 0, "an accuracy would tie: at first every answer is none"
+        if record.config.phase == SEARCH and record.config.candidate.method == "e_mixup":
             assert record.curves.epoch_auc_weighted[-1] == pytest.approx(record.metrics["auc_weighted"], abs=1e-6)
-            scores.setdefault(record.config.candidate.key, []).append(record.metrics["auc_weighted"])
-    best = max(scores, key=lambda key: np.mean(scores[key]))
+            own_scores = scores[record.config.split.seed]
+            own_scores.setdefault(record.config.candidate.key, []).append(record.metrics["auc_weighted"])
+    best = [max(own, key=lambda key: np.mean(own[key])) for own in scores.values()]
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "out/optuna.log")))
-    on_disk = optuna.load_study(study_name="e_mixup", storage=storage)
-    assert len(on_disk.trials) == 6
-    assert on_disk.best_trial.user_attrs == {"candidate": best}
-    confirmed = [r.config.candidate.key for r in records if r.config.phase == "confirm"]
-    assert confirmed == ["control()", "control()", best, best], "the confirm phase is never cut short"
+    for seed in (0, 1):
+        on_disk = optuna.load_study(study_name=f"e_mixup on split {seed}", storage=storage)
+        assert len(on_disk.trials) == 6
+        assert on_disk.best_trial.user_attrs == {"candidate": best[seed]}
+    tested = {(r.config.candidate.key, r.config.split.seed): r for r in records if r.config.phase == TEST}
+    assert set(tested) == {("control()", 0), ("control()", 1), (best[0], 0), (best[1], 1)}, "each split has its own"
+    for (key, seed), record in tested.items():
+        inner = [SplitId(seed, 0), SplitId(seed, 1)]
+        chosen = [r.calibration for r in records if r.config.candidate.key == key and r.config.split in inner]
+        assert record.calibration == median_calibration(chosen)
+        assert np.isfinite(record.metrics["accuracy_chosen"])
     for note in (tmp_path / "out/records/stopped").iterdir():
         note.unlink()
     again = run(path)[0]
@@ -264,7 +275,7 @@ def test_what_cannot_be_written_ends_the_run_and_what_raises_is_tried_again(
         patch.setattr(study.execution.run, "pack_context", lambda *args: replace(sound(*args), settings=None))
         result, said = run(path)
     (failure,) = result.failures
-    assert (failure.phase, failure.splits, failure.n_attempts) == ("paper", (0, 1), 2)
+    assert (failure.phase, failure.splits, failure.n_attempts) == (TEST, (SplitId(0), SplitId(1)), 2)
     assert "AttributeError" in failure.cause
     assert "in _start" in failure.traceback
     assert f"failed: {failure}" in said
@@ -287,7 +298,7 @@ def test_a_foreign_record_is_refused_before_anything_is_encoded(
     path, records = make_study(), tmp_path / "out/records"
     made = replace(record_of_a_trial(), provenance={"digest_settings": "other", "digest_embeddings": "ee55"})
     foreign = write_records(records, [made])
-    (records / "paper-damaged-0.parquet").write_bytes(foreign.read_bytes()[:-9])
+    (records / "test-damaged-0.parquet").write_bytes(foreign.read_bytes()[:-9])
     before = {one: one.read_bytes() if one.is_file() else None for one in (tmp_path / "out").rglob("*")}
     for name in ("run", "embed"):
         code, _, err = command(name, "-c", str(path))
@@ -436,24 +447,26 @@ def test_bad_input_is_one_message_and_exit_2(
 def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path, command: Command) -> None:
     path = make_study()
     (tmp_path / "out/records").mkdir(parents=True)
-    (tmp_path / "out/records/paper-control-0.parquet").write_bytes(b"no parquet")
+    (tmp_path / "out/records/test-control-0.parquet").write_bytes(b"no parquet")
     (tmp_path / "out/study.json").write_text(
         json.dumps(
             {
-                "format": 2,
+                "format": 3,
                 "name": "small",
                 "preset": None,
-                "protocol": "paper",
+                "design": "random",
+                "selection": "reported",
                 "objective": "auc_weighted",
                 "threshold": 0.6,
                 "methods": ["control"],
-                "splits": {"paper": [0]},
+                "splits": {"test": [[0, None]]},
                 "n_candidates": {"control": 1},
                 "candidates": {},
                 "settings": {},
                 "choices": {},
                 "data": {
                     "digest": "",
+                    "metadata_digests": {},
                     "n_items": 1,
                     "n_classes": 1,
                     "class_names": ["all"],
@@ -469,5 +482,5 @@ def test_a_damaged_record_is_named(make_study: MakeStudy, tmp_path: Path, comman
     )
     code, _, err = command("report", "-c", str(path))
     assert code == 2
-    assert "paper-control-0.parquet" in err
+    assert "test-control-0.parquet" in err
     assert "`study run` sets it aside and trains its trials again" in err

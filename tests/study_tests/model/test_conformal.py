@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from study.errors import ModelError
-from study.model.conformal import Calibration
+from study.model.conformal import ConformalLimits
 
 N_DRAWS, N_CLASSES, N_NEW = 400, 5, 200
 
@@ -23,7 +23,7 @@ def test_coverage_and_rates_over_draws(n_calibration: int, error_rate: float) ->
     rng = np.random.default_rng(n_calibration)
     covered, empty, outlying = np.empty((3, N_DRAWS))
     for index in range(N_DRAWS):
-        calibration = Calibration.of(*draw(rng, n_calibration))
+        calibration = ConformalLimits.of(*draw(rng, n_calibration))
         logits, target = draw(rng, N_NEW)
         sets = calibration.sets(logits, error_rate)
         covered[index] = sets[np.arange(N_NEW), target].mean()
@@ -44,14 +44,14 @@ def test_ties_only_add_classes() -> None:
     for _ in range(N_DRAWS):
         logits, target = draw(rng, 60)
         new, own = draw(rng, 60)
-        sets = Calibration.of(logits.round(), target).sets(new.round(), 0.2)
+        sets = ConformalLimits.of(logits.round(), target).sets(new.round(), 0.2)
         covered.append(sets[np.arange(60), own].mean())
     assert np.mean(covered) >= 0.8
 
 
 def test_the_limit_by_its_definition() -> None:
     logits = np.array([[0.1, 9], [0.2, 9], [0.3, 9], [0.4, 9], [9, 9]], np.float32)
-    calibration = Calibration.of(logits, np.array([0, 0, 0, 0, -1]))
+    calibration = ConformalLimits.of(logits, np.array([0, 0, 0, 0, -1]))
     assert calibration.limit(0.2) == np.float32(0.1), "floor(5 * 0.2) = 1: the smallest of four"
     assert calibration.limit(0.6) == np.float32(0.3)
     assert calibration.limit(0.19) == -np.inf, "four items allow no error rate below a fifth"
@@ -64,6 +64,6 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
     logits, target = draw(np.random.default_rng(0), 20)
     for rate in (0.0, 1.0, -0.1, 1.5):
         with pytest.raises(ModelError, match="error rate must be above 0 and below 1"):
-            Calibration.of(logits, target).sets(logits, rate)
+            ConformalLimits.of(logits, target).sets(logits, rate)
     with pytest.raises(ModelError, match="Calibration needs an item of a known class"):
-        Calibration.of(logits, np.full(20, -1))
+        ConformalLimits.of(logits, np.full(20, -1))

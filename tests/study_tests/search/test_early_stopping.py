@@ -8,10 +8,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from study.config.schema import Pruning, Search
 from study.search.early_stopping import Stopping, is_beaten
-from study.search.proposals import FixedProposals, proposals
+from study.search.proposals import FixedProposals
 from study.search.queue import PackQueue
+from tests.study_tests.search.searching import listed, searches, splits_of
 from trainables.records.failures import Stop
-from trainables.records.types import Candidate, Curves, Pack, TrialConfig, TrialRecord
+from trainables.records.types import SEARCH, Candidate, Curves, Pack, SplitId, TrialConfig, TrialRecord
 
 EPOCHS = 24
 
@@ -25,7 +26,7 @@ NO_CURVE = np.zeros(1, np.float32)
 def accuracy(trial: TrialConfig, epoch: int) -> float:
     """A made-up learning curve: best near alpha 0.7, a little luck a split."""
     alpha = dict(trial.candidate.params).get("alpha", 0.7)
-    luck = np.random.default_rng([trial.split, round(alpha * 1e6)]).normal(0, 0.004)
+    luck = np.random.default_rng([trial.split.seed, trial.split.inner or 0, round(alpha * 1e6)]).normal(0, 0.004)
     return float(np.float32((1 - (alpha - 0.7) ** 2 / 4 + luck) * (1 - 0.5 ** (epoch / 6))))
 
 
@@ -40,21 +41,26 @@ def record(trial: TrialConfig) -> TrialRecord:
 class Fake:
     """A study whose packs train in lockstep: what is kept of it are its records and stops."""
 
-    def __init__(self, pruning: dict[str, object], n_splits: int = 9, batch_size: int = 4) -> None:
+    def __init__(self, pruning: dict[str, object], n_splits: int = 1, n_inner: int = 9, batch_size: int = 4) -> None:
         self.search = Search.model_validate(
             {"sampler": "tpe", "n_candidates": 16, "batch_size": batch_size, "methods": METHODS, "pruning": pruning}
         )
-        self.splits = range(n_splits)
+        self.splits = splits_of(n_splits, n_inner)
         self.records: dict[TrialConfig, TrialRecord] = {}
         self.stops: list[Stop] = []
         self.n_epochs = 0
 
     def run(self, at_once: int = 1, stop_after: int = 10**6) -> PackQueue:
-        stopping = Stopping(self.search.pruning, "accuracy", {"supervised": EPOCHS}, self.splits, self.stops)
-        stopping.learn(self.records.values())
-        methods = {name: proposals(self.search, name) for name in self.search.methods}
         scores = {trial: found.metrics["accuracy"] for trial, found in self.records.items()}
-        queue = PackQueue("search", methods, self.splits, scores, stopping=stopping)
+        found = searches(self.search, self.splits, stops=self.stops, n_epochs=EPOCHS)
+        for one in found:
+            if one.stopping is not None:
+                one.stopping.learn(
+                    known
+                    for trial, known in self.records.items()
+                    if trial.candidate.method == one.method and trial.split in one.splits
+                )
+        queue = PackQueue(SEARCH, found, scores)
         flying: list[tuple[Pack, dict[int, float]]] = []
         for _ in range(stop_after):
             while len(flying) < at_once and (pack := queue.take()) is not None:
@@ -68,10 +74,11 @@ class Fake:
             seen[epoch] = float(np.mean([accuracy(trial, epoch) for trial in pack.trials]))
             self.n_epochs += 2 * len(pack.splits)
             if epoch == EPOCHS:
-                found = [record(trial) for trial in pack.trials]
-                self.records |= {one.config: one for one in found}
-                stopping.learn(found)
-                queue.finish(pack, {one.config: one.metrics["accuracy"] for one in found})
+                records = [record(trial) for trial in pack.trials]
+                self.records |= {one.config: one for one in records}
+                if (stopping := queue.search_of(pack).stopping) is not None:
+                    stopping.learn(records)
+                queue.finish(pack, {one.config: one.metrics["accuracy"] for one in records})
             elif not queue.judge(pack, seen):
                 flying.insert(0, (pack, seen))
         return queue
@@ -89,18 +96,20 @@ RULES = {
 
 @pytest.mark.parametrize("rules", RULES)
 def test_what_is_stopped_depends_on_neither_workers_nor_restarts(rules: str) -> None:
-    whole = Fake(RULES[rules])
+    whole = Fake(RULES[rules], n_splits=2)
     queue = whole.run()
     assert queue.exhausted
-    assert [len(queue.candidates[name]) for name in METHODS] == [1, 16], "the budget is the same, stopped or not"
+    assert [len(search.candidates) for search in queue.searches] == [1, 1, 16, 16], (
+        "the budget is the same, stopped or not"
+    )
     assert len(whole.stops) >= 4
 
-    at_once = Fake(RULES[rules])
+    at_once = Fake(RULES[rules], n_splits=2)
     at_once.run(at_once=4)
     assert at_once.outcome() == whole.outcome()
 
-    restarted = Fake(RULES[rules])
-    for n in (1, 7, 30, 61, 100):
+    restarted = Fake(RULES[rules], n_splits=2)
+    for n in (1, 7, 60, 122, 200):
         restarted.run(at_once=3, stop_after=n)
     restarted.run(at_once=2)
     assert restarted.outcome() == whole.outcome()
@@ -109,16 +118,36 @@ def test_what_is_stopped_depends_on_neither_workers_nor_restarts(rules: str) -> 
 @pytest.mark.parametrize("rules", RULES)
 def test_stopping_saves_what_it_says_and_keeps_the_best(rules: str) -> None:
     pruned, whole = Fake(RULES[rules]), Fake({})
-    best = pruned.run().best("e_mixup"), whole.run().best("e_mixup")
+    best = [next(iter(fake.run().choices()["e_mixup", SplitId(0)].params)) for fake in (pruned, whole)]
     assert not whole.stops
     saved = sum(stop.n_epochs_saved for stop in pruned.stops)
     assert pruned.n_epochs + saved == whole.n_epochs == (16 + 1) * 9 * EPOCHS
-    assert saved > 0.1 * whole.n_epochs
-    alphas = [dict(candidate.params)["alpha"] for candidate in best if candidate is not None]
-    assert alphas == pytest.approx([0.7, 0.7], abs=0.15)
+    assert saved > 0.05 * whole.n_epochs
+    assert [alpha for _, alpha in best] == pytest.approx([0.7, 0.7], abs=0.15)
     for stop in pruned.stops:
         assert {trial.split for trial in pruned.records if trial.candidate == stop.candidate}.isdisjoint(stop.splits)
         assert 0 < stop.share < 1
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_a_split_stops_its_candidates_by_its_own_search(rules: str) -> None:
+    """What another split's search tries, trains and stops changes nothing."""
+    alone, among = Fake(RULES[rules]), Fake(RULES[rules], n_splits=3)
+    chosen = alone.run().choices()
+    assert chosen.items() <= among.run(at_once=5).choices().items()
+    assert {stop.splits[0].seed for stop in among.stops} == {0, 1, 2}
+    for stop in among.stops:
+        assert len({split.seed for split in (*stop.splits, *stop.evaluated_splits)}) == 1
+        assert stop.n_epochs_planned == 9 * EPOCHS
+    among.stops = [stop for stop in among.stops if stop.splits[0].seed == 0]
+    among.records = {trial: one for trial, one in among.records.items() if trial.split.seed == 0}
+    assert among.outcome() == alone.outcome()
+
+
+def test_asha_judges_by_one_inner_split_where_there_is_no_other() -> None:
+    fake = Fake(RULES["asha"], n_splits=2, n_inner=1)
+    fake.run(at_once=2)
+    assert {stop.splits for stop in fake.stops} == {(split,) for split in fake.splits}
 
 
 def test_a_first_batch_is_never_stopped() -> None:
@@ -142,8 +171,10 @@ def test_asha_decides_as_tunes_does() -> None:
     rng = np.random.default_rng(0)
     candidates = [Candidate.of("e_mixup", {"alpha": alpha}) for alpha in rng.uniform(0.05, 2, 40)]
     pruning = Pruning.model_validate({"asha": {"grace_epochs": 2, "reduction_factor": 3}})
-    stopping = Stopping(pruning, "accuracy", {"supervised": EPOCHS}, [0])
-    queue = PackQueue("search", {"e_mixup": FixedProposals(candidates, 1)}, [0], {}, stopping=stopping)
+    splits = splits_of(1, 1)
+    search = listed(FixedProposals(candidates, 1), splits)
+    stopping = search.stopping = Stopping(pruning, "accuracy", {"supervised": EPOCHS}, splits)
+    queue = PackQueue(SEARCH, [search], {})
     tunes = AsyncHyperBandScheduler(
         time_attr="epoch", metric="accuracy", mode="max", grace_period=2, max_t=EPOCHS, reduction_factor=3
     )

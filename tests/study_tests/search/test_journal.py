@@ -12,7 +12,7 @@ from study.config.schema import Search
 from study.search.journal import Journal
 from study.search.proposals import Outcome
 from trainables.records.failures import Stop
-from trainables.records.types import Candidate
+from trainables.records.types import Candidate, SplitId
 
 SEARCH = Search.model_validate(
     {
@@ -26,14 +26,17 @@ def soft(alpha: float) -> Candidate:
     return Candidate.of("soft_e_mixup", {"alpha": alpha, "softness": 0.05})
 
 
-STOP = Stop("search", soft(0.3), (0, 1), "asha", "accuracy", 0.5, 100, 200, (0, 1), ((2, 0.4), (4, 0.5)))
+SPLITS = SplitId(3, 0), SplitId(3, 1)
+
+STOP = Stop("search", soft(0.3), SPLITS, "asha", "accuracy", 0.5, 100, 200, SPLITS, ((2, 0.4), (4, 0.5)))
 
 
-OUTCOMES: dict[Candidate, Outcome] = {
-    Candidate("control"): 0.9,
-    soft(0.1): 0.8,
-    soft(0.2): 0.85,
-    soft(0.3): STOP,
+ON_SPLIT = "soft_e_mixup on split 3"
+
+OUTCOMES: dict[str, dict[Candidate, Outcome]] = {
+    "control": {Candidate("control"): 0.9},
+    ON_SPLIT: {soft(0.1): 0.8, soft(0.2): 0.85, soft(0.3): STOP},
+    "soft_e_mixup on split 4": {soft(0.1): 0.7},
 }
 
 
@@ -47,22 +50,24 @@ def read(path: Path) -> dict[str, list[tuple[dict[str, float], TrialState, float
 
 WHOLE = {
     "control": [({}, TrialState.COMPLETE, 0.9)],
-    "soft_e_mixup": [
+    ON_SPLIT: [
         ({"alpha": 0.1, "softness": 0.05}, TrialState.COMPLETE, 0.8),
         ({"alpha": 0.2, "softness": 0.05}, TrialState.COMPLETE, 0.85),
         ({"alpha": 0.3, "softness": 0.05}, TrialState.PRUNED, 0.5),
     ],
+    "soft_e_mixup on split 4": [({"alpha": 0.1, "softness": 0.05}, TrialState.COMPLETE, 0.7)],
 }
 
 
 def test_others_read_it_while_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "journal.log"
-    journal = Journal(path, SEARCH, {})
-    assert read(path) == {"control": [], "soft_e_mixup": []}
-    for candidate, outcome in OUTCOMES.items():
-        journal.add(candidate, outcome)
+    journal = Journal(path, SEARCH, {name: {} for name in OUTCOMES})
+    assert read(path) == {name: [] for name in OUTCOMES}
+    for name, outcomes in OUTCOMES.items():
+        for candidate, outcome in outcomes.items():
+            journal.add(name, candidate, outcome)
     assert read(path) == WHOLE
-    study = optuna.load_study(study_name="soft_e_mixup", storage=JournalStorage(JournalFileBackend(str(path))))
+    study = optuna.load_study(study_name=ON_SPLIT, storage=JournalStorage(JournalFileBackend(str(path))))
     assert study.best_value == 0.85
     assert study.trials[2].intermediate_values == {2: 0.4, 4: 0.5}
 
@@ -70,8 +75,12 @@ def test_others_read_it_while_it_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["none", "missing", "behind", "half a line", "garbage", "locked", "other values"])
 def test_it_is_brought_up_to_date(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "journal.log"
-    known = dict(list(OUTCOMES.items())[:2]) if damage == "behind" else OUTCOMES
-    Journal(path, SEARCH, {**known, soft(0.1): 0.7} if damage == "other values" else known)
+    known = dict(OUTCOMES)
+    if damage == "behind":
+        known = {**{name: {} for name in OUTCOMES}, ON_SPLIT: {soft(0.1): 0.8}}
+    elif damage == "other values":
+        known[ON_SPLIT] = {**OUTCOMES[ON_SPLIT], soft(0.1): 0.7}
+    Journal(path, SEARCH, known)
     before = path.read_bytes()
     if damage == "missing":
         path.unlink()
@@ -85,6 +94,15 @@ def test_it_is_brought_up_to_date(tmp_path: Path, damage: str) -> None:
     assert read(path) == WHOLE
     if damage in ("none", "locked"):
         assert path.read_bytes() == before, "nothing is written twice"
+
+
+def test_the_searches_of_further_splits_are_added(tmp_path: Path) -> None:
+    path = tmp_path / "journal.log"
+    Journal(path, SEARCH, {name: OUTCOMES[name] for name in ("control", ON_SPLIT)})
+    before = path.read_bytes()
+    Journal(path, SEARCH, OUTCOMES)
+    assert read(path) == WHOLE
+    assert path.read_bytes().startswith(before)
 
 
 def test_other_ranges_make_it_anew(tmp_path: Path) -> None:

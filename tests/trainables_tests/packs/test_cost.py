@@ -7,13 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.trainables_tests.training.test_engine import SETTINGS, items
 from trainables.packs.cost import PackCost, measure_pack
 from trainables.packs.pack import PackContext
-from trainables.records.types import Candidate, Pack
+from trainables.records.types import TEST, Candidate, Design, Pack, SplitId
+from trainables.sampling.splits import SplitItems, SplitRules
 from trainables.training.settings import Pretraining, Settings
 
 Measure = Callable[[str, Callable[[Settings], float]], PackCost]
@@ -51,10 +51,9 @@ def measure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Measure:
     """Measures a pack of a method whose trainings take as long as a function of their settings says."""
     x, labels = items()
     settings = replace(SETTINGS, epochs=100, pretraining=Pretraining(epochs=50))
-    nobody = np.array([], np.int64)
-    context = PackContext(
-        x.numpy(), labels.numpy(), 0.3, settings, str(tmp_path), nobody, 0, "auc_weighted", 1, {"git_commit": "abc"}
-    )
+    split_items, rules = SplitItems(labels.numpy()), SplitRules(Design.RANDOM, 0.3)
+    made_by = {"git_commit": "abc"}
+    context = PackContext(x.numpy(), split_items, rules, settings, str(tmp_path), "auc_weighted", 1, made_by)
     clock = Clock()
 
     def run(method: str, took_s: Callable[[Settings], float]) -> PackCost:
@@ -63,7 +62,7 @@ def measure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Measure:
 
         monkeypatch.setattr("trainables.packs.cost.time", SimpleNamespace(perf_counter=clock.perf_counter))
         monkeypatch.setattr("trainables.packs.cost.pack_training", start)
-        return measure_pack(context, Pack("paper", Candidate.of(method, {}), (0, 1)))
+        return measure_pack(context, Pack(TEST, Candidate.of(method, {}), (SplitId(0), SplitId(1))))
 
     return run
 

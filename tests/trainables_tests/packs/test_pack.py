@@ -1,6 +1,7 @@
 """What a pack leaves: a record of what was trained, and a reason for each split that gave nothing."""
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,48 +16,43 @@ from trainables.methods.registry import METHODS, method_code
 from trainables.packs.pack import PackContext
 from trainables.packs.trainable import PackTrainable, on_device, training_device
 from trainables.records.parquet import read_record_file
-from trainables.records.types import Candidate, Pack
-from trainables.sampling.splits import make_split, withhold
+from trainables.records.types import NOT_CALIBRATED, SEARCH, TEST, Calibration, Candidate, Design, Pack, SplitId
+from trainables.sampling.splits import SplitItems, SplitRules, split_of
 from trainables.training.protocol import TrainingError
 
-PACK = Pack("paper", Candidate.of("control", {}), (0, 1, 2, 3, 4, 5))
+PACK = Pack(TEST, Candidate.of("control", {}), tuple(map(SplitId, range(6))))
 
-SOME = {"train_fraction": 0.3, "unknown_class_fraction": 0.3}
+RULES = SplitRules(Design.RANDOM, 0.3)
+
+SOME = replace(RULES, unknown_class_fraction=0.3)
 
 
 @pytest.fixture
 def context(tmp_path: Path) -> PackContext:
     x, labels = items()
     settings = replace(SETTINGS, epochs=2, evaluate_every_epochs=1, batch_size=8)
-    nobody = np.array([], np.int64)
-    made_by = {"git_commit": "abc"}
-    return PackContext(
-        x.numpy(), labels.numpy(), 0.3, settings, str(tmp_path / "records"), nobody, 0, "auc_weighted", 1, made_by
-    )
+    records, made_by = str(tmp_path / "records"), {"git_commit": "abc"}
+    return PackContext(x.numpy(), SplitItems(labels.numpy()), RULES, settings, records, "auc_weighted", 1, made_by)
 
 
-def train(context: PackContext, pack: Pack = PACK) -> dict[str, Any]:
+def train(context: PackContext, pack: Pack = PACK, calibrations: Sequence[Calibration] = ()) -> dict[str, Any]:
     """What a pack's last step reports, without Ray."""
     trainable = object.__new__(PackTrainable)
-    trainable.setup({"pack": pack}, context)
+    trainable.setup({"pack": pack, "calibrations": calibrations}, context)
     while not (report := trainable.step()).get("done"):
         assert "record" not in report
     return report
 
 
 def test_a_split_with_fewer_items_than_a_batch_fails_alone(context: PackContext) -> None:
-    left = {}
-    for seed in PACK.splits:
-        split = make_split(len(context.labels), SOME["train_fraction"], "paper", seed)
-        labels, nobody = context.labels, context.unknown_classes
-        left[seed] = len(withhold(split, labels, nobody, SOME["unknown_class_fraction"], "paper", seed).train)
+    left = {split: len(split_of(context.items, SOME, split).train) for split in PACK.splits}
     batch = sorted(left.values())[3] // 2 * 2
     short = {seed: n for seed, n in left.items() if n < batch}
     assert 0 < len(short) < len(left)
-    context = replace(context, **SOME, settings=replace(context.settings, batch_size=batch))  # type: ignore[arg-type]
+    context = replace(context, rules=SOME, settings=replace(context.settings, batch_size=batch))
     report = train(context)
-    assert report["failures"] == {
-        seed: f"The batch ({batch}) must not exceed the {n} training items of split {seed}: lower it"
+    assert dict(report["failures"]) == {
+        seed: f"The batch ({batch}) must not exceed the {n} training items of the split: lower it"
         for seed, n in short.items()
     }
     together = read_record_file(Path(report["record"]))
@@ -65,16 +61,41 @@ def test_a_split_with_fewer_items_than_a_batch_fails_alone(context: PackContext)
 
     alone = train(context, replace(PACK, splits=(next(iter(short)),)))
     assert alone["record"] == ""
-    assert set(alone["failures"]) == {next(iter(short))}
+    assert set(dict(alone["failures"])) == {next(iter(short))}
+
+
+def test_an_inner_split_chooses_threshold_and_temperature_and_a_trial_on_test_items_takes_them(
+    context: PackContext,
+) -> None:
+    inner = replace(PACK, phase=SEARCH, splits=(SplitId(0, 0), SplitId(1, 0)))
+    report = train(replace(context, rules=replace(RULES, train_fraction=0.5)), inner)
+    chosen = {one.config.split: one.calibration for one in read_record_file(Path(report["record"]))}
+    assert set(chosen) == set(inner.splits)
+    assert all(0.01 < one.temperature < 100 and np.isfinite(one.threshold) for one in chosen.values())
+
+    given = {split.outer: calibration for split, calibration in chosen.items()}
+    pack = replace(PACK, splits=(SplitId(0), SplitId(2)))
+    report = train(context, pack, [given[SplitId(0)], NOT_CALIBRATED])
+    with_inner, without = read_record_file(Path(report["record"]), with_items=True)
+    assert with_inner.calibration == given[SplitId(0)]
+    items = with_inner.items
+    assert items is not None
+    told = np.where(items.logit > given[SplitId(0)].threshold, items.predicted, -1)
+    right = np.where(items.known, told == items.label, told == -1)
+    assert with_inner.metrics["accuracy_chosen"] == pytest.approx(right.mean())
+    assert np.isfinite([with_inner.metrics[name] for name in ("nll_scaled", "brier_scaled", "ece_known_scaled")]).all()
+    assert np.isnan([without.metrics[name] for name in ("accuracy_chosen", "nll_scaled", "ece_known_scaled")]).all()
 
 
 def test_a_trial_whose_objective_is_not_defined_has_failed(context: PackContext) -> None:
     """Such as the accuracy over "none" items, where a split happens to have none."""
     labels = np.arange(len(context.labels)) % 2  # both classes are in every training set
-    report = train(replace(context, labels=labels, objective="accuracy_none"))
+    report = train(replace(context, items=SplitItems(labels), objective="accuracy_none"))
     assert report["record"] == ""
-    assert set(report["failures"]) == set(PACK.splits)
-    assert report["failures"][0].startswith("accuracy_none is not defined on split 0, which has no item to measure it")
+    failures = dict(report["failures"])
+    assert set(failures) == set(PACK.splits)
+    (reason,) = set(failures.values())
+    assert reason.startswith("accuracy_none is not defined on the split, which has no item to measure it on")
 
 
 def test_what_cannot_be_written_is_told_and_not_raised(context: PackContext, tmp_path: Path) -> None:
@@ -111,12 +132,12 @@ def test_the_code_of_a_record_is_the_one_that_was_loaded(
     trainable = object.__new__(PackTrainable)
     made_by = []
     for split in (0, 1):
-        pack = Pack("paper", Candidate.of("mine", {}), (split,))
+        config = {"pack": Pack(TEST, Candidate.of("mine", {}), (SplitId(split),)), "calibrations": ()}
         if split == 0:
-            trainable.setup({"pack": pack}, context)
+            trainable.setup(config, context)
         else:
             source.write_text(source.read_text() + "# edited\n")
-            trainable.reset_config({"pack": pack})
+            trainable.reset_config(config)
         while not (report := trainable.step()).get("done"):
             pass
         made_by += [one.provenance["method_code"] for one in read_record_file(Path(report["record"]))]

@@ -19,11 +19,13 @@ from trainables.records.parquet import (
 )
 from trainables.records.types import (
     AUTO,
+    TEST,
     Candidate,
     Curves,
     DamagedRecordError,
     ItemResults,
     RecordError,
+    SplitId,
     TrialConfig,
     TrialRecord,
 )
@@ -46,7 +48,7 @@ def record(split: int = 0, method: str = "e_mixup", n: int = 5, **params: float)
         joint_energy=rng.integers(0, 9, n).astype(np.int32),
     )
     return TrialRecord(
-        config=TrialConfig("paper", Candidate.of(method, params), split),
+        config=TrialConfig(TEST, Candidate.of(method, params), SplitId(split)),
         metrics={"auc_weighted": 0.1 + split, "accuracy_none": float("nan")},
         curves=Curves(**points),
         items=items,
@@ -81,12 +83,12 @@ def test_hyperparameters_survive_exactly(tmp_path: Path) -> None:
 
 def test_names_are_readable_and_unique() -> None:
     names = {
-        record_name([TrialConfig("paper", Candidate.of("e_mixup", {"alpha": alpha}), split)])
+        record_name([TrialConfig(TEST, Candidate.of("e_mixup", {"alpha": alpha}), SplitId(split))])
         for alpha in (0.3, 0.1 + 0.2)
         for split in (0, 1)
     }
     assert len(names) == 4
-    assert all(name.startswith("paper-e_mixup-alpha=0.3-") for name in names)
+    assert all(name.startswith("test-e_mixup-alpha=0.3-") for name in names)
 
 
 def test_the_objective_is_part_of_the_name() -> None:
@@ -142,7 +144,7 @@ def test_a_damaged_file_is_set_aside_and_kept(tmp_path: Path) -> None:
         assert f"set aside as {path.name}{suffix}, " in said
         assert (tmp_path / f"{path.name}{suffix}").read_bytes() == content
         assert record_files(tmp_path) == [sound]
-        assert [one.config.split for one in read_records(tmp_path)] == [0]
+        assert [one.config.split for one in read_records(tmp_path)] == [SplitId(0)]
 
 
 def test_other_programs_find_checksums_of_the_pages(tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_other_programs_find_checksums_of_the_pages(tmp_path: Path) -> None:
     table = pq.read_table(path, page_checksum_verification=True)
     assert table.num_rows == 1
     content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 1
+    content[len(content) // 4] ^= 1
     with pytest.raises(OSError, match="CRC checksum verification failed"):
         pq.read_table(pa.BufferReader(bytes(content)), page_checksum_verification=True)
 
@@ -176,11 +178,11 @@ def test_a_record_of_another_version_is_refused_and_left_where_it_is(
 def test_the_layer_auto_is_written_as_the_study_file_says_it() -> None:
     candidate = Candidate.of("deep_pca", {"components": 32, "layer": AUTO})
     assert str(candidate) == "deep_pca(components=32, layer=auto)"
-    assert record_name([TrialConfig("paper", candidate, 0)]).startswith("paper-deep_pca-components=32-layer=auto-")
+    assert record_name([TrialConfig(TEST, candidate, SplitId(0))]).startswith("test-deep_pca-components=32-layer=auto-")
 
 
 def test_a_trial_recorded_twice_is_an_error(tmp_path: Path) -> None:
     write_records(tmp_path, [record(0), record(1)])
     write_records(tmp_path, [replace(record(1))])
-    with pytest.raises(RecordError, match="e_mixup on paper split 1 is recorded twice"):
+    with pytest.raises(RecordError, match="e_mixup on test split 1 is recorded twice"):
         read_records(tmp_path)

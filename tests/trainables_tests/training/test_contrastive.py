@@ -83,9 +83,6 @@ def test_a_result_tells_pretraining_and_classifier() -> None:
     assert np.isnan(curves.epoch_cka[3:]).all()
     assert [metrics[f"cka_{layer}"] for layer in range(3)] == pytest.approx(curves.epoch_cka[2].tolist())
     assert metrics["epochs"] == 20
-    assert metrics["epochs_to_99"] in (14, 18, 20)
-    assert metrics["steps_to_99"] == 5 * metrics["epochs_to_99"]
-    assert 0 < metrics["seconds_to_99"] < result.device_s
     assert metrics["probe_auc_weighted"] != metrics["auc_weighted"]
     (supervised,) = run("deep_dropout", [0])
     assert supervised.curves.epoch_cka.shape == (3, 3)
@@ -203,7 +200,7 @@ def test_a_lane_that_diverges_fails_alone(method: str, layer: float) -> None:
         training.advance()
     failed, other = training.results()
     assert isinstance(failed, LaneFailure)
-    assert "on split 0 is nan by epoch" in failed.reason
+    assert " is nan by epoch" in failed.reason
     assert isinstance(other, LaneResult)
     (solo,) = finish(start_lockstep(PackInputs(x, labels, [lanes[1]], SETTINGS)))
     assert_equal_lanes(other, solo)
