@@ -255,7 +255,8 @@ def _pack_s(spec: StudySpec, phase: Phase, work: Work, measured: Sequence[PackCo
     training, objective = spec.training, Candidate(phase.method).objective
     n_train = {known.name: known.n_train for known in work.phases}
     n_evaluations = math.ceil(training.n_epochs(objective) / training.evaluate_every_epochs)
-    like = [cost for cost in measured if cost.pack.candidate.objective == objective] or measured
+    like = [cost for cost in measured if cost.pack.phase == phase.name] or measured
+    like = [cost for cost in like if cost.pack.candidate.objective == objective] or like
     total = 0.0
     for cost in like:
         epochs_s = (training.epochs - 1) * cost.epoch_s + (training.pretraining.epochs - 1) * cost.pretraining_epoch_s
@@ -266,10 +267,14 @@ def _pack_s(spec: StudySpec, phase: Phase, work: Work, measured: Sequence[PackCo
 
 
 def _typical(work: Work) -> list[Phase]:
-    """Return the phases of two packs to measure: one per objective, else of two methods."""
-    first = [phase for phase in work.phases if phase.name == work.phases[0].name]
-    by_objective = {Candidate(phase.method).objective: phase for phase in first}
-    return list(by_objective.values()) if len(by_objective) > 1 else [first[0], first[-1]]
+    """Return the phases of the packs to measure, of each kind: one per objective; in a search of one, two methods."""
+    found: list[Phase] = []
+    for name in dict.fromkeys(phase.name for phase in work.phases):
+        own = [phase for phase in work.phases if phase.name == name]
+        by_objective = {Candidate(phase.method).objective: phase for phase in own}
+        one_kind = len(by_objective) == 1 and not found
+        found += [own[0], own[-1]] if one_kind else by_objective.values()
+    return found
 
 
 def _pack(spec: StudySpec, phase: Phase) -> Pack:
