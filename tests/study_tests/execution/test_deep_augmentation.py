@@ -98,7 +98,8 @@ def test_the_layer_auto_is_read_back(finished: Path) -> None:
 @pytest.mark.parametrize("cell", [AUTO, "control"])
 def test_an_exported_model_says_what_the_trial_said(finished: Path, tmp_path: Path, cell: str) -> None:
     """Trunk and classifier as one network, residual layers among them."""
-    done = CliRunner().invoke(study, ["export", cell, "--split", "0", "-c", str(finished), "-o", str(tmp_path / "model")])
+    asked = ["export", cell, "--split", "0", "-c", str(finished), "-o", str(tmp_path / "model")]
+    done = CliRunner().invoke(study, asked)
     assert done.exit_code == 0, done.output
     root = finished.parent / "out"
     record = find_trial(root, cell, None)
