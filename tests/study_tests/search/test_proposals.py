@@ -38,6 +38,10 @@ def test_what_trains_the_same_is_one_candidate() -> None:
     assert {str(one) for one in named(queue, "deep_dropout").candidates} <= {str(one) for one in candidates}
 
 
+# Its model of the scores takes seconds for each candidate.
+GP = pytest.param("gp", marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
 def test_equal_budgets_whatever_the_number_of_workers(sampler: str) -> None:
     queues = []
@@ -126,7 +130,7 @@ def test_a_space_within_the_budget_is_gone_through_whole() -> None:
     assert [dict(one.params)["alpha"] for one in named(queue, "e_mixup").candidates] == [0.1, 0.3, 1.0]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", GP])
 def test_sampled_candidates_are_all_different(sampler: str) -> None:
     values = {"alpha": [round(0.05 * step, 2) for step in range(1, 13)]}
     wanted = search(sampler, methods={"e_mixup": values}, n_candidates=11)
@@ -135,7 +139,7 @@ def test_sampled_candidates_are_all_different(sampler: str) -> None:
     assert len(named(queue, "e_mixup").candidates) == len(set(named(queue, "e_mixup").candidates)) == 11
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", GP])
 def test_what_was_proposed_stands_whatever_the_scores_say_now(sampler: str) -> None:
     wanted = search(sampler, n_candidates=14)
     first = queue_of(wanted, {})
