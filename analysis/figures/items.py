@@ -13,8 +13,8 @@ import numpy.typing as npt
 from analysis.figures.types import FloatArray, ForestFigure, ForestRow, LineFigure, Series
 from analysis.format import figure_name, heading
 from analysis.results.controls import each_with_its_own, is_reference, reference_of, references_text
-from analysis.statistics.decisions import MAIN_FIGURES, MethodEvidence, items_of, lower_is_better
-from trainables.records.figures import confidence_bins
+from analysis.statistics.decisions import MAIN_FIGURES, MethodEvidence, items_of
+from trainables.records.figures import LOWER_IS_BETTER, confidence_bins
 from trainables.records.types import N_BINS, ItemResults, TrialRecord
 
 _N_CONFIDENCE_BINS = 20
@@ -60,7 +60,7 @@ def forest_figures(evidence: Mapping[str, MethodEvidence]) -> list[ForestFigure]
                 ForestFigure(
                     f"differences-{figure}",
                     f"{heading(name)} against {references_text(differences)}",
-                    f"{note} Left is better." if lower_is_better(figure) else note,
+                    f"{note} Left is better." if figure in LOWER_IS_BETTER else note,
                     f"difference in {name}",
                     region,
                     rows,

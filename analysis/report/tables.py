@@ -10,8 +10,9 @@ from analysis.format import SCORE_NAMES, UNDEFINED_TEXT, figure_name, heading, n
 from analysis.results.aggregate import CandidateSummary, MethodSummary, Spread, StudyResults
 from analysis.results.controls import references_text
 from analysis.results.selection import ChosenValues, chosen_values
-from analysis.statistics.decisions import MethodEvidence, lower_is_better
+from analysis.statistics.decisions import MethodEvidence
 from analysis.statistics.intervals import Decision
+from trainables.records.figures import LOWER_IS_BETTER
 from trainables.records.types import Candidate, value_text
 
 Evidence = Mapping[str, MethodEvidence]
@@ -109,7 +110,7 @@ def terminal_table(results: StudyResults) -> TerminalTable:
 def table_rows(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> list[Row]:
     """Return one row per method, in the study's order; without evidence the columns of intervals stay empty."""
     finished = [one for one in results.methods if one.finished and one.method not in results.not_converged]
-    best = min if lower_is_better(results.description.objective) else max
+    best = min if results.description.objective in LOWER_IS_BETTER else max
     top = best((summary.objective.mean for summary in finished), default=math.nan)
     return [_row(summary, top, results, evidence.get(summary.method)) for summary in results.methods]
 

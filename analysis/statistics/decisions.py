@@ -38,11 +38,6 @@ REGIONS: Mapping[str, float] = {
 MAIN_FIGURES = ("auc_weighted", "top1", "macro_f1", "accuracy_chosen", "ood_auroc", "ece_known", "ece_known_scaled")
 
 
-def lower_is_better(figure: str) -> bool:
-    """Return whether less of a figure is better, also of one after temperature scaling or by another score."""
-    return any(figure == name or figure.startswith(f"{name}_") for name in LOWER_IS_BETTER)
-
-
 @dataclass(frozen=True)
 class Sampling:
     """How the reported splits sample the items.
@@ -248,7 +243,7 @@ class _Trials:
         parts = [self.sampling.variance_of(values[one] - values[other], self.tested[one]) for one, other in compared]
         found = []
         for (method, other), seen, (own, _) in zip(compared, simultaneous(parts), parts, strict=True):
-            decision = decide(seen.mirrored if lower_is_better(figure) else seen, region)
+            decision = decide(seen.mirrored if figure in LOWER_IS_BETTER else seen, region)
             if {method, other} & {*self.unconverged}:
                 decision = Decision.NOT_CONVERGED
             further = splits_to_decide(own, region) if decision is Decision.UNDECIDED else None

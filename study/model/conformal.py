@@ -6,8 +6,8 @@ error rate e, and for a new item that is exchangeable with the calibration items
 
 - the set holds its class with a probability of at least 1 - e, and at most 1 - e + 1 / (n + 1) without ties;
 - so its set is empty, "none", with a probability of at most e;
-- `p_known` is at most e with a probability of at most e, for any e: whoever calls an item "none" where `p_known` is
-  at most another rate, as strict or as lax as it may be, errs on items of known classes at that rate or less.
+- `p_known` is at most e with a probability of at most e, for any e: if items are called "none" where `p_known` is at
+  most some other rate, at most this share of the items of known classes is called "none".
 
 The guarantees are means over calibration items and new items together. They hold for items of known classes as a whole,
 not for each class, and say nothing about items of other classes: how many of those get an empty set is to be measured.

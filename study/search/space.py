@@ -32,7 +32,7 @@ def is_per_split(search: Search, method: str) -> bool:
     """Return whether each split has its own search of a method: where earlier scores decide what is tried next."""
     if search.selection != "nested":
         return False
-    return search.pruning.is_on or (search.sampler in ("tpe", "gp") and known_candidates(search, method) is None)
+    return search.pruning.is_on or (search.learns and known_candidates(search, method) is None)
 
 
 def known_candidates(search: Search, method: str) -> list[Candidate] | None:
