@@ -105,20 +105,23 @@ def export_command(
     if error_rate is not None and not 0 < error_rate < 1:
         raise click.UsageError(f"--error-rate must be above 0 and below 1, got {error_rate:g}.")
     from study.config.load import load_spec
-    from study.model.export import train_best, write_model
+    from study.model.export import MODEL, train_best, write_model
 
     spec = load_spec(config)
     trained = train_best(spec.root, cell, split, spec.resources, error_rate=error_rate, say=_say)
     _warn(trained.classifier)
-    written = write_model(trained, output or spec.root / "model")
-    click.echo(f"{trained.summary}: {written}")
+    folder = output or spec.root / MODEL
+    instead = ", in place of an earlier model" if (folder / "MLmodel").exists() else ""
+    written = write_model(trained, folder)
+    click.echo(f"{trained.summary}: {written}{instead}")
+    click.echo("How good it may be expected to be, the report says of its method.")
     place = str(written)
     if track:
         from study.tracking.sync import attach
 
         place = f"runs:/{attach(spec, {'model': written})}/model"
         click.echo(f"mlflow.set_tracking_uri({spec.tracking_uri!r})")
-    sets = ', params={"error_rate": 0.05}' if error_rate is not None else ""
+    sets = f', params={{"error_rate": {error_rate:g}}}' if error_rate is not None else ""
     gives = 'class or "none", and confidence' + (", set and p_known" if error_rate is not None else "")
     click.echo(f"mlflow.pyfunc.load_model({place!r}).predict(embeddings{sets}) gives {gives}.")
     click.echo(f"For a table of texts or pictures: study label TABLE --model {written}")
@@ -128,7 +131,7 @@ def export_command(
 @click.argument("table", type=click.Path(path_type=Path))
 @config_option
 @click.option(
-    "-m", "--model", type=click.Path(path_type=Path), help="An exported model.  [default: the best candidate]"
+    "-m", "--model", type=click.Path(path_type=Path), help="An exported model.  [default: train the best method]"
 )
 @click.option("-n", "--top", default=100, show_default=True, type=click.IntRange(1), help="Items on the page.")
 @output_option
@@ -140,12 +143,14 @@ def label_command(table: Path, config: Path, model: Path | None, top: int, outpu
     from study.labelling.items import embed_table, label_csv, rank_items, unlabelled_source
     from study.labelling.page import label_page
     from study.model.classifier import load_classifier
-    from study.model.export import train_best
+    from study.model.export import MODEL, train_best
 
     spec = load_spec(config)
     folder = output or spec.root / "label" / table.stem
     source = unlabelled_source(spec, table)
     if model is None:  # the model comes first: without one, nothing is embedded
+        if (exported := spec.root / MODEL).exists():
+            _say(f"Without --model, the best method is trained, and the model in {exported} is not used.")
         trained = train_best(spec.root, resources=spec.resources, say=_say)
         classifier, says = trained.classifier, trained.summary
     else:

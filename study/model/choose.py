@@ -18,6 +18,7 @@ from trainables.records.choice import choose_best, mean_score, median_calibratio
 from trainables.records.types import Calibration, Candidate, Design
 from trainables.sampling.splits import Split, inner_of, split_of_all
 from trainables.sampling.streams import stream
+from trainables.training.protocol import TrainingError
 
 Say = Callable[[str], None]
 
@@ -55,7 +56,7 @@ class Choice:
         what = " and ".join(filter(None, (", ".join(parts), "temperature")))
         splits = "inner split" if self.n_inner_splits == 1 else "inner splits"
         scores = ", ".join(f"{candidate} {score:.4f}" for candidate, score in sorted(self.tried.items()))
-        return f"{what} chosen on {self.n_inner_splits} {splits} of them ({self.objective}: {scores})"
+        return f"{what} chosen on {self.n_inner_splits} {splits} of them ({self.objective} there: {scores})"
 
     def described(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -72,6 +73,8 @@ class Choice:
 def choose(study: FinishedStudy, candidates: Sequence[Candidate], within: npt.NDArray[np.int64], say: Say) -> Choice:
     """Choose on inner splits of some items, as a split of the study chooses on inner splits of its training items.
 
+    A candidate whose training gives no result is left out.
+
     Args:
         study: The study.
         candidates: What to choose from.
@@ -80,17 +83,23 @@ def choose(study: FinishedStudy, candidates: Sequence[Candidate], within: npt.ND
 
     Raises:
         RunError: The objective of several candidates is not defined on the inner splits.
-        TrainingError: A training gives no result.
+        TrainingError: No candidate gives a result.
     """
     objective, n_inner = study.spec.objective.metric, study.spec.search.n_inner_splits
     means: dict[Candidate, float] = {}
     calibrations: dict[Candidate, Calibration] = {}
     for number, candidate in enumerate(candidates):
         found = []
-        for inner in range(n_inner):
-            place = number * n_inner + inner + 1
-            say(f"Training {place} of {len(candidates) * n_inner + 1}: {candidate} on inner split {inner}")
-            found.append(score_within(study.context, candidate, study.spec.splits.seed, within, inner).metrics)
+        try:
+            for inner in range(n_inner):
+                place = number * n_inner + inner + 1
+                say(f"Training {place} of {len(candidates) * n_inner + 1}: {candidate} on inner split {inner}")
+                found.append(score_within(study.context, candidate, study.spec.splits.seed, within, inner).metrics)
+        except TrainingError as error:
+            if candidate == candidates[-1] and not means:
+                raise
+            say(f"{candidate} is left out: {error}")
+            continue
         means[candidate] = mean_score(score_of(one, objective) for one in found)
         calibrations[candidate] = median_calibration(
             [Calibration(one["threshold_chosen"], one["temperature"]) for one in found]
@@ -100,7 +109,7 @@ def choose(study: FinishedStudy, candidates: Sequence[Candidate], within: npt.ND
             f"{objective} is not defined on every inner split of the items, so it cannot choose between "
             f"{', '.join(map(str, means))}. Name one of them, as in `study export '{candidates[0]}'`."
         )
-    best = choose_best(means) or candidates[0]
+    best = choose_best(means) or next(iter(means))
     sign = score_of({objective: 1.0}, objective)
     tried = {one: sign * mean for one, mean in means.items()}
     return Choice(best, objective, tried, n_inner, calibrations[best])

@@ -11,6 +11,7 @@ error rate e, and for a new item that is exchangeable with the calibration items
 
 The guarantees are means over calibration items and new items together. They hold for items of known classes as a whole,
 not for each class, and say nothing about items of other classes: how many of those get an empty set is to be measured.
+Items in groups (`data.group`) are not exchangeable one by one: for them the rates hold only approximately.
 
 References:
     Vovk, Gammerman & Shafer (2005), "Algorithmic Learning in a Random World", chapter 2.

@@ -42,6 +42,9 @@ from trainables.sampling.splits import Split, split_of_all
 
 _PACKAGE = "embedding-ablation-study"
 
+# The folder in the study's directory.
+MODEL = "model"
+
 
 @dataclass(frozen=True)
 class TrainedModel:
@@ -144,6 +147,8 @@ def _on_all(
         remark = "nothing was held out to choose it, and the threshold is the fixed one"
     if error_rate is not None:
         remark += f"; sets of labels at an error rate of {error_rate:g}, calibrated on {n_calibration} other items"
+        if context.items.groups is not None:
+            remark += ", which come in groups and are not independent: expect this rate only approximately"
     lane = train_on(context, candidate, seed, split)
     trial = TrialConfig(TEST, candidate, SplitId(seed))
     return _Trained(lane, trial, items, remark, calibration, choice), None if error_rate is None else split

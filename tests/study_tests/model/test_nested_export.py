@@ -1,6 +1,9 @@
 """Models for use from a study of nested selection: choices on inner splits, sets of labels, verification."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow.pyfunc
 import numpy as np
@@ -11,13 +14,15 @@ from click.testing import CliRunner
 from analysis.results.load import load_study
 from study.cli.app import study
 from study.errors import RunError
-from study.model.choose import calibration_split
+from study.model.choose import calibration_split, choose
 from study.model.classifier import load_classifier
 from study.model.export import train_best
 from study.model.retrain import find_trial, open_study
 from tests.study_tests.conftest import Command
+from trainables.packs.pack import PackContext
 from trainables.packs.single import score_within
-from trainables.records.types import SplitId
+from trainables.records.types import Candidate, Design, SplitId
+from trainables.training.protocol import LaneResult, TrainingError
 
 
 @pytest.mark.parametrize("split", ["1", "1/0", "0/1"])
@@ -60,7 +65,7 @@ def test_a_model_for_use_is_chosen_on_inner_splits_of_all_items(nested: Path, tm
     assert (metadata["threshold"], metadata["temperature"]) == pytest.approx((model.threshold, temperature))
     said = f"{best}, trained on all 240 items; "
     assert metadata["trained"].startswith(said)
-    assert f"on 2 inner splits of them (auc_weighted: {tried[0]} {means[tried[0]]:.4f}" in metadata["trained"]
+    assert f"on 2 inner splits of them (auc_weighted there: {tried[0]} {means[tried[0]]:.4f}" in metadata["trained"]
     assert said in done.stdout
     n = 2 * len(tried) + 1
     assert f"Training 1 of {n}: {tried[0]} on inner split 0\n" in done.stderr
@@ -114,6 +119,57 @@ def test_an_exported_model_predicts_sets_of_labels(nested: Path, tmp_path: Path)
     assert len(model.conformal.own) == n
     outputs = [column.name for column in loaded.metadata.get_output_schema().inputs]
     assert outputs == ["class", "confidence", "logit", "most_probable", "set", "p_known"]
+
+
+def test_official_splits_and_groups_calibrate_on_a_fifth_of_all_items(nested: Path) -> None:
+    context = open_study(nested.parent / "out").context
+    groups = np.arange(240) // 4
+    roles = np.where(np.arange(240) < 120, "train", "test")
+    items = replace(context.items, groups=groups, roles=roles)
+    official = replace(context, items=items, rules=replace(context.rules, design=Design.OFFICIAL))
+    split = calibration_split(official, 0)
+    assert not np.isin(groups[split.validation], groups[split.train]).any()
+    assert set(roles[split.validation]) == {"train", "test"}
+    assert len(split.validation) == pytest.approx(48, abs=4)
+
+
+def test_a_second_model_is_said_to_replace_the_first(nested: Path, tmp_path: Path) -> None:
+    arguments = ["export", "control", "-c", str(nested), "-o", str(tmp_path / "model")]
+    first, second = (CliRunner().invoke(study, arguments).stdout for _ in range(2))
+    assert "in place of an earlier model" not in first
+    assert f"{tmp_path / 'model'}, in place of an earlier model\n" in second
+
+
+def test_a_candidate_that_gives_no_result_is_left_out(nested: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(context: PackContext, candidate: Candidate, *rest: Any) -> LaneResult:
+        if candidate in failing:
+            raise TrainingError("The trial gives no result: the loss was not finite.")
+        return score_within(context, candidate, *rest)
+
+    monkeypatch.setattr("study.model.choose.score_within", fails)
+    opened, said = open_study(nested.parent / "out"), list[str]()
+    both = [Candidate("e_mixup", (("alpha", alpha),)) for alpha in (0.1, 0.2)]
+    failing = both[:1]
+    choice = choose(opened, both, np.arange(240), said.append)
+    assert (choice.candidate, list(choice.tried)) == (both[1], both[1:])
+    assert "e_mixup(alpha=0.1) is left out: The trial gives no result: the loss was not finite." in said
+    failing = both
+    with pytest.raises(TrainingError, match="gives no result"):
+        choose(opened, both, np.arange(240), said.append)
+
+
+def test_a_table_is_ranked_by_a_model_trained_for_it(nested: Path, tmp_path: Path) -> None:
+    model = nested.parent / "out/model"
+    try:
+        assert CliRunner().invoke(study, ["export", "control", "-c", str(nested)]).exit_code == 0
+        table = str(nested.parent / "table.csv")
+        done = CliRunner().invoke(study, ["label", table, "-c", str(nested), "-o", str(tmp_path / "out")])
+    finally:
+        shutil.rmtree(model)
+    assert done.exit_code == 0, done.output
+    assert f"the model in {model} is not used" in done.stderr
+    assert "chosen on 2 inner splits of them" in done.stdout
+    assert (tmp_path / "out/label.csv").read_text().count("\n") == 241
 
 
 @pytest.mark.parametrize("given", [["--error-rate", "1.5"], ["--error-rate", "0.1", "--split", "0"]])
