@@ -80,6 +80,11 @@ class LineFigure:
     columns: tuple[str, str, str] = ("mean", "minimum", "maximum")
 
     @property
+    def is_zero(self) -> bool:
+        """Whether every value of every curve is 0, or not defined."""
+        return not any(np.nan_to_num(series.mean).any() for series in self.series)
+
+    @property
     def alternative_text(self) -> str:
         """The figure in words, for readers who do not see it."""
         describe = self._points if self.ticks else self._trend

@@ -25,6 +25,7 @@ from analysis.report.tables import (
     beside_tables,
     candidate_row,
     has_chosen_thresholds,
+    has_none_items,
     headings,
     repeats_the_paper,
     table_rows,
@@ -40,7 +41,7 @@ _MEDIA_TYPES: Mapping[str, str] = {"svg": "image/svg+xml", "pdf": "application/p
 # Headings of the figures, and how the names of the figures under each begin.
 _GROUPS: Mapping[str, tuple[str, ...]] = {
     "Against {references}": ("differences-", "class-gains"),
-    "Predicting “none”": ("accuracy-by", "none-accuracy-by"),
+    "Thresholds": ("accuracy-by", "none-accuracy-by"),
     "Ranking": ("roc",),
     "Confidence": ("reliability", "confidence-"),
     "Learning": ("learning-",),
@@ -134,6 +135,7 @@ def render(
     layers: Layers | None = None,
     of_layers: Sequence[PageFigure] = (),
     pairs: Sequence[Pair] = (),
+    left_out: Sequence[str] = (),
 ) -> str:
     """Return the page.
 
@@ -145,8 +147,9 @@ def render(
         layers: What the study says of the layers that it augments.
         of_layers: The figures of the layers.
         pairs: Further comparisons of methods.
+        left_out: Titles of figures that are not drawn, as every value in them is 0.
     """
-    description = results.description
+    description, no_none = results.description, not has_none_items(results)
     against = references_text(description.methods)
     styles = method_styles(description.methods)
     columns = headings(results, evidence)
@@ -169,7 +172,6 @@ def render(
             paper=repeats_the_paper(results),
             convergence=results.convergence,
             optimistic=texts.optimistic(results),
-            unsure=texts.unsure(results),
             luck=texts.luck(results),
             references=against,
             sampling=texts.sampling_note(results),
@@ -183,7 +185,8 @@ def render(
             ],
             missing=results.missing,
             saved=texts.what_was_saved(results.stops),
-            no_none=all(summary.figure("accuracy_none").n == 0 for summary in results.methods),
+            no_none=no_none,
+            left_out=left_out,
             without_items=any(record.items is None for records in reported.values() for record in records),
             missing_references=missing_references(description.methods),
             own_references=each_with_its_own(description.methods),
@@ -191,7 +194,7 @@ def render(
                 (title.format(references=against), [item for item in drawn if item.figure.name.startswith(names)])
                 for title, names in _GROUPS.items()
             ],
-            reader=_reader(reported, description.threshold),
+            reader=None if no_none else _reader(reported, description.threshold),
             layers=layers,
             of_layers=of_layers,
             styles=styles,

@@ -80,14 +80,20 @@ def headings(results: StudyResults, evidence: Evidence = NO_EVIDENCE) -> dict[st
         "none_fraction": "“None” items",
         "duration": "Time per trial (s)",
     }
-    always = {"method", "hyperparameters", "objective", "n_splits", "accuracy", "accuracy_known", "accuracy_none"}
-    always |= {"none_fraction", "duration"}
+    always = {"method", "hyperparameters", "objective", "n_splits", "accuracy", "duration"}
+    never = set() if has_none_items(results) else {"accuracy_known", "accuracy_none", "none_fraction"}
     rows = table_rows(results, evidence)
     return {
         name: text
         for name, text in columns.items()
-        if name in always or any(row[name] not in ("", UNDEFINED_TEXT) for row in rows)
+        if name in always or (name not in never and any(row[name] not in ("", UNDEFINED_TEXT) for row in rows))
     }
+
+
+def has_none_items(results: StudyResults) -> bool:
+    """Return whether a reported split has a “none” item among its test items, or none is finished yet."""
+    finished = [summary for summary in results.methods if summary.finished]
+    return not finished or any(summary.figure("accuracy_none").n for summary in finished)
 
 
 def has_chosen_thresholds(results: StudyResults) -> bool:

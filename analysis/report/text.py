@@ -59,18 +59,6 @@ def findings(results: StudyResults, evidence: Evidence) -> list[Finding]:
     ]
 
 
-def unsure(results: StudyResults) -> str | None:
-    """Return a warning where no method is ever confident enough to predict a class; None elsewhere."""
-    known = [summary.figure("accuracy_known") for summary in results.methods]
-    if not known or any(figure.n == 0 or figure.mean > 0 for figure in known):
-        return None
-    return (
-        f"No method predicts a class for any item: no confidence exceeds the threshold "
-        f"{results.description.threshold:g}. Every accuracy on known items is 0, and comparisons of accuracy mean "
-        "nothing. Train longer, or lower `objective.threshold`."
-    )
-
-
 def optimistic(results: StudyResults) -> str | None:
     """Return a warning where candidates were chosen by the figures that are reported; None elsewhere."""
     if not results.chosen_on_reported:
@@ -82,9 +70,20 @@ def optimistic(results: StudyResults) -> str | None:
     )
 
 
+def chosen_inside(results: StudyResults) -> str | None:
+    """Return by which figures a nested study chose hyperparameters; None where there was nothing to choose."""
+    description = results.description
+    if description.choosing_phase == TEST or not any(n > 1 for n in description.n_candidates.values()):
+        return None
+    return (
+        f"Hyperparameters: each split chose by the {figure_name(description.objective)} on its inner items, not by the "
+        "figures shown here, which are of its test items."
+    )
+
+
 def luck(results: StudyResults) -> str | None:
-    """Return what choosing by the reported scores would have claimed in a nested study; None where it is not known."""
-    found = {name: own for name, own in luck_by_method(results).items() if results.description.n_candidates[name] > 1}
+    """Return what choosing by the reported scores would have claimed in a nested study; None where it is nothing."""
+    found = {name: own for name, own in luck_by_method(results).items() if round(own.excess, 4) > 0}
     if not found:
         return None
     figure = figure_name(results.description.objective)

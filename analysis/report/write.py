@@ -125,14 +125,16 @@ def _write_all(
     pairs: Sequence[Pair],
     output: Path,
 ) -> ReportFiles:
-    drawn = [page.draw_of_study(figure, results) for figure in (*figures, *search_figures(results))]
+    figures = [*figures, *search_figures(results)]
+    left_out = [figure.title for figure in figures if isinstance(figure, LineFigure) and figure.is_zero]
+    drawn = [page.draw_of_study(figure, results) for figure in figures if figure.title not in left_out]
     of_layers = page.draw_layers(layers) if layers is not None else []
     figure_paths = [
         write_whole(output / "figures" / f"{item.figure.name}.{kind}", content)
         for item in (*drawn, *of_layers)
         for kind, content in item.files.items()
     ]
-    whole = page.render(results, reported, evidence, drawn, layers, of_layers, pairs)
+    whole = page.render(results, reported, evidence, drawn, layers, of_layers, pairs, left_out)
     return ReportFiles(
         html=write_whole(output / "report.html", whole.encode()),
         latex=write_whole(output / "table.tex", table_latex(results, evidence).encode()),

@@ -61,7 +61,7 @@ class Luck:
 
     @property
     def excess(self) -> float:
-        """By how much the claim exceeds the honest score; never negative, and 0 with one candidate."""
+        """By how much the claim exceeds the honest score; never negative."""
         return self.claimed - self.honest
 
 
@@ -86,13 +86,13 @@ def luck_by_method(results: StudyResults) -> dict[str, Luck]:
     """Return the luck of choosing for each method of a nested study, on the inner items of its search.
 
     Candidates that no split has left out count; a method is left out where its splits do not try the same candidates,
-    and where fewer than two splits are finished.
+    where there is one candidate, and where fewer than two splits are finished.
     """
     found = {}
     if results.description.choosing_phase == SEARCH and not results.own_searches:
         splits = sorted({split.outer for split in results.description.splits[SEARCH]})
         for method, scores in results.scores.items():
             whole = [[own[split] for split in splits] for own in scores.values() if len(own) == len(splits)]
-            if whole and len(splits) > 1:
+            if len(whole) > 1 and len(splits) > 1:
                 found[method] = luck_of_choosing(np.array(whole))
     return found

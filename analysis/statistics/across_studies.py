@@ -1,7 +1,7 @@
 """Compare studies: other embeddings, another version of the data, other settings.
 
 A method in each further study, with what its splits chose, is compared with the same in the first study. Where both
-studies have the same split, with the same seed, phase and validation items, the difference is taken item by item.
+studies have the same split, with the same seed, phase and test items, the difference is taken item by item.
 Otherwise Welch's t is applied to the error of each study. Two studies of the same items then look less certain than
 they are, as the variance of the shared items is counted twice. Where candidates were chosen by the reported figures, a
 difference has neither interval nor decision.
@@ -211,7 +211,7 @@ def _pairs(
     if not shared:
         return [], "no split is shared"
     pairs = [pair for pair in shared if _same_items(*pair)]
-    return pairs, "" if pairs else "the validation items of the splits differ"
+    return pairs, "" if pairs else "the test items of the splits differ"
 
 
 def _items_digests(side: Side) -> tuple[Any, ...]:

@@ -140,7 +140,7 @@ def weigh(
         unconverged: Methods that have not converged: nothing is decided between them and others.
 
     Raises:
-        ReportError: Two methods have different validation items in one split.
+        ReportError: Two methods have different test items in one split.
     """
     groups: dict[str, list[tuple[str, str]]] = {}
     for method in reported:
@@ -182,7 +182,7 @@ def compare_pairs(
         The first method of each pair, and the difference; pairs of which one has no trials are left out.
 
     Raises:
-        ReportError: Two methods have different validation items in one split.
+        ReportError: Two methods have different test items in one split.
     """
     trials = _Trials.of(reported, sampling, unconverged)
     return trials.compare(trials.values(figure), pairs, figure, region, confirmatory=False)
@@ -322,7 +322,7 @@ def _remedy(difference: Difference) -> str:
 
 
 def check_paired(records: Sequence[TrialRecord], control: Sequence[TrialRecord]) -> None:
-    """Check that two methods have the same validation items in every split.
+    """Check that two methods have the same test items in every split.
 
     Raises:
         ReportError: They have not.
@@ -331,7 +331,7 @@ def check_paired(records: Sequence[TrialRecord], control: Sequence[TrialRecord])
         same = own.config.split == other.config.split
         if not same or not np.array_equal(items_of(own).item, items_of(other).item):
             raise ReportError(
-                f"{own.config} and {other.config} have different validation items, so they cannot be paired. "
+                f"{own.config} and {other.config} have different test items, so they cannot be paired. "
                 "Remove the records of one method and run the study again."
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -252,19 +253,22 @@ def _say_study(spec: StudySpec, quiet: bool) -> None:
 
 
 def _show_report(results: StudyResults, report: ReportFiles) -> None:
+    _show_table(results, report.findings)
+    click.echo(f"Report: {report.html}")
+
+
+def _show_table(results: StudyResults, findings: Sequence[str] = ()) -> None:
     from analysis.report.tables import terminal_table
-    from analysis.report.text import optimistic, unsure
+    from analysis.report.text import chosen_inside, optimistic
     from analysis.results.controls import uncompared
     from study.cli.console import show_table
 
     for remark in results.convergence:
         click.echo(remark)
     show_table(terminal_table(results))
-    for remark in filter(None, (unsure(results), optimistic(results), uncompared(results.description.methods))):
-        click.echo(remark)
-    for sentence in (*report.findings, *(f"Missing: {sentence}" for sentence in results.missing)):
+    remarks = filter(None, (chosen_inside(results), optimistic(results), uncompared(results.description.methods)))
+    for sentence in (*remarks, *findings, *(f"Missing: {sentence}" for sentence in results.missing)):
         click.echo(sentence)
-    click.echo(f"Report: {report.html}")
 
 
 def _show_run(result: StudyResult, spec: StudySpec, config: Path) -> None:
@@ -285,18 +289,12 @@ def _show_run(result: StudyResult, spec: StudySpec, config: Path) -> None:
 
 
 def _report_from_server(uri: str, name: str, output: Path) -> None:
-    from analysis.report.tables import terminal_table
     from analysis.report.write import write_server_report
     from analysis.results.mlflow import load_runs
-    from study.cli.console import show_table
 
     results = load_runs(uri, name)
     written = write_server_report(results, output)
-    for remark in results.convergence:
-        click.echo(remark)
-    show_table(terminal_table(results))
-    for sentence in results.missing:
-        click.echo(f"Missing: {sentence}")
+    _show_table(results)
     click.echo(f"Report, without per-item results: {written.html}")
 
 

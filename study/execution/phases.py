@@ -254,7 +254,9 @@ class PhaseRun:
             with self._ending_on_write_error():
                 self._run.note_candidates(self._queue)  # before a candidate trains, it is written down
         packs = tuple(f"{pack.candidate} on {len(pack.splits)} splits" for pack in self._queue.in_flight)
-        activity = Activity(self._phase, self._started_s, self._run.n_trained - self._n_trained_before, packs)
+        activity = Activity(
+            f"{self._phase} phase", self._started_s, self._run.n_trained - self._n_trained_before, packs
+        )
         with suppress(OSError):  # only `study status` reads it
             write_activity(self._run.spec.root, activity)
 

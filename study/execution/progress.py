@@ -82,12 +82,9 @@ class Progress:
 
     def embedding(self, state: ExtractionProgress) -> None:
         """Show the progress of the extraction."""
-        self._show(
-            Text(
-                f"{state.column}: {state.n_shards_done}/{state.n_shards} shards, {state.n_inputs_done:,}/"
-                f"{state.n_inputs:,} distinct inputs, {state.inputs_per_s:,.0f}/s"
-            )
-        )
+        rate = f", {state.inputs_per_s:,.0f}/s" if state.inputs_per_s else ""
+        done = f"{state.n_inputs_done:,}/{state.n_inputs:,} distinct inputs{rate}"
+        self._show(Text(f"{state.column}: {state.n_shards_done}/{state.n_shards} shards, {done}"))
 
     def start_phase(self, phase: str, queue: PackQueue, n_planned: int, n_stopped: int, objective: str) -> None:
         """Show the table of a phase from now on.

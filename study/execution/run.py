@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 import ray
 
+from analysis.format import plural
 from embedding_jobs.files import private_folder, remove_asides
 from embedding_jobs.pipeline.extract import CheckedExtraction, check_extraction, run_extraction
 from embedding_jobs.ray_folder import end_leftovers
@@ -82,10 +83,10 @@ def embed(
         columns = run_extraction(checked, on_progress=progress.embedding, start_ray=start)
     progress.end_embedding()
     for column in columns:
-        done = f"{column.n_inputs_encoded:,} distinct inputs encoded in {column.elapsed_s:.0f} s"
+        done = f"{column.n_inputs_encoded:,} distinct inputs encoded at {column.inputs_per_s:,.0f}/s after start-up"
         progress.say(
             f"{column.name}: {column.n_items:,} items, {done if column.n_inputs_encoded else 'already encoded'}"
-            + (f", {column.n_empty:,} empty texts" if column.n_empty else "")
+            + (f", {plural(column.n_empty, 'empty text')}" if column.n_empty else "")
             + (f", {column.n_truncated:,} texts cut at the model's limit" if column.n_truncated else "")
             + (f", {column.n_skipped:,} skipped" if column.n_skipped else "")
         )

@@ -125,8 +125,10 @@ def read_status(spec: StudySpec, before: StudyDescription | None) -> Status:
 def in_words(status: Status) -> list[str]:
     """Return what to print below the table of a study's status, line by line."""
     lines = []
-    if status.activity is not None:
+    if status.activity is not None and status.n_missing:
         lines += work_in_words(status.activity)
+    elif status.activity is not None:
+        lines.append("A run is in progress, and has no trial left to train.")
     if status.stops:
         lines.append(what_was_saved(status.stops))
     lines += [f"Failed: {failure}" for failure in status.failures]

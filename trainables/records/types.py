@@ -201,13 +201,13 @@ class Curves:
     Attributes:
         epoch: Epochs at which the trial was evaluated.
         epoch_loss: Mean training loss since the previous evaluation.
-        epoch_accuracy: Accuracy over all validation items at the study's threshold.
+        epoch_accuracy: Accuracy over all test items at the study's threshold.
         epoch_accuracy_known: The same over items of known classes.
         epoch_accuracy_none: The same over "none" items; NaN where there are none.
         epoch_top1: Accuracy over items of known classes without a threshold.
         epoch_auc_weighted: Weighted AUC; outside the search phase, where it judges nothing, NaN before the last point.
         threshold: Confidence thresholds of the next three curves.
-        threshold_accuracy: Accuracy over all validation items at each threshold.
+        threshold_accuracy: Accuracy over all test items at each threshold.
         threshold_accuracy_known: The same over items of known classes.
         threshold_accuracy_none: The same over "none" items; NaN where there are none.
         roc_fpr: Grid of false-positive rates.
@@ -238,7 +238,7 @@ def _not_computed() -> npt.NDArray[np.int32]:
 
 @dataclass(frozen=True)
 class ItemResults:
-    """The prediction for each validation item; every field is (items,).
+    """The prediction for each test item; every field is (items,).
 
     Attributes:
         item: int32, row of the item in the embedding store.

@@ -132,7 +132,7 @@ def test_trials_of_other_items_are_not_paired(deep_study: Path, records: tuple[T
     assert items is not None
     other = dataclasses.replace(records[5], items=dataclasses.replace(items, item=items.item[::-1]))
     results = load_study(deep_study)
-    with pytest.raises(ReportError, match="have different validation items"):
+    with pytest.raises(ReportError, match="have different test items"):
         measure(results, find_targets(results), [*records[:5], other], REGIONS)
 
 

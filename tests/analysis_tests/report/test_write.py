@@ -16,10 +16,11 @@ import pytest
 from analysis.report.export import table_latex
 from analysis.report.page import render
 from analysis.report.tables import table_rows, terminal_table
-from analysis.report.text import unsure
+from analysis.report.text import chosen_inside
 from analysis.report.write import ReportFiles, write_report
 from analysis.results.load import ReportError, load_study
 from trainables.records.failures import Failure, Stop, write_failure, write_stop
+from trainables.records.parquet import read_record_file, record_files, write_records
 from trainables.records.types import Candidate, SplitId
 
 Make = Callable[..., Path]
@@ -202,7 +203,9 @@ def test_one_split_without_none_items_and_without_control(study_of: Make) -> Non
     text = " ".join(page.text.split())
     assert "One split only." in text
     assert "No control." in text
-    assert "No validation item is a “none” item." in text
+    assert "No test item is a “none” item" in text
+    assert not re.search("Accuracy on “none”|“None” items|accuracy and “none” meet", text)
+    assert 'id="reader"' not in page.source
     assert "Paper:" not in text
     row = table_rows(load_study(directory))[0]
     assert (row["accuracy_none"], row["none_fraction"], row["published"]) == ("–", "0.0 %", "")
@@ -220,6 +223,7 @@ def test_a_nested_study_decides_and_says_what_choosing_would_have_claimed(
     assert "soft_e_stitchup is better than control" in text
     assert "top-1 better, +0." in text
     assert "Random splits share training items" in text
+    assert "each split chose by the weighted AUC on its inner items" in str(chosen_inside(load_study(nested_study)))
     for heading in ("What each split chose", "Finding unknown classes by each score", "Calibration before and after"):
         assert heading in text
     assert "ECE, scaled" in text
@@ -249,7 +253,8 @@ def test_all_pairs_are_a_matrix(nested_report: ReportFiles) -> None:
     assert not any(one["confirmatory"] for one in pairs)
 
 
-def test_what_was_chosen_by_the_reported_items_decides_nothing(whole_report: ReportFiles) -> None:
+def test_what_was_chosen_by_the_reported_items_decides_nothing(whole_report: ReportFiles, whole_study: Path) -> None:
+    assert chosen_inside(load_study(whole_study)) is None
     found = json.loads(whole_report.json.read_text(encoding="utf-8"))
     assert not any(method["against_control"] or method["intervals"] for method in found["methods"])
     assert found["pairs"] == []
@@ -308,11 +313,18 @@ def test_failures_and_candidates_that_were_given_up_are_named(study_of: Make) ->
     assert load_study(directory).missing == ["e_stitchup: 2 of 2 candidates have no finished test trial."]
 
 
-def test_accuracies_that_are_all_zero_are_said_to_say_nothing(study_of: Make) -> None:
-    results = load_study(study_of(methods=("control", "e_mixup")))
-    assert unsure(results) is None
-    never = tuple(replace(r, metrics={**r.metrics, "accuracy_known": 0.0}) for r in results.records)
-    assert "no confidence exceeds the threshold 0.6" in str(unsure(replace(results, records=never)))
+def test_curves_that_are_all_zero_are_left_out_and_named(study_of: Make) -> None:
+    """As learning curves are where no confidence ever exceeds the study's threshold."""
+    directory = study_of(methods=("control", "e_mixup"))
+    for path in record_files(directory / "records"):
+        records = read_record_file(path, with_items=True)
+        curves = [replace(one.curves, epoch_accuracy=0 * one.curves.epoch_accuracy) for one in records]
+        write_records(path.parent, [replace(one, curves=own) for one, own in zip(records, curves, strict=True)])
+    files = write_report(directory)
+    names = {path.stem for path in files.figures}
+    assert "learning-none-accuracy" in names
+    assert "learning-accuracy" not in names
+    assert "Left out, as every value is 0: Accuracy while learning." in files.html.read_text(encoding="utf-8")
 
 
 def test_a_study_of_which_everything_failed_says_why(study_of: Make) -> None:

@@ -150,7 +150,7 @@ def test_items_that_differ_are_not_paired(reported: dict[str, list[TrialRecord]]
     assert items is not None
     moved = dataclasses.replace(items, item=items.item[::-1].copy())
     records[1] = dataclasses.replace(records[1], items=moved)
-    with pytest.raises(ReportError, match=r"e_mixup.* have different validation items"):
+    with pytest.raises(ReportError, match=r"e_mixup.* have different test items"):
         weighed({"control": reported["control"], "e_mixup": records})
 
 

@@ -28,6 +28,7 @@ from study.state.description import (
     refuse_foreign_early,
     refuse_other_data,
 )
+from study.state.lock import Activity
 from study.state.status import in_words, read_status
 from tests.study_tests.conftest import settings
 from tests.trainables_tests.records.test_parquet import record
@@ -253,6 +254,11 @@ def test_status_counts_only_what_the_study_asks_for_now(tmp_path: Path) -> None:
         False,
         "4 trials missing. `study run` or, on a cluster, `study submit` trains them.",
     )
+    ending = dataclasses.replace(status, methods=(), failures=(), activity=Activity("test phase", time.time()))
+    assert in_words(ending) == [
+        "A run is in progress, and has no trial left to train.",
+        "Every planned trial is recorded.",
+    ]
     longer = spec_of(tmp_path, splits={"n_splits": 3})
     assert read_status(longer, described(spec, plan_of(spec, None))).changed
 
