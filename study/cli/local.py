@@ -25,19 +25,22 @@ _PRESETS = ("nested", "cross_validation", "official", "paper", "deep_augmentatio
 
 
 @click.command("init")
-@click.argument("preset", type=click.Choice(_PRESETS), default="nested")
+@click.argument("preset", type=click.Choice(_PRESETS), default="nested", metavar="[PRESET]")
 @click.option(
     "-o", "--output", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="File to write."
 )
 def init_command(preset: str, output: Path) -> None:
-    """Write a commented study file from a PRESET."""
+    """Write a commented study file from a PRESET.
+
+    nested (the default), cross_validation, official, paper, deep_augmentation or demo.
+    """
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with output.open("x") as file:
             file.write(_preset(preset))
     except FileExistsError:
         raise click.ClickException(f"{output} exists; give another name with --output") from None
-    click.echo(f"{output} written. Name your table in its `data` section, then: study check -c {output}")
+    click.echo(f"{output} written. Its first lines say what it needs. Change it, then: study check -c {output}")
 
 
 @click.command("check")

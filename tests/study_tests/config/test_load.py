@@ -445,7 +445,9 @@ def test_a_hub_that_never_answers_refuses_no_model(
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_sound(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache_models(tmp_path / "hub", monkeypatch, "google-bert/bert-base-uncased", "timm/tf_efficientnet_b4.ra2_in1k")
-    raw = yaml.safe_load((files("study.config") / "presets" / f"{preset}.yaml").read_text())
+    text = (files("study.config") / "presets" / f"{preset}.yaml").read_text()
+    assert re.match(r"(# .*\n)+# Needs [^#]*\n(# .*\n)*name: ", text), "the first lines say what it needs"
+    raw = yaml.safe_load(text)
     table = tmp_path / raw["data"]["table"]
     table.parent.mkdir(exist_ok=True)
     frame = pd.DataFrame({name: ["x"] * 4000 for name in ("title", "description", "image")})
