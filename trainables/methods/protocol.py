@@ -34,6 +34,12 @@ class Hyperparameter:
     whole: bool = False
     auto: bool = False
 
+    def __str__(self) -> str:
+        """Return the default and the range, as in `0.3, in (0, 10]`."""
+        kind = ", whole" if self.whole else ""
+        left = "[" if self.low_included else "("
+        return f"{self.default:g}, in {left}{self.low:g}, {self.high:g}]{kind}{', or auto' if self.auto else ''}"
+
     def problem(self, value: float) -> str | None:
         """Return the rule that a value breaks, as "must be ...", or None if it is valid."""
         above = value >= self.low if self.low_included else value > self.low
@@ -122,6 +128,7 @@ class Method(Protocol):
     captured as a CUDA graph. `canonical(params)`: maps hyperparameters to the ones that represent all that train the
     same. `version`: a text that changes with every change of what the method computes; without it, the source file of
     its transform stands for it, so a method whose code is in several files, or in none, should have a version.
+    `summary` and `source`: one sentence, and the publication, for `study methods`.
 
     Attributes:
         name: Its name in study files, records and reports.
@@ -150,3 +157,5 @@ class Augmentation:
     static: bool = True
     canonical: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
     version: str = ""
+    summary: str = ""
+    source: str = ""

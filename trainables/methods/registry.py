@@ -47,6 +47,8 @@ def contrastive(method: Method) -> Contrastive:
         static=getattr(method, "static", False),
         canonical=partial(canonical, method),
         version=getattr(method, "version", ""),
+        summary=f"Contrastive pretraining; one of two views is augmented by {method.name}.",
+        source=getattr(method, "source", ""),
     )
 
 
@@ -63,32 +65,102 @@ _LAYER = {"layer": Hyperparameter(1, 0, 8, whole=True, auto=True)}
 _COMPONENTS = {"components": Hyperparameter(32, 1, 65536, whole=True)}
 _STOP = {"stop_gradient": Hyperparameter(0, 0, 1, whole=True)}
 
+_WOLFE = "Wolfe & Lundgaard 2019, arXiv:1912.00772"
+_DEEP = "Brüel-Gabrielsson et al. 2023, arXiv:2303.14537"
+
 
 # A built-in method gets another version where it computes something else; other changes of its file do not count.
 _builtin = partial(Augmentation, version="1")
 
 
-def _targeted(name: str, transform: Transform, hyperparameters: Mapping[str, Hyperparameter]) -> Augmentation:
+def _targeted(
+    name: str, transform: Transform, hyperparameters: Mapping[str, Hyperparameter], summary: str
+) -> Augmentation:
     own = {**_LAYER, **hyperparameters, **_STOP}
-    return _builtin(name, transform, own, label_free=True, static=False, canonical=canonical_target)
+    return _builtin(
+        name, transform, own, label_free=True, static=False, canonical=canonical_target, summary=summary, source=_DEEP
+    )
 
 
 _SUPERVISED: dict[str, Method] = {
     method.name: method
     for method in (
-        _builtin("control", control, label_free=True),
-        _builtin("e_mixup", mix_pairs, _ALPHA),
-        _builtin("e_stitchup", partial(mix_pairs, stitch=True), _ALPHA),
-        _builtin("soft_e_mixup", partial(mix_pairs, soft=True), {**_ALPHA, **_SOFTNESS}),
-        _builtin("soft_e_stitchup", partial(mix_pairs, stitch=True, soft=True), {**_ALPHA, **_SOFTNESS}),
-        _builtin("soft_control", soft_control, _SOFTNESS),
-        _builtin("label_smoothing", label_smoothing, {"epsilon": Hyperparameter(0.1, 0, 1)}),
-        _builtin("gaussian_noise", gaussian_noise, {"sigma": Hyperparameter(0.3, 0, 10)}, label_free=True),
-        _builtin("feature_corruption", feature_corruption, {"rate": Hyperparameter(0.2, 0, 1)}, label_free=True),
-        _builtin("manifold_mixup", manifold_mixup, _ALPHA),
-        _builtin("uniform_dropout", uniform_dropout, _DROP_RATE, label_free=True),
-        _targeted("deep_dropout", deep_dropout, _DROP_RATE),
-        _targeted("deep_pca", deep_pca, _COMPONENTS),
+        _builtin("control", control, label_free=True, summary="No augmentation: what the others are compared with."),
+        _builtin(
+            "e_mixup",
+            mix_pairs,
+            _ALPHA,
+            summary="Averages the embeddings and the targets of two items, by a weight from Beta(alpha, alpha).",
+            source=_WOLFE,
+        ),
+        _builtin(
+            "e_stitchup",
+            partial(mix_pairs, stitch=True),
+            _ALPHA,
+            summary="Takes each element of the embedding from one of two items; the targets are averaged.",
+            source=_WOLFE,
+        ),
+        _builtin(
+            "soft_e_mixup",
+            partial(mix_pairs, soft=True),
+            {**_ALPHA, **_SOFTNESS},
+            summary="As e_mixup, with softened targets.",
+            source=_WOLFE,
+        ),
+        _builtin(
+            "soft_e_stitchup",
+            partial(mix_pairs, stitch=True, soft=True),
+            {**_ALPHA, **_SOFTNESS},
+            summary="As e_stitchup, with softened targets.",
+            source=_WOLFE,
+        ),
+        _builtin(
+            "soft_control",
+            soft_control,
+            _SOFTNESS,
+            summary="Softened targets without mixing: what softening alone does.",
+            source=_WOLFE,
+        ),
+        _builtin(
+            "label_smoothing",
+            label_smoothing,
+            {"epsilon": Hyperparameter(0.1, 0, 1)},
+            summary="Moves the targets towards the uniform distribution.",
+            source="Szegedy et al. 2016, arXiv:1512.00567",
+        ),
+        _builtin(
+            "gaussian_noise",
+            gaussian_noise,
+            {"sigma": Hyperparameter(0.3, 0, 10)},
+            label_free=True,
+            summary="Adds normal noise, in units of each feature's standard deviation.",
+            source="DeVries & Taylor 2017, arXiv:1702.05538",
+        ),
+        _builtin(
+            "feature_corruption",
+            feature_corruption,
+            {"rate": Hyperparameter(0.2, 0, 1)},
+            label_free=True,
+            summary="Replaces elements of the embedding by those of other items.",
+            source="Bahri et al. 2021 (SCARF), arXiv:2106.15147",
+        ),
+        _builtin(
+            "manifold_mixup",
+            manifold_mixup,
+            _ALPHA,
+            summary="Mixes two items at the input or at a hidden layer, drawn anew in each step.",
+            source="Verma et al. 2019, arXiv:1806.05236",
+        ),
+        _builtin(
+            "uniform_dropout",
+            uniform_dropout,
+            _DROP_RATE,
+            label_free=True,
+            summary="The same dropout at the input and at every hidden layer.",
+            source="Srivastava et al. 2014, jmlr.org/papers/v15/srivastava14a.html",
+        ),
+        _targeted("deep_dropout", deep_dropout, _DROP_RATE, "Dropout at one layer, which may be chosen by itself."),
+        _targeted("deep_pca", deep_pca, _COMPONENTS, "Projects one layer on the main components of the batch."),
     )
 }
 

@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from study.cli.app import SECTIONS, study
+from trainables.methods.registry import METHODS
 
 
 def commands() -> dict[str, click.Command]:
@@ -42,3 +43,24 @@ def test_an_unknown_command_is_refused() -> None:
     done = CliRunner().invoke(study, ["rnu"])
     assert done.exit_code == 2
     assert "No such command 'rnu'" in done.output
+
+
+def test_every_method_is_listed_with_its_hyperparameters() -> None:
+    done = CliRunner().invoke(study, ["methods"])
+    assert done.exit_code == 0, done.output
+    for name, method in METHODS.items():
+        assert f"\n{name} " in done.output
+        assert getattr(method, "summary", "").endswith("."), name
+        for key, known in method.hyperparameters.items():
+            assert f"{key} = {known}" in done.output
+    assert "layer = 1, in [0, 8], whole, or auto" in done.output
+    assert "alpha = 0.3, in (0, 10]" in done.output
+
+
+def test_methods_are_chosen_by_a_part_of_their_names() -> None:
+    done = CliRunner().invoke(study, ["methods", "stitchup"])
+    assert "\ne_stitchup " in done.output
+    assert "\nsoft_e_stitchup " in done.output
+    assert "e_mixup " not in done.output.split("\n", 1)[0]
+    refused = CliRunner().invoke(study, ["methods", "stichup"])
+    assert (refused.exit_code, "part of a method's name, got 'stichup'" in refused.output) == (2, True)
