@@ -8,7 +8,7 @@ import click
 @click.command("methods")
 @click.argument("name", required=False)
 def methods_command(name: str | None) -> None:
-    """List every method: what it does, its hyperparameters with their ranges, and its source.
+    """List the methods: what each does, hyperparameters, ranges, source.
 
     With a NAME, only the methods whose names contain it. Installed packages of third parties are included.
     """
