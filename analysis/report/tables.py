@@ -191,14 +191,13 @@ def _evidence_cells(own: MethodEvidence | None, objective: str, *, converged: bo
     cells = {"interval": UNDEFINED_TEXT, "difference": UNDEFINED_TEXT, "decision": UNDEFINED_TEXT}
     interval = own.intervals.get(objective) if own else None
     if interval is not None and math.isfinite(interval.low):
-        # With two or three splits an interval can be wider than the figure's range, which says no more than the range.
-        cells["interval"] = f"{number(max(interval.low, 0.0), 4)} to {number(min(interval.high, 1.0), 4)}"
+        cells["interval"] = f"{number(interval.low, 4)} to {number(interval.high, 4)}"
     difference = own.differences.get(objective) if own else None
     if difference is not None:
         seen = difference.interval
         cells["difference"] = signed(seen.estimate)
         if math.isfinite(seen.low):
-            cells["difference"] += f" [{signed(max(seen.low, -1.0))}, {signed(min(seen.high, 1.0))}]"
+            cells["difference"] += f" [{signed(seen.low)}, {signed(seen.high)}]"
             cells["decision"] = str(difference.decision)
     if not converged:
         cells["decision"] = str(Decision.NOT_CONVERGED)

@@ -23,6 +23,7 @@ from trainables.records.types import LAYER_SCORES, LOGIT_SCORES, SEARCH, TEST, D
 # Figures that methods are compared in: the half width of each one's region of practical equivalence by default.
 REGIONS: Mapping[str, float] = {
     "auc_weighted": 0.002,
+    "nll": 0.01,
     **dict.fromkeys(
         (
             *("top1", "macro_f1", "balanced_accuracy", "aurc", "oscr", "ood_aupr"),
@@ -153,7 +154,7 @@ def weigh(
         values = trials.values(figure)
         for method, own in values.items():
             alone, _ = sampling.variance_of(own, trials.tested[method])
-            intervals[method][figure] = interval(alone).within(0.0, 1.0)
+            intervals[method][figure] = interval(alone).within(0.0, _highest(figure))
         for pairs in groups.values():
             for method, difference in trials.compare(values, pairs, figure, region, figure == objective):
                 found[method][figure] = difference
@@ -247,9 +248,14 @@ class _Trials:
             if {method, other} & {*self.unconverged}:
                 decision = Decision.NOT_CONVERGED
             further = splits_to_decide(own, region) if decision is Decision.UNDECIDED else None
-            cut = seen.within(-1.0, 1.0)
+            cut = seen.within(-_highest(figure), _highest(figure))
             found.append((method, Difference(figure, other, cut, region, decision, further, confirmatory)))
         return found
+
+
+def _highest(figure: str) -> float:
+    """Return the highest value that a figure can have."""
+    return math.inf if figure == "nll" else 1.0
 
 
 def count_items(records: Iterable[TrialRecord]) -> int:

@@ -69,18 +69,18 @@ def verify_command(cell: str, config: Path, split: SplitId | None, tolerance: fl
 
     spec = load_spec(config)
     found = verify_cell(spec.root, cell, split, tolerance, spec.resources)
-    show_table(verification_table(found), n_left=1)
-    if found.recorded_on != found.retrained_on:
-        click.echo(f"Recorded on other hardware: {found.recorded_on}; now {found.retrained_on}.")
-    if found.other_versions:
-        changes = (f"{name} {before}, now {now}" for name, (before, now) in found.other_versions.items())
-        click.echo(f"Recorded with other versions: {'; '.join(changes)}.")
     word = "agrees" if found.agrees else "does not agree"
     how = "to the bit" if found.equal or found.must_be_equal else f"within {tolerance:g}"
     click.echo(
         f"{found.trial} {word}, {how}: {found.n_changed} of {found.n_items} items are judged differently, "
         f"logits differ by at most {found.logit_difference:.1g}."
     )
+    if found.recorded_on != found.retrained_on:
+        click.echo(f"Recorded on other hardware: {found.recorded_on}; now {found.retrained_on}.")
+    if found.other_versions:
+        changes = (f"{name} {before}, now {now}" for name, (before, now) in found.other_versions.items())
+        click.echo(f"Recorded with other versions: {'; '.join(changes)}.")
+    show_table(verification_table(found), n_left=1)
     sys.exit(0 if found.agrees else 1)
 
 

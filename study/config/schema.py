@@ -150,6 +150,7 @@ class Equivalence(Section):
     """Differences up to these are of no practical importance."""
 
     auc_weighted: float = Field(0.002, gt=0)
+    nll: float = Field(0.01, gt=0)
     top1: float = Field(0.005, gt=0)
     macro_f1: float = Field(0.005, gt=0)
     balanced_accuracy: float = Field(0.005, gt=0)

@@ -15,7 +15,7 @@ from study.model.retrain import FinishedStudy
 from trainables.packs.pack import PackContext
 from trainables.packs.single import score_within
 from trainables.records.choice import choose_best, mean_score, median_calibration, score_of
-from trainables.records.types import Calibration, Candidate, Design
+from trainables.records.types import TEMPERATURE, THRESHOLD, Calibration, Candidate, Design
 from trainables.sampling.splits import Split, inner_of, split_of_all
 from trainables.sampling.streams import stream
 from trainables.training.protocol import TrainingError
@@ -101,9 +101,7 @@ def choose(study: FinishedStudy, candidates: Sequence[Candidate], within: npt.ND
             say(f"{candidate} is left out: {error}")
             continue
         means[candidate] = mean_score(score_of(one, objective) for one in found)
-        calibrations[candidate] = median_calibration(
-            [Calibration(one["threshold_chosen"], one["temperature"]) for one in found]
-        )
+        calibrations[candidate] = median_calibration([Calibration(one[THRESHOLD], one[TEMPERATURE]) for one in found])
     if len(means) > 1 and not all(map(math.isfinite, means.values())):
         raise RunError(
             f"{objective} is not defined on every inner split of the items, so it cannot choose between "

@@ -15,10 +15,10 @@ from study.model.retrain import find_trial, open_study
 from study.state.provenance import versions
 from trainables.methods.registry import method_code
 from trainables.packs.single import train_trial
-from trainables.records.types import Curves, ItemResults, SplitId, TrialConfig
+from trainables.records.types import THRESHOLD, Curves, ItemResults, SplitId, TrialConfig
 
 # Endings of figures that are shown but not judged where the hardware is another: they jump between evaluations.
-_JUMPING = ("crossing_threshold", "threshold_chosen")
+_JUMPING = ("crossing_threshold", THRESHOLD)
 
 # What determines how numbers round, besides the CPU.
 _COMPUTING = ("package", "numpy", "torch", "method_code")
@@ -129,10 +129,12 @@ def _equal(one: Curves | ItemResults, other: Curves | ItemResults) -> bool:
 
 
 def verification_table(found: Verification) -> TerminalTable:
-    """Return the figures as a table for a terminal, one per row."""
+    """Return the figures as a table for a terminal, one per row; without those that are defined on neither side."""
     words = {True: "agrees", False: "differs", None: "not judged"}
     rows = []
     for one in found.figures:
+        if np.isnan(one.recorded) and np.isnan(one.retrained):
+            continue
         difference = f"{one.retrained - one.recorded:.2g}"
         rows.append((one.name, f"{one.recorded:.6g}", f"{one.retrained:.6g}", difference, words[one.agrees]))
     return TerminalTable(("Figure", "Recorded", "Retrained", "Difference", ""), tuple(rows))

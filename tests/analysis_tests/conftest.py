@@ -169,6 +169,9 @@ def make_trial(plan: Plan, config: TrialConfig) -> TrialRecord:
         logit=highest,
         correct=correct,
         auc_influence=influence.astype(np.float32),
+        nll=np.logaddexp(0, np.where(target[:, None] == range(len(known_classes)), -1, 1) * logits[:, known_classes])
+        .sum(1)
+        .astype(np.float32),
         # Another score: how many classes are likely, which the noise leaves nearer the truth.
         joint_energy=places((-np.log1p(np.exp(logits[:, known_classes])).sum(1)).astype(np.float32), ~known),
     )

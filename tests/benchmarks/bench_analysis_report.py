@@ -73,6 +73,7 @@ def trial(config: TrialConfig, n_items: int) -> TrialRecord:
             logit,
             right,
             influence,
+            np.where(right, 0.1, 2.0).astype(np.float32),
             *(places(random.normal(size=n_items).astype(np.float32), ~known) for _ in (*LOGIT_SCORES, *LAYER_SCORES)),
         ),
         started_at_s=0.0,

@@ -172,8 +172,14 @@ def proper_scores(logits: Tensor, target: Tensor) -> dict[str, float]:
     expected = one_hot(target + 1, logits.shape[1] + 1)[:, 1:].double()
     return {
         "brier": float((exact.sigmoid() - expected).square().sum(-1).mean()),
-        "nll": float(binary_cross_entropy_with_logits(exact, expected, reduction="none").sum(-1).mean()),
+        "nll": float(nll_of_items(logits, target).mean()),
     }
+
+
+def nll_of_items(logits: Tensor, target: Tensor) -> Tensor:
+    """Return each item's summed binary cross-entropies, float64 (items,); arguments are those of `proper_scores`."""
+    expected = one_hot(target + 1, logits.shape[1] + 1)[:, 1:].double()
+    return binary_cross_entropy_with_logits(logits.double(), expected, reduction="none").sum(-1)
 
 
 def crossing_threshold(overall: Tensor, none: Tensor) -> float:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainables.records.types import LAYER_SCORES, LOGIT_SCORES, N_BINS, ItemResults
+from trainables.records.types import LAYER_SCORES, LOGIT_SCORES, N_BINS, TEMPERATURE, THRESHOLD, ItemResults
 
 # Figures of which lower values are better.
 LOWER_IS_BETTER = frozenset(
@@ -42,10 +42,8 @@ LOWER_IS_BETTER = frozenset(
 _Floats = npt.NDArray[np.float64]
 _Bools = npt.NDArray[np.bool_]
 
-# Metrics of a trial, by name. It may have chosen two on items held out from its training: the threshold above which it
-# predicts a class, as a logit, since a confidence rounded to 1 is none; and the temperature that divides its logits.
+# Metrics of a trial, by name; it may have `THRESHOLD` and `TEMPERATURE`.
 Metrics = Mapping[str, float]
-THRESHOLD, TEMPERATURE = "threshold_chosen", "temperature"
 
 
 @dataclass(frozen=True)
@@ -304,6 +302,7 @@ ITEM_FIGURES: Mapping[str, Figure] = {
     **_calibration("", lambda items, _: items.confidence),
     **_calibration("_scaled", lambda items, metrics: items.scaled_confidence(metrics.get(TEMPERATURE, math.nan))),
     "aurc": lambda items, _: risk_coverage(items.logit, _right(items), items.known),
+    "nll": lambda items, _: mean_of(items.nll),
     "oscr": lambda items, _: concordance(items.logit, items.known, _right(items)),
     **{name: figure for ending, score in _SCORES.items() for name, figure in _detection(ending, score).items()},
 }

@@ -35,7 +35,7 @@ from trainables.records.types import (
 )
 
 # Version of the record file's schema; a file of another version is refused.
-_FORMAT = 5
+_FORMAT = 6
 
 _METADATA_KEY = b"embedding_ablation_study"
 
@@ -58,6 +58,7 @@ _ITEM_TYPES = {
     "logit": pa.float32(),
     "correct": pa.bool_(),
     "auc_influence": pa.float32(),
+    "nll": pa.float32(),
     **{name: pa.int32() for name in (*LOGIT_SCORES, *LAYER_SCORES)},
 }
 

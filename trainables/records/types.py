@@ -29,6 +29,10 @@ AUTO = -1.0
 LOGIT_SCORES = ("joint_energy", "gen")
 LAYER_SCORES = ("knn_hidden", "relative_mahalanobis_hidden", "knn_input", "relative_mahalanobis_input")
 
+# Metrics of a trial, by name, that it has chosen on items held out from its training: the threshold above which it
+# predicts a class, as a logit, since a confidence rounded to 1 is none; and the temperature that divides its logits.
+THRESHOLD, TEMPERATURE = "threshold_logit_chosen", "temperature"
+
 # Bins of confidence, equally wide, of the expected calibration error.
 N_BINS = 15
 
@@ -248,6 +252,8 @@ class ItemResults:
         logit: float32, logit of that class. It ranks items where the probability, rounded to 1, no longer does.
         correct: bool, correctness at the study's threshold ("none" counts as a prediction).
         auc_influence: float32, influence on `auc_weighted`; its mean is the AUC.
+        nll: float32, the item's negative log-likelihood, rounded to 8 binary digits, which halves its bytes: its binary
+            cross-entropies, summed over the known classes.
         joint_energy: int32, place of the item's joint energy among those of the "none" items (`figures.places`), from
             which every figure about the detection of "none" items follows. A place takes less than half the
             bytes of the score. This and the next fields are empty where the score was not computed or is not defined.
@@ -265,6 +271,7 @@ class ItemResults:
     logit: npt.NDArray[np.float32]
     correct: npt.NDArray[np.bool_]
     auc_influence: npt.NDArray[np.float32]
+    nll: npt.NDArray[np.float32]
     joint_energy: npt.NDArray[np.int32] = field(default_factory=_not_computed)
     gen: npt.NDArray[np.int32] = field(default_factory=_not_computed)
     knn_hidden: npt.NDArray[np.int32] = field(default_factory=_not_computed)
@@ -308,4 +315,4 @@ class TrialRecord:
     @property
     def calibration(self) -> Calibration:
         """What its figures at a chosen threshold and temperature rest on."""
-        return Calibration(self.metrics.get("threshold_chosen", math.nan), self.metrics.get("temperature", math.nan))
+        return Calibration(self.metrics.get(THRESHOLD, math.nan), self.metrics.get(TEMPERATURE, math.nan))

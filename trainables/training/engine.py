@@ -29,11 +29,12 @@ from trainables.evaluation.metrics import (
     accuracy_curves,
     correct_at,
     figures,
+    nll_of_items,
     weighted_auc,
 )
 from trainables.evaluation.scores import LayerValues, layer_scores, logit_scores
 from trainables.records.figures import item_metrics, places
-from trainables.records.types import Calibration, Curves, ItemResults
+from trainables.records.types import TEMPERATURE, THRESHOLD, Calibration, Curves, ItemResults
 from trainables.training.model import Trunk
 from trainables.training.protocol import (
     Evaluation,
@@ -198,6 +199,7 @@ class Training:
             logit=logits.amax(-1).cpu().numpy(),
             correct=correct.cpu().numpy(),
             auc_influence=_float32(auc.influence),
+            nll=nll_of_items(logits, target).bfloat16().float().cpu().numpy(),
             **_places(logit_scores(logits), target),
             **self._layer_places(stack, place, target),
         )
@@ -206,7 +208,7 @@ class Training:
         metrics = {
             **item_metrics(items, chosen),
             **figures(logits, target, against),
-            **scaled_scores(logits, target, chosen["temperature"]),
+            **scaled_scores(logits, target, chosen[TEMPERATURE]),
             **chosen,
             "auc_weighted": auc.auc,  # the mean of influences that are not rounded to float32
             "epochs": float(self.epoch),
@@ -245,7 +247,7 @@ class Training:
         if self._searches:
             right = items.predicted == items.label
             given = Calibration(choose_threshold(items.logit, right, items.known), fit_temperature(logits, target))
-        return {"threshold_chosen": given.threshold, "temperature": given.temperature}
+        return {THRESHOLD: given.threshold, TEMPERATURE: given.temperature}
 
     def _layer_places(self, stack: SupervisedStack, place: int, target: Tensor) -> dict[str, npt.NDArray[np.int32]]:
         """Return what a record holds of the scores on the last hidden layer, if there is one, and on the input."""

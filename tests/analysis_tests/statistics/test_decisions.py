@@ -130,6 +130,19 @@ def test_the_detection_of_the_items_is_the_recorded_one(
     assert interval.low < expected < interval.high
 
 
+def test_a_study_that_chooses_by_nll_decides_in_it(reported: dict[str, list[TrialRecord]]) -> None:
+    found = weigh(reported, REGIONS, RANDOM, "nll")
+    control, best = (
+        np.mean([record.metrics["nll"] for record in reported[name]]) for name in ("control", "soft_e_stitchup")
+    )
+    difference = found["soft_e_stitchup"].differences["nll"]
+    assert difference.confirmatory
+    assert difference.decision is Decision.BETTER
+    assert difference.interval.estimate == pytest.approx(best - control, abs=1e-6)
+    assert found["control"].intervals["nll"].estimate == pytest.approx(control, abs=1e-6)
+    assert found["control"].intervals["nll"].high > control > 1, "it is not cut at 1"
+
+
 def test_less_calibration_error_is_better(reported: dict[str, list[TrialRecord]]) -> None:
     # A method that is never sure, and otherwise the same, is worse calibrated and equally accurate.
     unsure = []

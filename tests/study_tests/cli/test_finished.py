@@ -50,7 +50,10 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 def test_a_cell_is_verified(finished: Path, cell: str) -> None:
     done = CliRunner().invoke(study, ["verify", cell, "--split", "1", "-c", str(finished)])
     assert done.exit_code == 0, done.output
-    assert "on test split 1 agrees, to the bit: 0 of 144 items are judged differently" in " ".join(done.output.split())
+    said = " ".join(done.output.split())
+    verdict = "on test split 1 agrees, to the bit: 0 of 144 items are judged differently"
+    assert verdict in said[: said.index("Recorded")], "it comes before the table"
+    assert "nan" not in said
 
 
 def test_a_cell_is_trained_on_what_the_study_file_gives(finished: Path) -> None:

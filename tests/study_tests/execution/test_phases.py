@@ -52,7 +52,7 @@ def figures(trial: TrialConfig) -> dict[str, float]:
     return {
         "auc_weighted": good,
         "nll": off if trial.phase == SEARCH else 1 - off,
-        "threshold_chosen": 1.0 + trial.split.seed + 0.5 * inner,
+        "threshold_logit_chosen": 1.0 + trial.split.seed + 0.5 * inner,
         "temperature": 2.0 + inner,
     }
 

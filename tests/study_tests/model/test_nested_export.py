@@ -57,7 +57,8 @@ def test_a_model_for_use_is_chosen_on_inner_splits_of_all_items(nested: Path, tm
     assert scores == pytest.approx({dict(one.params)["alpha"]: mean for one, mean in means.items()})
     assert (model.trained["items"], model.trained["n_train"], len(model.classes)) == ("all 240", 240, 15)
     threshold, temperature = (
-        float(np.median([metrics[name] for metrics in found[best]])) for name in ("threshold_chosen", "temperature")
+        float(np.median([metrics[name] for metrics in found[best]]))
+        for name in ("threshold_logit_chosen", "temperature")
     )
     assert (model.threshold_logit, model.temperature) == (threshold, temperature)
     assert model.threshold == pytest.approx(1 / (1 + np.exp(-threshold / temperature)))

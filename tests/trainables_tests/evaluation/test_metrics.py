@@ -13,6 +13,7 @@ from trainables.evaluation.metrics import (
     correct_at,
     crossing_threshold,
     figures,
+    nll_of_items,
     weighted_auc,
 )
 from trainables.records.figures import item_metrics
@@ -41,6 +42,7 @@ def item_results(logits: torch.Tensor, target: torch.Tensor) -> ItemResults:
         logit=logits.amax(-1).numpy(),
         correct=(predicted == target).numpy(),
         auc_influence=np.zeros(len(target), np.float32),
+        nll=nll_of_items(logits, target).float().numpy(),
     )
 
 
@@ -159,7 +161,7 @@ def test_figures_against_references(ties: bool) -> None:
     probability = torch.sigmoid(logits)
     confidence, predicted = probability.max(-1)
     against = accuracy_curves(confidence, predicted, target)
-    found = {**figures(logits, target, against), **item_metrics(item_results(logits, target), {})}
+    found = {**item_metrics(item_results(logits, target), {}), **figures(logits, target, against)}
     score, none = 1 - confidence.numpy(), (target == -1).numpy()
     right = (predicted == target).numpy()
     assert found["ood_auroc"] == pytest.approx(roc_auc_score(none, score), abs=1e-12)

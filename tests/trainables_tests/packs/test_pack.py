@@ -80,6 +80,7 @@ def test_an_inner_split_chooses_threshold_and_temperature_and_a_trial_on_test_it
     assert with_inner.calibration == given[SplitId(0)]
     items = with_inner.items
     assert items is not None
+    assert items.nll.mean() == pytest.approx(with_inner.metrics["nll"], rel=1e-3)
     told = np.where(items.logit > given[SplitId(0)].threshold, items.predicted, -1)
     right = np.where(items.known, told == items.label, told == -1)
     assert with_inner.metrics["accuracy_chosen"] == pytest.approx(right.mean())

@@ -24,7 +24,7 @@ from trainables.records.types import LAYER_SCORES, LOGIT_SCORES, ItemResults
 
 SCORES = (*LOGIT_SCORES, *LAYER_SCORES)
 
-CHOSEN = {"threshold_chosen": 0.7, "temperature": 2.5}
+CHOSEN = {"threshold_logit_chosen": 0.7, "temperature": 2.5}
 
 
 def results(n: int = 240, seed: int = 0, n_classes: int = 6) -> ItemResults:
@@ -44,6 +44,7 @@ def results(n: int = 240, seed: int = 0, n_classes: int = 6) -> ItemResults:
         logit=logit.astype(np.float32),
         correct=correct,
         auc_influence=influence.astype(np.float32),
+        nll=random.exponential(0.5, n).astype(np.float32),
         **{name: places(score, ~known) for name, score in zip(SCORES, scores, strict=True)},
     )
 
@@ -197,4 +198,4 @@ def test_a_threshold_between_two_neighbouring_logits_parts_them() -> None:
     high = np.nextafter(low, np.float32(2))
     items = replace(rows(results(), np.arange(2)), logit=np.array([low, high]), known=np.array([False, True]))
     items = replace(items, predicted=items.label)
-    assert item_metrics(items, {"threshold_chosen": (float(low) + float(high)) / 2})["accuracy_chosen"] == 1
+    assert item_metrics(items, {"threshold_logit_chosen": (float(low) + float(high)) / 2})["accuracy_chosen"] == 1

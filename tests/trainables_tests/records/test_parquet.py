@@ -45,6 +45,7 @@ def record(split: int = 0, method: str = "e_mixup", n: int = 5, **params: float)
         logit=rng.normal(size=n).astype(np.float32),
         correct=rng.random(n) < 0.5,
         auc_influence=rng.random(n).astype(np.float32),
+        nll=rng.random(n).astype(np.float32),
         joint_energy=rng.integers(0, 9, n).astype(np.int32),
     )
     return TrialRecord(
