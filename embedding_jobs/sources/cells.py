@@ -32,21 +32,21 @@ _TYPES = {bool: "true or false", int: "whole numbers", float: "numbers with a po
 
 
 class Rows:
-    """Count rows, and keep the first few for a message."""
+    """Count rows, and keep the first few for a message, in which the first row of data is row 1."""
 
     def __init__(self) -> None:
         self.count = 0
         self._examples: list[str] = []
 
     def add(self, row: int, name: str = "") -> None:
-        """Count a row; `name` is what it holds."""
+        """Count a row, given its number from 0; `name` is what it holds."""
         self.count += 1
         if len(self._examples) < _N_EXAMPLES:
-            self._examples.append(f"{row} ({name})" if name else str(row))
+            self._examples.append(f"{row + 1} ({name})" if name else str(row + 1))
 
     def __str__(self) -> str:
         more = f" and {self.count - len(self._examples)} more" if self.count > len(self._examples) else ""
-        return f"row{'s' if self.count > 1 else ''} {', '.join(self._examples)}{more} (the first is row 0)"
+        return f"row{'s' if self.count > 1 else ''} {', '.join(self._examples)}{more}"
 
 
 class CellRules:
@@ -92,10 +92,11 @@ class CellRules:
         for name, first in self._first.items():
             if len(first) > 1 and bytes not in first:
                 listed = ", ".join(
-                    f"{_TYPES.get(kind, kind.__name__)} (row {row}: {cell!r})" for kind, (row, cell) in first.items()
+                    f"{_TYPES.get(kind, kind.__name__)} (row {row + 1}: {cell!r})"
+                    for kind, (row, cell) in first.items()
                 )
                 yield (
-                    f"`{name}` must hold values of one type, got {listed}; the first is row 0; write all of them as "
+                    f"`{name}` must hold values of one type, got {listed}; write all of them as "
                     "texts, so that equal ones are meant to be equal"
                 )
         for name in self._bytes:

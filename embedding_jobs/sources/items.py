@@ -306,9 +306,9 @@ def _check_columns(source: Source) -> None:
 
 
 def _message(table: str, problems: list[str]) -> str:
-    if len(problems) == 1:
-        return f"{problems[0]} ({table})"
-    return f"{table} has {len(problems)} problems:\n" + "\n".join(f"  - {problem}" for problem in problems)
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    listed = "\n".join(f"  - {problem}" for problem in problems)
+    return f"{table} has {count} (row 1 is the first row of data):\n{listed}"
 
 
 def _repeated_ids(source: Source, hashes: list[NDArray[np.uint64]], *, skip: bool) -> str:
@@ -326,9 +326,9 @@ def _repeated_ids(source: Source, hashes: list[NDArray[np.uint64]], *, skip: boo
     for batch in iter_items(Source(source.table, source.id, source.label)):
         for row in wanted & set(range(batch.first_row, batch.first_row + len(batch.ids))):
             names[row] = str(batch.ids[row - batch.first_row])
-    listed = ", ".join(f"{names[a]!r} in rows {a} and {b}" for a, b in sorted(pairs))
+    listed = ", ".join(f"{names[a]!r} in rows {a + 1} and {b + 1}" for a, b in sorted(pairs))
     n_more = int(same.sum()) - len(pairs)
-    return listed + (f" and {n_more} more" if n_more > 0 else "") + " (the first is row 0)"
+    return listed + (f" and {n_more} more" if n_more > 0 else "")
 
 
 def _text(value: object) -> str | None:

@@ -41,7 +41,7 @@ class MetadataCounts:
             if group is not None and role is not None:
                 first, known = self._roles.setdefault(group, (row, role))
                 if role != known:
-                    self._torn.add(row, f"{group!r} is for {role}, in row {first} for {known}")
+                    self._torn.add(row, f"{group!r} is for {role}, in row {first + 1} for {known}")
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the items; cells without a role are left to `CellRules`."""

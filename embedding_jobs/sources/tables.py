@@ -246,7 +246,9 @@ def _reading(place: str) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError, csv.Error) as error:
         if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in str(error):
             raise SourceError(f"{_undecodable(place)} ({place}); save the table as UTF-8") from error
-        raise SourceError(f"the table must be readable: {error} ({place}); repair or replace the file") from error
+        # Arrow counts the header of a CSV file as a row.
+        what = re.sub(r"Row #(\d+)", lambda found: f"row {int(found[1]) - 1} of the data", str(error))
+        raise SourceError(f"the table must be readable: {what} ({place}); repair or replace the file") from error
 
 
 def _undecodable(table: str) -> str:
@@ -259,16 +261,17 @@ def _undecodable(table: str) -> str:
             reader = csv.reader(text)
             header = next(reader, []) if kind == "csv" else []
             for number, cells in enumerate(itertools.chain([header], reader) if kind == "csv" else ([x] for x in text)):
+                # A cell may hold several lines, of which the reader names the last.
                 for index, cell in enumerate(cells):
                     found = re.search("[\udc80-\udcff]", cell)
                     if found is not None:
                         start = max(0, found.start() - 15)
                         around = cell[start : found.start() + 15].encode(errors="surrogateescape")
                         column = f" of `{header[index]}`" if number and index < len(header) else ""
-                        line = f"row {number - 1}" if column else f"line {number + 1}"
+                        line = reader.line_num if kind == "csv" and number else number + 1
                         is_utf16 = b"\0" in around or around.startswith((b"\xff\xfe", b"\xfe\xff"))
                         looks = ", which looks like UTF-16" if is_utf16 else ""
-                        return f"the table must be UTF-8, got {around!r} in {line}{column}{looks}"
+                        return f"the table must be UTF-8, got {around!r} in line {line}{column}{looks}"
     return "the table must be UTF-8"
 
 
@@ -298,7 +301,7 @@ def _values(cells: pa.Array, name: str, first_row: int, path: str) -> list[Cell]
                 if isinstance(error, UnicodeDecodeError):
                     found = f" in UTF-8, got {error.object[:30]!r}"
                 raise SourceError(
-                    f"`{name}` must hold text{found} in row {row} ({path}); convert the column"
+                    f"`{name}` must hold text{found} in row {row + 1} of the data ({path}); convert the column"
                 ) from error
         raise
 

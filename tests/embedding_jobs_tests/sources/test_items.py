@@ -71,9 +71,9 @@ def test_every_problem_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as caught:
         check_source(Source(write_table(tmp_path / "t.parquet", rows), "sku", "kind"))
     message = str(caught.value)
-    assert "3 problems" in message
-    assert "'1' in rows 0 and 1" in message
-    assert "`kind` must not be null, NaN or empty: row 0" in message
+    assert "3 problems (row 1 is the first row of data):" in message
+    assert "'1' in rows 1 and 2" in message
+    assert "`kind` must not be null, NaN or empty: row 1" in message
     assert "at least 2 classes, got 1: ['x']" in message
     assert str(tmp_path) in message
 
@@ -116,7 +116,7 @@ def test_missing_images_are_found_before_any_compute(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     rows = [{"id": str(i), "k": str(i % 2), "photo": path} for i, path in enumerate(["a.jpg", "b.jpg", None])]
     source = Source(write_table(tmp_path / "t.parquet", rows), "id", "k", (), "photo")
-    with pytest.raises(SourceError, match=r"rows 1 \(b.jpg\), 2 \(null\)"):
+    with pytest.raises(SourceError, match=r"rows 2 \(b.jpg\), 3 \(null\)"):
         check_source(source)
     facts = check_source(source, allow_missing_images=True)
     (tmp_path / "a.jpg").write_bytes(b"xy")
@@ -158,21 +158,21 @@ def test_groups_and_roles_in_every_format_and_spelling(tmp_path: Path, suffix: s
         (
             ["a", None, " ", "b"],
             ["train", "train", "test", "test"],
-            r"`brand` must not be .* empty: rows 1, 2 \(the first",
+            r"`brand` must not be .* empty: rows 2, 3; give",
         ),
         (
             ["a", "b", "nan", "c"],
             ["train", "train", "test", "test"],
-            r"`brand` must not be .* as text: row 2 \('nan'\)",
+            r"`brand` must not be .* as text: row 3 \('nan'\)",
         ),
         (["a"] * 4, ["train"] * 4, r"`brand` must hold at least 2 groups, got 1: \['a'\]"),
         (
             list("abcd"),
             ["train", "eval", "test", None],
-            r"^`fold` must say train \(or training, tr\), validation \(or valid, val, dev\), test \(or testing\), "
-            r"got rows 1 \('eval'\), 3 \(None\) \(the first is row 0\); correct these cells or remove the rows",
+            r"`fold` must say train \(or training, tr\), validation \(or valid, val, dev\), test \(or testing\), "
+            r"got rows 2 \('eval'\), 4 \(None\); correct these cells or remove the rows",
         ),
-        (list("abcd"), [0, 1, 1, 2], r"^`fold` must say train .* got rows 0 \(0\), 1 \(1\)"),
+        (list("abcd"), [0, 1, 1, 2], r"`fold` must say train .* got rows 1 \(0\), 2 \(1\)"),
         (
             list("abcd"),
             ["train", "val", "val", "val"],
@@ -182,8 +182,8 @@ def test_groups_and_roles_in_every_format_and_spelling(tmp_path: Path, suffix: s
         (
             list("abab"),
             ["train", "test", "train", "validation"],
-            r"^`fold` must be the same for all items of a group, `brand`: "
-            r"row 3 \('b' is for validation, in row 1 for test\)",
+            r"  - `fold` must be the same for all items of a group, `brand`: "
+            r"row 4 \('b' is for validation, in row 2 for test\)",
         ),
     ],
 )
@@ -218,7 +218,7 @@ def test_labels_of_several_types_are_named(tmp_path: Path, suffix: str) -> None:
             write_table(tmp_path / f"{i}.parquet", [{"sku": str(i), "kind": kind}])
     with pytest.raises(SourceError) as caught:
         check_source(Source(table, "sku", "kind"))
-    for words in ("`kind` must hold values of one type", "(row 0: 1)", "(row 1: '1')", "(row 2: True)", "(row 3: 1.0)"):
+    for words in ("`kind` must hold values of one type", "(row 1: 1)", "(row 2: '1')", "(row 3: True)", "(row 4: 1.0)"):
         assert words in str(caught.value)
 
 
@@ -228,11 +228,13 @@ def test_a_missing_label_is_no_class(tmp_path: Path, suffix: str) -> None:
     rows: list[dict[str, object]] = [{"sku": str(i), "kind": kind} for i, kind in enumerate(["a", "b", *missing])]
     with pytest.raises(SourceError) as caught:
         check_source(Source(write_table(tmp_path / f"t{suffix}", rows), "sku", "kind"))
-    assert "null, NaN or empty: rows 2, 3" in str(caught.value)
-    assert "written as text: rows 4 ('nan'), 5 ('NaN')" in str(caught.value)
+    assert "null, NaN or empty: rows 3, 4" in str(caught.value)
+    assert "written as text: rows 5 ('nan'), 6 ('NaN')" in str(caught.value)
     frame = pa.table({"sku": [1, 2, 3], "kind": [1.0, 2.0, float("nan")]})
     pq.write_table(frame, tmp_path / "n.parquet")
-    with pytest.raises(SourceError, match=r"`kind` must not be null, NaN or empty: row 2 \(the first is row 0\)"):
+    with pytest.raises(
+        SourceError, match=r"has 1 problem \(row 1 .*\n  - `kind` must not be null, NaN or empty: row 3;"
+    ):
         check_source(Source(str(tmp_path / "n.parquet"), "sku", "kind"))
 
 
@@ -244,13 +246,13 @@ def test_binary_text_is_named(tmp_path: Path, suffix: str) -> None:
     ]
     with pytest.raises(SourceError) as caught:
         check_source(Source(write_table(tmp_path / f"t{suffix}", rows), "sku", "kind", ("title",)))
-    assert "`title` must hold text, got binary data in rows 1 ('PK\\x00\\x03'), 2 (" in str(caught.value)
-    assert "`kind` must hold text, got binary data in row 3 ('b\\x01')" in str(caught.value)
+    assert "`title` must hold text, got binary data in rows 2 ('PK\\x00\\x03'), 3 (" in str(caught.value)
+    assert "`kind` must hold text, got binary data in row 4 ('b\\x01')" in str(caught.value)
 
 
 def test_bytes_are_no_text(tmp_path: Path) -> None:
     pq.write_table(pa.table({"sku": ["1", "2"], "kind": [b"a", b"b"]}), tmp_path / "t.parquet")
-    with pytest.raises(SourceError, match=r"`kind` must hold text, got bytes in rows 0 \(b'a'\), 1 .*convert"):
+    with pytest.raises(SourceError, match=r"`kind` must hold text, got bytes in rows 1 \(b'a'\), 2 .*convert"):
         check_source(Source(str(tmp_path / "t.parquet"), "sku", "kind"))
 
 
@@ -265,8 +267,9 @@ JSONL = '{"sku": 1, "title": "one", "kind": "a"}\n{"sku": 2, "title": "café", "
         (
             "t.csv",
             CSV.encode("latin-1"),
-            r"must be UTF-8, got b'caf\\xe9' in row 1 of `title`.*save the table as UTF-8",
+            r"must be UTF-8, got b'caf\\xe9' in line 3 of `title`.*save the table as UTF-8",
         ),
+        ("t.csv", b"sku,title,kind\n1,one,a\n2,two\n", r"parse error: row 2 of the data: Expected 3 columns, got 2"),
         ("t.csv", CSV.encode("utf-16"), r"in line 1, which looks like UTF-16"),
         ("t.csv", CSV.encode("utf-16-le"), r"UTF-16"),
         ("t.jsonl", JSONL.encode("latin-1"), r"must be UTF-8, got .*xe9.* in line 2 "),
@@ -286,5 +289,5 @@ def test_what_is_no_text_in_utf_8_is_named(tmp_path: Path, name: str, content: b
 def test_undecodable_text_in_parquet_is_named(tmp_path: Path) -> None:
     titles = pa.array([b"a", b"caf\xe9"]).view(pa.string())
     pq.write_table(pa.table({"sku": ["1", "2"], "kind": ["a", "b"], "title": titles}), tmp_path / "t.parquet")
-    with pytest.raises(SourceError, match=r"`title` must hold text in UTF-8, got b'caf\\xe9' in row 1"):
+    with pytest.raises(SourceError, match=r"`title` must hold text in UTF-8, got b'caf\\xe9' in row 2 of the data"):
         check_source(Source(str(tmp_path / "t.parquet"), "sku", "kind", ("title",)))
