@@ -87,7 +87,7 @@ def not_converged(records: Sequence[TrialRecord], training: Mapping[str, Any]) -
         training: The study's settings of the training.
     """
     candidates = list(dict.fromkeys(record.config.candidate for record in records))
-    short = (_too_short(candidate, training) for candidate in candidates)
+    short = (ends_while_rising(candidate, training) for candidate in candidates)
     found = [_near_chance(records), _still_falling(records, training), next(filter(None, short), None)]
     reasons = tuple(reason for reason in found if reason is not None)
     name = str(candidates[0]) if len(candidates) == 1 else candidates[0].method
@@ -185,7 +185,8 @@ def _last_fall(record: TrialRecord, cycle: float) -> float:
     return float((loss[-2 * n : -n].mean() - loss[-n:].mean()) / (loss[0] - loss[-1]))
 
 
-def _too_short(candidate: Candidate, training: Mapping[str, Any]) -> Reason | None:
+def ends_while_rising(candidate: Candidate, training: Mapping[str, Any]) -> Reason | None:
+    """Return why a candidate's training is too short by its settings alone; None if it is not."""
     epochs, rise = min(_stages(candidate, training)), _cycle(candidate, training) / 2
     if not epochs <= rise:
         return None

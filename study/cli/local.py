@@ -56,7 +56,7 @@ def check_command(config: Path) -> None:
     from embedding_jobs.store.store import Store
     from study.config.machine_rules import too_large_here
     from study.config.table_rules import metadata_in_words, training_in_words
-    from study.search.space import n_candidates, unguided
+    from study.search.space import n_candidates, unconverged, unguided
     from study.state.description import refuse_changes, refuse_foreign_early, refuse_other_data
 
     spec = _load(config)
@@ -75,7 +75,9 @@ def check_command(config: Path) -> None:
         click.echo(line)
     on_cluster = spec.resources.address or os.environ.get("RAY_ADDRESS")
     too_large = None if on_cluster else too_large_here(spec.resources)
-    for remark in filter(None, (uncompared(counts), unguided(spec.search), too_large)):
+    for remark in filter(
+        None, (unconverged(spec.search, spec.training), uncompared(counts), unguided(spec.search), too_large)
+    ):
         click.echo(remark)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import pairwise
 
 import numpy as np
 import ray
@@ -17,12 +17,11 @@ from embedding_jobs.encoders.config import column_name
 from embedding_jobs.errors import SourceError, StoreError
 from embedding_jobs.pipeline.cost import EncodingCost, measure_encoder
 from embedding_jobs.pipeline.pool import EncoderPool, encoder_pool
-from embedding_jobs.sources import tables
 from embedding_jobs.store.store import Store
 from study.cluster.nodes import Node, NodeFacts, ask_nodes, read_across, slots_of
 from study.cluster.preflight import Check, Needs, check_tracker, judge
-from study.config.schema import StudySpec
-from study.config.table_rules import n_train_planned, official_roles
+from study.config.schema import StudySpec, split_rules
+from study.config.table_rules import split_items
 from study.execution.pack_context import pilot_context
 from study.search.proposals import proposals
 from study.search.space import is_per_split, n_candidates
@@ -31,6 +30,7 @@ from study.state.status import read_status
 from trainables.packs.cost import PackCost, measure_pack
 from trainables.packs.pack import PackContext
 from trainables.records.types import Candidate, Pack
+from trainables.sampling.splits import SplitItems
 
 _DRIVER_S_PER_PACK = 0.1  # tests/benchmarks/bench_study_packs.py
 
@@ -69,13 +69,15 @@ class Work:
     """The counted work of a study.
 
     Attributes:
-        labels: Each item's label (items,).
+        items: What splits depend on, of every row.
+        class_names: The sorted labels.
         dimensions: Length of each column's vectors.
         columns_left: Columns whose embeddings are missing or incomplete.
         n_shards: Shards per column.
     """
 
-    labels: tuple[str, ...]
+    items: SplitItems
+    class_names: Sequence[str]
     dimensions: Mapping[str, int]
     columns_left: tuple[str, ...]
     phases: tuple[Phase, ...]
@@ -84,7 +86,7 @@ class Work:
     @property
     def n_items(self) -> int:
         """Number of rows of the table."""
-        return len(self.labels)
+        return len(self.items.labels)
 
     @property
     def n_features(self) -> int:
@@ -125,13 +127,12 @@ def count_work(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
     Raises:
         SourceError: The table is not readable.
     """
-    label = spec.data.label
-    labels = tuple(chain.from_iterable(map(str, c[label]) for _, c in tables.stream_rows(spec.data.table, [label])))
-    phases = []
+    items, class_names = split_items(spec.data)
+    rules, phases = split_rules(spec.splits, spec.search, ()), []
     for row in read_status(spec, description_before(spec)).methods:
         n_splits = _splits_at_once(spec, row.phase, row.method)
         n_lanes = min(spec.resources.lanes_per_pack or n_splits, n_splits)
-        n_train = n_train_planned(spec.data, len(labels), spec.splits, row.phase)
+        n_train = rules.n_trained(items, row.phase)
         phases.append(Phase(row.phase, row.method, row.n_planned, row.n_missing, n_lanes, n_splits, n_train))
     store, left = Store(spec.store), []
     for column, config in spec.column_encoders.items():
@@ -139,7 +140,8 @@ def count_work(spec: StudySpec, dimensions: Mapping[str, int]) -> Work:
             store.column(column_name(column, config))
         except StoreError:
             left.append(column)
-    return Work(labels, dimensions, tuple(left), tuple(phases), math.ceil(len(labels) / spec.resources.rows_per_shard))
+    n_shards = math.ceil(len(items.labels) / spec.resources.rows_per_shard)
+    return Work(items, class_names, dimensions, tuple(left), tuple(phases), n_shards)
 
 
 def _splits_at_once(spec: StudySpec, phase: str, method: str) -> int:
@@ -158,7 +160,7 @@ def needs_of(spec: StudySpec, work: Work) -> Needs:
     store = sum(2 * work.n_items * work.dimensions[column] * value_bytes[column] for column in work.columns_left)
     records = sum(phase.n_left * (work.n_items * _ITEM_BYTES + _TRIAL_BYTES) for phase in work.phases)
     n_lanes = max((phase.n_lanes for phase in work.phases), default=1)
-    sizes = [work.n_features, *spec.training.hidden, len(set(work.labels))]
+    sizes = [work.n_features, *spec.training.hidden, len(work.class_names)]
     n_weights = sum(inputs * outputs for inputs, outputs in pairwise(sizes))
     # Weights, gradients and two moments; two copies of the validation logits; four copies of a batch.
     values = 4 * n_weights + 2 * work.n_items * sizes[-1] + 4 * spec.training.batch_size * work.n_features
@@ -182,8 +184,7 @@ def measure_costs(spec: StudySpec, work: Work) -> Costs:
             # One after the other: in the study, too, each encoder has its node's threads to itself.
             measured[repr(config)] = ray.get(task)
     encoding = {column: measured[repr(configs[column])] for column in work.columns_left}
-    roles = official_roles(spec.data, spec.splits)
-    context = pilot_context(spec, work.labels, work.n_features, roles)
+    context = pilot_context(spec, work.items, work.class_names, work.n_features)
     packs = [_pack(spec, phase) for phase in _typical(work)]
     cpus, gpus = spec.resources.cpus_per_pack, spec.resources.gpus_per_pack or None
     train = ray.remote(_measure_on_noise).options(max_retries=0, num_cpus=cpus, num_gpus=gpus)

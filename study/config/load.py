@@ -6,6 +6,7 @@ Imports nothing heavy: no torch, ray, optuna or mlflow.
 from __future__ import annotations
 
 import copy
+import math
 import os
 import reprlib
 from collections.abc import Iterator, Mapping, Set
@@ -21,7 +22,7 @@ from study.config.cluster_rules import cluster_problems
 from study.config.encoder_rules import encoder_problems
 from study.config.method_rules import nearest, pruning_problems, search_problems
 from study.config.schema import Data, Encoders, Objective, Resources, Search, Section, Splits, StudySpec
-from study.config.table_rules import named_columns, size_problems, table_problems, unknown_class_problems
+from study.config.table_rules import item_problems, named_columns, table_problems
 from study.config.yaml_file import read_yaml
 from study.errors import SpecError
 from trainables.records.failures import EVALUATED
@@ -39,6 +40,8 @@ _SECTIONS: dict[str, TypeAdapter[Any]] = {
 }
 
 _MAX_NAME_BYTES = 255  # of a file
+
+_FOLDS_TOLERANCE = 0.003  # 0.333 and 0.667 are three folds, 0.33 and 0.67 are not
 
 # What a value must be, by the type of pydantic's error, whose context fills the braces.
 _RULES = {
@@ -266,18 +269,20 @@ def _cross_problems(sections: Mapping[str, Any], invalid: set[str], *, looks: bo
     data: Data | None = sections.get("data")
     search: Search | None = sections.get("search")
     splits, training = sections.get("splits", Splits()), sections.get("training", TrainingSettings())
+    of_columns = list(_column_problems(data)) if data is not None and "data" not in invalid else []
+    of_splits = list(_split_problems(data, splits)) if not invalid & {"splits", "search", "resources"} else []
+    yield from (*of_columns, *of_splits)
     if data is not None and "data" not in invalid:
-        yield from _data_problems(data, sections.get("encoders"))
+        yield from _encoded_problems(data, sections.get("encoders"))
     if data is not None and looks:
         yield from table_problems(data)
-        if not invalid & {"data", "splits", "training"}:
-            yield from size_problems(data, splits, search if "search" not in invalid else None, training)
-        if not invalid & {"data", "splits"}:
-            yield from unknown_class_problems(data, splits)
+        if not of_columns and not invalid & {"data", "splits"}:
+            sizes = "training" not in invalid and not of_splits  # else they would be those of other splits
+            known = search if "search" not in invalid else None
+            yield from item_problems(data, splits, known, training if sizes else None)
     if search is not None and not invalid & {"training", "search"}:
         yield from pruning_problems(search, training)
     if not invalid & {"splits", "search", "resources"}:
-        yield from _split_problems(data, splits)
         yield from _early_stopping_problems(
             search, sections.get("objective", Objective()), sections.get("resources", Resources())
         )
@@ -290,7 +295,7 @@ def _cross_problems(sections: Mapping[str, Any], invalid: set[str], *, looks: bo
         yield f"`training.learning_rate.low` must not exceed `high` ({rate.high:g}), got {rate.low:g}"
 
 
-def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
+def _column_problems(data: Data) -> Iterator[str]:
     if not data.columns:
         yield "`data.text` and `data.image` are both empty; name at least one column to encode"
     columns = [column for key, column in named_columns(data).items() if column and key != "group"]
@@ -302,6 +307,9 @@ def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
                 f"`data.group` names the column `{data.group}`, as `data.{key}` does; name a column whose equal values "
                 "no split may divide, such as a customer"
             )
+
+
+def _encoded_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
     if encoders is not None:
         for column in set(encoders.custom) - set(data.columns):
             yield f"`encoders.custom.{column}` has nothing to encode; name the column in `data.text` or `data.image`"
@@ -315,27 +323,40 @@ def _data_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
 
 
 def _split_problems(data: Data | None, splits: Splits) -> Iterator[str]:
-    if splits.design is Design.REVERSE_FOLDS and splits.train_fraction > 0.5:
+    official, fraction = splits.design is Design.OFFICIAL, splits.train_fraction
+    if official and fraction is not None:
         yield (
-            "`splits.train_fraction` must be at most 0.5 with the design reverse_folds, whose training folds are "
-            f"disjoint, got {splits.train_fraction:g}; the design folds trains on all folds but one"
+            "`splits.train_fraction` must be left out with the design official, whose training items the column "
+            f"`data.split` names, got {fraction:g}"
         )
-    if splits.design is Design.FOLDS and splits.train_fraction < 0.5:
-        yield (
-            "`splits.train_fraction` must be at least 0.5 with the design folds, which trains on all folds but one "
-            f"(0.8 for 5 folds), got {splits.train_fraction:g}"
-        )
-    if splits.design in (Design.REVERSE_FOLDS, Design.FOLDS):
-        n_folds = SplitRules(splits.design, splits.train_fraction).n_folds
-        if splits.n_splits > n_folds:
+    elif splits.design in (Design.REVERSE_FOLDS, Design.FOLDS) and fraction is not None:
+        reverse = splits.design is Design.REVERSE_FOLDS
+        n_folds = SplitRules(splits.design, fraction).n_folds
+        exact = 1 / (fraction if reverse else 1 - fraction)
+        if abs(n_folds / exact - 1) > _FOLDS_TOLERANCE:
+            near = dict.fromkeys(max(2, round_to(exact)) for round_to in (math.floor, math.ceil))
+            listed = " or ".join(f"{round(1 / k if reverse else 1 - 1 / k, 4):g} ({k} folds)" for k in near)
+            rule = "1/k with the design reverse_folds" if reverse else "(k - 1)/k with the design folds"
+            yield (
+                f"`splits.train_fraction` must be {rule}, for k folds, got {fraction:g}; the nearest: {listed}; the "
+                "design random takes any fraction"
+            )
+        elif splits.n_splits > n_folds:
+            enough = round(1 / splits.n_splits if reverse else 1 - 1 / splits.n_splits, 4)
             yield (
                 f"`splits.n_splits` must be at most the number of folds, {n_folds} with `splits.train_fraction` "
-                f"{splits.train_fraction:g}, got {splits.n_splits}; the design random has any number of splits"
+                f"{fraction:g}, got {splits.n_splits}; set `splits.train_fraction` to {enough:g}, or the design to "
+                "random, which has any number of splits"
             )
-    if data is not None and (splits.design is Design.OFFICIAL) != (data.split is not None):
+    if data is not None and official and data.split is None:
         yield (
-            "`data.split` must name the column of the official splits where `splits.design` is official, and only "
-            f"there, got {data.split!r} and the design {splits.design.value}"
+            "`data.split` is missing, and `splits.design` official needs it; name the column that says train, "
+            "validation or test, or choose another design"
+        )
+    if data is not None and not official and data.split is not None:
+        yield (
+            f"`data.split` names the column `{data.split}`, which the design {splits.design.value} does not use; set "
+            "`splits.design` to official, or leave `data.split` out"
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from embedding_jobs.encoders.config import CustomEncoderConfig, EncoderConfig, ImageEncoderConfig, TextEncoderConfig
 from embedding_jobs.sources.items import Source
@@ -27,6 +27,10 @@ Metric = Literal[
 Selection = Literal["nested", "reported"]
 
 Sampler = Literal["grid", "tpe", "random", "qmc", "gp"]
+
+
+# The fraction of a design whose study file gives none; official splits have no fraction.
+_TRAIN_FRACTIONS = {Design.REVERSE_FOLDS: 0.1, Design.RANDOM: 0.1, Design.FOLDS: 0.8}
 
 
 class Section(BaseModel):
@@ -70,12 +74,17 @@ class Splits(Section):
     """How the items are split into training and test items."""
 
     design: Design = Design.REVERSE_FOLDS
-    train_fraction: float = Field(0.1, gt=0, lt=1)
+    train_fraction: float | None = Field(None, gt=0, lt=1, validate_default=True)
     n_splits: int = Field(5, ge=1)
     seed: int = Field(0, ge=0)
     stratify: bool = False
     unknown_classes: tuple[str, ...] = ()
     unknown_class_fraction: float = Field(0, ge=0, lt=1)
+
+    @field_validator("train_fraction")
+    @classmethod
+    def _of_design(cls, value: float | None, info: ValidationInfo) -> float | None:
+        return _TRAIN_FRACTIONS.get(info.data.get("design", Design.OFFICIAL)) if value is None else value
 
 
 class Range(Section):
@@ -283,7 +292,7 @@ def split_rules(splits: Splits, search: Search, unknown_classes: tuple[int, ...]
     """Return how a study makes its splits, given the label indices of the classes that are unknown by name."""
     return SplitRules(
         design=splits.design,
-        train_fraction=splits.train_fraction,
+        train_fraction=splits.train_fraction or 0.0,  # official splits have none
         stratify=splits.stratify,
         unknown_classes=unknown_classes,
         unknown_class_fraction=splits.unknown_class_fraction,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from analysis.format import plural
 from embedding_jobs.errors import SourceError
@@ -16,9 +15,15 @@ from embedding_jobs.sources.items import SourceFacts
 from embedding_jobs.sources.tables import stream_rows, table_columns
 from study.config.method_rules import nearest
 from study.config.schema import Data, Search, Splits, StudySpec, planned_splits, split_rules
-from trainables.records.types import SEARCH, SELECTIONS, Candidate, Design
-from trainables.sampling.splits import SplitItems, SplitRules, n_held_out, split_of
+from trainables.records.types import SELECTIONS, Candidate, Design, SplitId
+from trainables.sampling.splits import Split, SplitItems, hold_out, split_of
 from trainables.training.settings import TrainingSettings
+
+# A smaller batch is no advice: methods mix the items of a batch, and a step on few of them is mostly noise.
+_SMALL_BATCH = 16
+
+# More rows than these for each item of a batch are no advice, either.
+_MOST_ROWS = 1000
 
 
 def named_columns(data: Data) -> dict[str, str | None]:
@@ -49,55 +54,33 @@ def table_problems(data: Data) -> Iterator[str]:
             )
 
 
-def unknown_class_problems(data: Data, splits: Splits) -> Iterator[str]:
-    """Yield a problem for each class to withhold that no row has."""
-    if not splits.unknown_classes:
-        return
+def item_problems(
+    data: Data, splits: Splits, search: Search | None, training: TrainingSettings | None
+) -> Iterator[str]:
+    """Yield a problem for each unknown class that no row has, and for rows too few for the splits and batches.
+
+    Args:
+        data: The table; one that is not readable is reported elsewhere.
+        splits: The splits.
+        search: The search; None where it is invalid, so that the sizes of plain nested splits are checked.
+        training: The training; None where sizes cannot be checked.
+    """
     try:
-        labels = {str(label) for _, columns in stream_rows(data.table, [data.label]) for label in columns[data.label]}
+        items, names = split_items(data)
     except SourceError:
-        return  # reported with the table
+        return
     for name in splits.unknown_classes:
-        if name not in labels:
-            meant = nearest(name, sorted(labels))
-            yield f"`splits.unknown_classes` names {name!r}, which no row has as its label{meant}"
-
-
-def size_problems(data: Data, splits: Splits, search: Search | None, training: TrainingSettings) -> Iterator[str]:
-    """Yield a problem if a planned split has too few training items for a batch, or nothing to be judged by."""
-    if splits.design is Design.OFFICIAL and data.split is None:
-        return  # reported with the splits
-    try:
-        items, names = _split_items(data)
-    except SourceError:
-        return  # reported with the table
-    n_items = len(items.labels)
-    if n_items == 0:
+        if name not in names:
+            yield f"`splits.unknown_classes` names {name!r}, which no row has as its label{nearest(name, names)}"
+    if not names:
         yield f"`data.table` must hold items, {data.table} has no rows"
-        return
-    search = search or Search(methods={"control": {}})
-    unknown = tuple(index for index, name in enumerate(names) if name in splits.unknown_classes)
-    rules = split_rules(splits, search, unknown)
-    held_out = training.held_out_fraction
-    for phase in SELECTIONS[search.selection]:
-        cut = {one: split_of(items, rules, one) for one in planned_splits(splits, search, phase)}
-        if empty := next((one for one, split in cut.items() if not len(split.validation)), None):
-            yield f"`splits` leaves {phase} split {empty} no item to judge by: give more items, or smaller groups"
-            return
-        split, n_train = min(((one, len(split.train)) for one, split in cut.items()), key=lambda pair: pair[1])
-        n_train -= n_held_out(n_train, held_out)
-        if training.batch_size > n_train:
-            less = f", less the {held_out:g} that early stopping holds out" if held_out else ""
-            other = "" if splits.design is Design.OFFICIAL else ", or raise `splits.train_fraction`"
-            yield (
-                f"`training.batch_size` must not exceed the training items of any split: {phase} split {split} has "
-                f"{n_train} of {n_items} rows{less}, got {training.batch_size}; lower it to at most "
-                f"{n_train // 2 * 2}{other}"
-            )
-            return
+    elif training is not None:
+        plan = _Plan(items, names, splits, search or Search(methods={"control": {}}), training)
+        if problem := plan.shortage():
+            yield f"{problem}; {', or '.join(plan.remedies()) or 'give more items, or smaller groups'}"
 
 
-def _split_items(data: Data) -> tuple[SplitItems, list[str]]:
+def split_items(data: Data) -> tuple[SplitItems, list[str]]:
     """Return what splits depend on, of every row, and the sorted label names.
 
     Raises:
@@ -113,27 +96,91 @@ def _split_items(data: Data) -> tuple[SplitItems, list[str]]:
     return SplitItems(labels.astype(np.int64), groups, roles), [str(name) for name in names]
 
 
-def n_train_planned(data: Data, n_items: int, splits: Splits, phase: str) -> int:
-    """Return how many items a split of a phase trains on, before classes are withheld.
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """The items of a table, the sorted names of their classes, and what a study plans of them."""
 
-    Raises:
-        SourceError: The table, whose official splits are counted, is not readable.
-    """
-    items = SplitItems(np.zeros(n_items, np.int64), roles=official_roles(data, splits))
-    rules = SplitRules(splits.design, splits.train_fraction)
-    return rules.n_inner_train(items) if phase == SEARCH else rules.n_train(items)
+    items: SplitItems
+    names: list[str]
+    splits: Splits
+    search: Search
+    training: TrainingSettings
 
+    def cut(self, phase: str) -> dict[SplitId, tuple[Split, int]]:
+        """Return a phase's splits as they are trained, without what early stopping holds out, and how much that is."""
+        unknown = tuple(index for index, name in enumerate(self.names) if name in self.splits.unknown_classes)
+        rules, found = split_rules(self.splits, self.search, unknown), {}
+        for one in planned_splits(self.splits, self.search, phase):
+            whole = split_of(self.items, rules, one)
+            split, held_out = hold_out(whole, self.training.held_out_fraction, one.stream_seed)
+            found[one] = (split, len(held_out))
+        return found
 
-def official_roles(data: Data, splits: Splits) -> npt.NDArray[np.str_] | None:
-    """Return the `Role` of each row, empty where its cell names none (rows,); None unless the splits are official.
-
-    Raises:
-        SourceError: The table is not readable.
-    """
-    if splits.design is not Design.OFFICIAL or data.split is None:
+    def shortage(self) -> str | None:
+        """Return what a split has too few items for: a batch, or to be judged or stopped by; None if it has enough."""
+        for phase in SELECTIONS[self.search.selection]:
+            cut = self.cut(phase)
+            for one, (split, n_held_out) in cut.items():
+                if not len(split.validation):
+                    return f"`splits` leaves {phase} split {one} no item to judge by"
+                if self.training.early_stopping and not n_held_out:
+                    return f"`training.early_stopping` finds no item to hold out in {phase} split {one}"
+            which, n_train = min(((one, len(split.train)) for one, (split, _) in cut.items()), key=lambda pair: pair[1])
+            if n_train < self.training.batch_size:
+                fraction = self.training.held_out_fraction
+                less = f", less the {fraction:g} that early stopping holds out" if fraction else ""
+                return (
+                    f"`training.batch_size` must not exceed the training items of any split: {phase} split {which} has "
+                    f"{n_train:,} of {len(self.items.labels):,} rows{less}, got {self.training.batch_size}"
+                )
         return None
-    rows = stream_rows(data.table, [data.split])
-    return np.array([role_of(cell) or "" for _, columns in rows for cell in columns[data.split]])
+
+    def remedies(self) -> Iterator[str]:
+        """Yield changes of which each alone is enough, as tried on the items; the last is more rows, if that helps."""
+        for more in _larger_trainings(self.splits):
+            if not replace(self, splits=more).shortage():
+                fewer = f" and `splits.n_splits` to {more.n_splits}" if more.n_splits < self.splits.n_splits else ""
+                yield f"set `splits.train_fraction` to {more.train_fraction:g}{fewer}"
+                break
+        cuts = [self.cut(phase) for phase in SELECTIONS[self.search.selection]]
+        size = min(len(split.train) for cut in cuts for split, _ in cut.values()) // 2 * 2
+        if (
+            _SMALL_BATCH <= size < self.training.batch_size
+            and not replace(self, training=replace(self.training, batch_size=size)).shortage()
+        ):
+            yield f"lower `training.batch_size` to at most {size}"
+        n_items = n_rows = len(self.items.labels)
+        while n_rows < _MOST_ROWS * self.training.batch_size:
+            unit = 10 ** max(0, len(str(n_rows)) - 2)
+            n_rows = math.ceil(1.05 * n_rows / unit) * unit
+            if not replace(self, items=_repeated(self.items, int(0.9 * n_rows))).shortage():
+                yield f"give about {n_rows:,} rows of this kind: {n_items:,} are too few"
+                break
+
+
+def _repeated(items: SplitItems, n_rows: int) -> SplitItems:
+    """Return items of as many rows, each repeated alike; each time, the rows' groups are others."""
+    n_items = len(items.labels)
+    row = np.arange(n_rows) * n_items // n_rows
+    time = np.arange(n_rows) - np.searchsorted(row, row)
+    groups = None if items.groups is None else items.groups[row] + time * n_items
+    return SplitItems(items.labels[row], groups, None if items.roles is None else items.roles[row])
+
+
+def _larger_trainings(splits: Splits) -> Iterator[Splits]:
+    """Yield splits of larger training parts, in order."""
+    rules = split_rules(splits, Search(methods={"control": {}}), ())
+    if splits.design is Design.RANDOM:
+        shares = [share / 20 for share in range(1, 20) if share / 20 > rules.train_fraction]
+        found = [(share, splits.n_splits) for share in shares]
+    elif splits.design is Design.REVERSE_FOLDS:
+        found = [(round(1 / k, 4), min(k, splits.n_splits)) for k in range(rules.n_folds - 1, 1, -1)]
+    elif splits.design is Design.FOLDS:
+        found = [(round(1 - 1 / k, 4), splits.n_splits) for k in range(rules.n_folds + 1, 21)]
+    else:
+        found = []
+    for train_fraction, n_splits in found:
+        yield splits.model_copy(update={"train_fraction": train_fraction, "n_splits": n_splits})
 
 
 def metadata_in_words(facts: SourceFacts) -> Iterator[str]:
@@ -153,28 +200,32 @@ def training_in_words(spec: StudySpec) -> Iterator[str]:
     Raises:
         SourceError: The table is not readable.
     """
-    rows = stream_rows(spec.data.table, [spec.data.label])
-    sizes = sorted(Counter(label for _, columns in rows for label in columns[spec.data.label]).values())
-    n_items, training = sum(sizes), spec.training
+    items, names = split_items(spec.data)
+    n_items, training = len(items.labels), spec.training
+    plan = _Plan(items, names, spec.splits, spec.search, training)
+    rules = split_rules(spec.splits, spec.search, ())
     objectives = dict.fromkeys(Candidate(method).objective for method in spec.search.methods)
     for phase in spec.phases:
-        n_train = n_train_planned(spec.data, n_items, spec.splits, phase)
-        n_steps = training.steps_per_epoch(n_train)
+        cut = plan.cut(phase).values()
+        n_train = _span([len(split.train) for split, _ in cut])
+        n_known = _span([len(np.unique(items.labels[split.train])) for split, _ in cut])
+        n_steps = training.steps_per_epoch(rules.n_trained(items, phase))
         for objective in objectives:
             n_epochs = training.n_epochs(objective)
             what = f"{phase}, {objective}" if len(objectives) > 1 else phase
             yield (
-                f"{what}: {n_epochs:,} epochs x {plural(n_steps, 'batch', 'batches')} of "
-                f"{training.batch_size} = {n_epochs * n_steps:,} steps a trial, on {n_train:,} of {n_items:,} items."
+                f"{what}: {n_epochs:,} epochs x {plural(n_steps, 'batch', 'batches')} of {training.batch_size} = "
+                f"{n_epochs * n_steps:,} steps a trial, on {n_train} of {n_items:,} items and {n_known} of "
+                f"{len(names):,} classes."
             )
+    sizes = sorted(np.bincount(items.labels))
     smallest, median, largest = sizes[0], sizes[len(sizes) // 2], sizes[-1]
     yield (
         f"{plural(len(sizes), 'class', 'classes')}: {plural(smallest, 'item')} in the smallest, {median:,} in the "
-        f"median one, {largest:,} in the largest."
+        f'median one, {largest:,} in the largest. A class without training items is "none" in that split.'
     )
-    n_rare = sum(size * n_train < n_items for size in sizes)
-    if n_rare:
-        yield (
-            f"{plural(n_rare, 'class has', 'classes have')} fewer than {math.ceil(n_items / n_train)} items: less than "
-            'one is to be expected among the training items of a split. Where there is none, the class is "none".'
-        )
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -39,16 +39,9 @@ def pack_context(
     return _context(spec, embeddings.matrix, items, description.data.class_names, provenance(spec, description))
 
 
-def pilot_context(
-    spec: StudySpec, labels: Sequence[str], n_features: int, roles: npt.NDArray[np.str_] | None
-) -> PackContext:
-    """Return the context of packs that measure the cost of training. It has no embeddings yet: they are random.
-
-    `roles` are those of official splits; else None.
-    """
-    names, indices = np.unique(np.array(labels), return_inverse=True)
-    items = SplitItems(indices.astype(np.int64), roles=roles)
-    return _context(spec, np.empty((0, n_features), np.float32), items, [str(name) for name in names], {})
+def pilot_context(spec: StudySpec, items: SplitItems, class_names: Sequence[str], n_features: int) -> PackContext:
+    """Return the context of packs that measure the cost of training. It has no embeddings yet: they are random."""
+    return _context(spec, np.empty((0, n_features), np.float32), items, class_names, {})
 
 
 def _context(

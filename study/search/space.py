@@ -8,12 +8,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from analysis.results.convergence import ends_while_rising
 from study.config.schema import Range, Search, Value, digest
 from trainables.methods.protocol import LANE_SETTINGS
 from trainables.methods.registry import canonical, get_method
-from trainables.records.types import AUTO, Candidate
+from trainables.records.types import AUTO, CONTRASTIVE, Candidate
+from trainables.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -82,6 +85,24 @@ def unguided(search: Search) -> str | None:
         f"All {search.n_candidates} candidates of {', '.join(methods)} will be random: {search.sampler} learns from "
         f"scores after {n_random} (`search.n_startup`, in whole batches). Raise `search.n_candidates`, or lower "
         "`search.n_startup`."
+    )
+
+
+def unconverged(search: Search, training: TrainingSettings) -> str | None:
+    """Return a warning where the trainings of methods are too short to converge, by their settings alone."""
+    settings = asdict(training)
+    found = {}
+    for method in search.methods:
+        candidates = known_candidates(search, method) or [Candidate(method)]
+        if reason := next(filter(None, (ends_while_rising(one, settings) for one in candidates)), None):
+            found[method] = reason
+    if not found:
+        return None
+    reason = max(found.values(), key=lambda reason: reason.limit)
+    both = " and `training.pretraining.epochs`" if any(Candidate(one).objective == CONTRASTIVE for one in found) else ""
+    return (
+        f"{', '.join(found)} cannot converge: {reason.text}. Set `training.epochs`{both} to {2 * reason.limit:g} or "
+        "more, which is a whole cycle, or lower `training.learning_rate.step_size_epochs`."
     )
 
 

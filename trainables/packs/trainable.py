@@ -165,8 +165,7 @@ def _training(
     input_scores: InputScores,
 ) -> LaneTraining:
     # They depend on the phase alone: a lane that unknown classes leave fewer items takes its items more often.
-    n_train = context.rules.n_inner_train(context.items) if phase == SEARCH else context.rules.n_train(context.items)
-    steps = context.settings.steps_per_epoch(n_train)
+    steps = context.settings.steps_per_epoch(context.rules.n_trained(context.items, phase))
     searches = phase == SEARCH
     layers = None if searches else input_scores  # a search compares candidates, not scores
     return start_training(PackInputs(embeddings, labels, lanes, context.settings, steps, searches, layers))

@@ -8,14 +8,14 @@ https://arxiv.org/abs/1912.00772.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from trainables.records.types import Design, SplitId
+from trainables.records.types import SEARCH, Design, SplitId
 from trainables.sampling.streams import stream
 
 Indices = npt.NDArray[np.int64]
@@ -39,10 +39,12 @@ class Split:
     Attributes:
         train: Sorted item indices (train items,).
         validation: Sorted item indices (validation items,), disjoint from `train`.
+        groups: Group number of every item (items,), which early stopping's hold-out respects; None without groups.
     """
 
     train: Indices
     validation: Indices
+    groups: Indices | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,22 +99,31 @@ class SplitRules:
         fold = n_items // self.n_folds
         return fold if self.design is Design.REVERSE_FOLDS else n_items - -(-n_items // self.n_folds)
 
-    def n_inner_train(self, items: SplitItems) -> int:
-        """Return how many items an inner split trains on, before classes are withheld."""
+    def n_trained(self, items: SplitItems, phase: str) -> int:
+        """Return how many items a split of a phase trains on, before classes are withheld."""
         n_train = self.n_train(items)
+        if phase != SEARCH:
+            return n_train
         if self.design is Design.OFFICIAL and items.roles is not None and (items.roles == Role.VALIDATION).any():
             return n_train
         return int(n_train * INNER_TRAIN_FRACTION)
 
 
-def n_held_out(n_train: int, fraction: float) -> int:
-    """Return the number of a split's training items that early stopping holds out.
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Indices]:
+    """Divide a split's training items into those to train on, and those (items,) that early stopping holds out.
 
     Args:
-        n_train: Number of training items of the split.
-        fraction: Fraction of them to hold out; 0 without early stopping.
+        split: The split. A group of its items stays together, so that none may be held out where groups are large.
+        fraction: Fraction of the training items to hold out; 0 without early stopping.
+        seed: Seed of the trial's random streams.
     """
-    return round(n_train * fraction)
+    n_train = len(split.train)
+    n = round(n_train * fraction)
+    if n == 0:
+        return split, split.train[:0]
+    items = SplitItems(np.empty(0, np.int64), split.groups)  # without strata, labels have no say
+    part = divide(items, split.train, (n, n_train - n), False, stream(seed, "early_stopping"))
+    return replace(split, train=split.train[part == 1]), split.train[part == 0]
 
 
 def split_of(items: SplitItems, rules: SplitRules, which: SplitId) -> Split:
@@ -145,7 +156,7 @@ def outer_split(items: SplitItems, rules: SplitRules, seed: int) -> Split:
         train, test = (inside, outside) if rules.design is Design.REVERSE_FOLDS else (outside, inside)
     named = np.array(rules.unknown_classes, np.int64)
     unknown = np.union1d(named, withheld(items.labels, named, rules.unknown_class_fraction, stream(seed, "unknown")))
-    return Split(train[~np.isin(items.labels[train], unknown)], test)
+    return Split(train[~np.isin(items.labels[train], unknown)], test, items.groups)
 
 
 def inner_split(items: SplitItems, rules: SplitRules, seed: int, inner: int) -> Split:
@@ -166,7 +177,7 @@ def inner_split(items: SplitItems, rules: SplitRules, seed: int, inner: int) -> 
 def split_of_all(items: SplitItems, rules: SplitRules) -> Split:
     """Return the split that trains on every item except those of classes unknown by name, and tests on every item."""
     every = np.arange(len(items.labels))
-    return Split(every[~np.isin(items.labels, rules.unknown_classes)], every)
+    return Split(every[~np.isin(items.labels, rules.unknown_classes)], every, items.groups)
 
 
 def inner_of(items: SplitItems, rules: SplitRules, outer: Indices, rng: np.random.Generator) -> Split:
@@ -187,7 +198,7 @@ def inner_of(items: SplitItems, rules: SplitRules, outer: Indices, rng: np.rando
     if rules.inner_unknown_fraction > 0 and len(present) > 2:  # at least one class, and at least two are left
         fraction = min(max(rules.inner_unknown_fraction, 1 / len(present)), 1 - 2 / len(present))
         unknown = withheld(items.labels[train], absent, fraction, rng)
-    return Split(train[~np.isin(items.labels[train], unknown)], validation)
+    return Split(train[~np.isin(items.labels[train], unknown)], validation, items.groups)
 
 
 def withheld(labels: Indices, without: Indices, fraction: float, rng: np.random.Generator) -> Indices:

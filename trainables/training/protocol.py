@@ -13,8 +13,7 @@ from torch import Tensor
 
 from embedding_jobs.errors import StudyError
 from trainables.records.types import Curves, ItemResults, TrialConfig, TrialRecord
-from trainables.sampling.splits import Indices, Split, n_held_out
-from trainables.sampling.streams import stream
+from trainables.sampling.splits import Indices, hold_out
 from trainables.training.settings import Lane, Settings
 from trainables.training.stack import Stack
 from trainables.training.supervised import SupervisedStack
@@ -171,17 +170,22 @@ def ready(inputs: PackInputs) -> tuple[list[LaneProgress], int]:
     for lane in inputs.lanes:
         if problem := too_short(lane, settings):
             raise TrainingError(problem)
-    progress = [_hold_out(lane, settings.held_out_fraction) for lane in inputs.lanes]
+    progress = []
+    for lane in inputs.lanes:
+        split, held_out = hold_out(lane.split, settings.held_out_fraction, lane.seed)
+        progress.append(LaneProgress(replace(lane, split=split), held_out))
     smallest = min(len(one.lane.split.train) for one in progress)
     return progress, inputs.steps_per_epoch or smallest // settings.batch_size
 
 
 def too_short(lane: Lane, settings: Settings) -> str | None:
-    """Return why a lane has too few items for a batch, or none to be judged by; None if it has enough."""
+    """Return why a lane has too few items for a batch, or none to be judged or stopped by; None if it has enough."""
     if len(lane.split.validation) == 0:
         return "The split has no item to judge by: give more items, or smaller groups"
-    n_train = len(lane.split.train)
-    n_train -= n_held_out(n_train, settings.held_out_fraction)
+    split, held_out = hold_out(lane.split, settings.held_out_fraction, lane.seed)
+    if settings.early_stopping and not len(held_out):
+        return "Early stopping holds out no item: raise its fraction, or give more items, or smaller groups"
+    n_train = len(split.train)
     if settings.batch_size <= n_train:
         return None
     return f"The batch ({settings.batch_size}) must not exceed the {n_train} training items of the split: lower it"
@@ -218,14 +222,3 @@ def drop(members: list[int], stack: Stack, places: Sequence[int]) -> None:
 def cka_metrics(cka: npt.NDArray[np.float32]) -> dict[str, float]:
     """Return metrics by name from the linear CKA of each layer with the next (hidden layers + 1,)."""
     return {f"cka_{layer}": float(value) for layer, value in enumerate(cka)}
-
-
-def _hold_out(lane: Lane, fraction: float) -> LaneProgress:
-    """Split a lane's training items into those that it trains on and those that early stopping holds out."""
-    train = lane.split.train
-    n = n_held_out(len(train), fraction)
-    if n == 0:
-        return LaneProgress(lane, train[:0])
-    shuffled = stream(lane.seed, "early_stopping").permutation(train)
-    split = Split(np.sort(shuffled[n:]), lane.split.validation)
-    return LaneProgress(replace(lane, split=split), np.sort(shuffled[:n]))

@@ -6,7 +6,6 @@ import pandas as pd
 
 from study.cluster.estimate import count_work
 from study.config.load import load_spec
-from study.config.table_rules import official_roles
 from study.execution.pack_context import pilot_context
 from tests.study_tests.conftest import MakeStudy
 from trainables.records.types import SplitId
@@ -19,7 +18,9 @@ def test_official_splits_are_counted_and_measured_as_the_table_has_them(make_stu
     frame["fold"] = ["Train"] * 100 + [" dev"] * 40 + ["TEST"] * 100
     frame.to_csv(tmp_path / "table.csv", index=False)
     search = {"selection": "nested", "inner_unknown_fraction": 0}
-    spec = load_spec(make_study(data={"split": "fold"}, splits={"design": "official"}, search=search))
+    spec = load_spec(
+        make_study(data={"split": "fold"}, splits={"design": "official", "train_fraction": None}, search=search)
+    )
     work = count_work(spec, {"title": 8})
     assert [(row.name, row.n_trials, row.n_train) for row in work.phases] == [
         ("search", 2, 100),
@@ -27,7 +28,7 @@ def test_official_splits_are_counted_and_measured_as_the_table_has_them(make_stu
         ("test", 2, 100),
         ("test", 2, 100),
     ]
-    context = pilot_context(spec, work.labels, work.n_features, official_roles(spec.data, spec.splits))
+    context = pilot_context(spec, work.items, work.class_names, work.n_features)
     sizes = {}
     for split in (SplitId(0, 0), SplitId(0)):
         found = split_of(context.items, context.rules, split)

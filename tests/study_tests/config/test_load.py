@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -16,14 +17,15 @@ import yaml
 from analysis.statistics.decisions import REGIONS
 from embedding_jobs.sources.items import check_source
 from study.config.load import check_spec, load_spec
-from study.config.schema import Metric
-from study.config.table_rules import metadata_in_words, n_train_planned, training_in_words
+from study.config.schema import Metric, StudySpec, split_rules
+from study.config.table_rules import metadata_in_words, split_items, training_in_words
 from study.errors import SpecError
-from study.search.space import n_candidates
-from tests.study_tests.conftest import MakeStudy
+from study.search.space import n_candidates, unconverged
+from tests.study_tests.conftest import MakeStudy, write_table
 from trainables.records.failures import EVALUATED
 from trainables.records.figures import ITEM_FIGURES
 from trainables.records.types import Curves, Design
+from trainables.sampling.splits import inner_split
 
 PRESETS = ["paper", "nested", "cross_validation", "official", "demo", "deep_augmentation"]
 
@@ -32,6 +34,11 @@ def problems(path: Path) -> list[str]:
     with pytest.raises(SpecError) as caught:
         load_spec(path)
     return caught.value.problems
+
+
+def planned(spec: StudySpec) -> list[int]:
+    items, _ = split_items(spec.data)
+    return [split_rules(spec.splits, spec.search, ()).n_trained(items, phase) for phase in spec.phases]
 
 
 def test_every_objective_is_a_figure_and_asha_takes_those_that_a_training_evaluates(make_study: MakeStudy) -> None:
@@ -73,13 +80,13 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         (
             "data",
             {"split": "fold"},
-            r"`data.split` names the column `fold`, which .* columns are id, title, kind|and only there, got 'fold'",
+            r"`data.split` names the column `fold`, which .* are id, title, kind|the design random does not use; ",
         ),
         ("data", {"group": "kind"}, r"`data.group` names the column `kind`, as `data.label` does; name a column whose"),
         (
             "data",
             {"split": "title"},
-            r"uses the column `title` twice; each of id, label, text, image and split|and only there, got 'title'",
+            r"uses the column `title` twice; each of id, label, text, image and split|the design random does not use; ",
         ),
         ("data", {"text": ["title"], "image": "kind2"}, r"`encoders.image` is missing|the column `kind2`"),
         ("encoders", {"image": {"model": "resnet18", "pretrained": False}}, r"`encoders.image` has nothing to encode"),
@@ -116,17 +123,27 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         (
             "splits",
             {"design": "reverse_folds", "train_fraction": 0.6},
-            r"`splits.train_fraction` must be at most 0.5 with the design reverse_folds, .*, got 0.6; the design folds",
+            r"`splits.train_fraction` must be 1/k with the design reverse_folds, .*got 0.6; the nearest: 0.5 \(2 folds",
         ),
         (
             "splits",
-            {"design": "folds"},
-            r"`splits.train_fraction` must be at least 0.5 with the design folds, .*0.8 for 5 folds\), got 0.4",
+            {"design": "reverse_folds", "train_fraction": 0.3, "n_splits": 9},
+            r", got 0.3; the nearest: 0.3333 \(3 folds\) or 0.25 \(4 folds\); the design random takes any",
+        ),
+        (
+            "splits",
+            {"design": "folds", "n_splits": 9},
+            r"`splits.train_fraction` must be \(k - 1\)/k .*, got 0.4; the nearest: 0.5 \(2 folds\);",
+        ),
+        (
+            "splits",
+            {"design": "folds", "train_fraction": None, "n_splits": 10},
+            r"`splits.n_splits` must be at most .*, 5 with .* 0.8, got 10; set `splits.train_fraction` to 0.9, or",
         ),
         (
             "splits",
             {"design": "official"},
-            r"`data.split` must name the column .* where `splits.design` is official, and only there, got None and the",
+            r"`data.split` is missing, and .* official needs it; |`splits.train_fraction` must be left out .*, got 0.4",
         ),
         (
             "search",
@@ -451,12 +468,24 @@ def test_presets_are_sound(preset: str, tmp_path: Path, monkeypatch: pytest.Monk
     raw = yaml.safe_load(text)
     table = tmp_path / raw["data"]["table"]
     table.parent.mkdir(exist_ok=True)
-    frame = pd.DataFrame({name: ["x"] * 4000 for name in ("title", "description", "image")})
-    frame.insert(0, "id", range(4000))
-    frame["category"] = "a"
-    frame["split"] = ["train", "test"] * 2000
-    frame.to_parquet(table) if table.suffix == ".parquet" else frame.to_csv(table, index=False)
-    spec = check_spec(raw, tmp_path / "study.yaml")
+
+    def check(n: int) -> StudySpec:
+        frame = pd.DataFrame({name: ["x"] * n for name in ("title", "description", "image")})
+        frame.insert(0, "id", range(n))
+        frame["category"] = np.random.default_rng(0).choice(list("abcdefghijkl"), n)
+        frame["split"] = np.arange(n) % 2
+        frame["split"] = frame["split"].map({0: "train", 1: "test"})
+        frame.to_parquet(table) if table.suffix == ".parquet" else frame.to_csv(table, index=False)
+        return check_spec(raw, tmp_path / "study.yaml")
+
+    spec = check(4000)
+    n_planned = planned(spec)
+    named = re.search(r"from about ([\d,]+) rows", text)
+    assert (named is not None) == (spec.splits.train_fraction == 0.1)
+    if named is not None:
+        check(int(named[1].replace(",", "")))
+        with pytest.raises(SpecError, match="batch_size"):
+            check(int(0.8 * int(named[1].replace(",", ""))))
     assert spec.preset == preset
     if preset == "deep_augmentation":
         supervised = ["control", "gaussian_noise", "uniform_dropout", "deep_dropout", "deep_pca"]
@@ -474,7 +503,7 @@ def test_presets_are_sound(preset: str, tmp_path: Path, monkeypatch: pytest.Monk
         }[preset]
         assert (spec.splits.design, spec.phases, spec.splits.n_splits) == (design, selection, n_splits)
         if n_trained is not None:
-            assert [n_train_planned(spec.data, 4000, spec.splits, phase) for phase in spec.phases] == n_trained
+            assert n_planned == n_trained
         assert spec.splits.stratify == (preset == "cross_validation")
         assert list(spec.search.methods) == ["control", "e_mixup", "e_stitchup", "soft_e_mixup", "soft_e_stitchup"]
 
@@ -507,17 +536,22 @@ def test_official_splits_need_their_column_and_enough_rows(make_study: MakeStudy
     frame = pd.read_csv(tmp_path / "table.csv")
     frame["fold"] = ["Train"] * 40 + [" dev"] * 20 + ["TEST"] * 180
     frame.to_csv(tmp_path / "table.csv", index=False)
-    official = {"data": {"split": "fold"}, "splits": {"design": "official"}, "search": {"selection": "nested"}}
+    official = {
+        "data": {"split": "fold"},
+        "splits": {"design": "official", "train_fraction": None},
+        "search": {"selection": "nested"},
+    }
     spec = load_spec(make_study(**official))
-    assert [n_train_planned(spec.data, 240, spec.splits, phase) for phase in spec.phases] == [40, 40], (
-        "with validation items, inner splits train on all training items"
-    )
+    assert planned(spec) == [40, 40], "with validation items, inner splits train on all training items"
     assert problems(make_study(**official, training={"batch_size": 42})) == [
         "`training.batch_size` must not exceed the training items of any split: search split 0/0 has 36 of 240 rows, "
-        "got 42; lower it to at most 36"
+        "got 42; lower `training.batch_size` to at most 36, or give about 320 rows of this kind: 240 are too few"
     ]
     (found,) = problems(make_study(data={"split": "fold"}))
-    assert found.endswith("and only there, got 'fold' and the design random")
+    assert found == (
+        "`data.split` names the column `fold`, which the design random does not use; set `splits.design` to official, "
+        "or leave `data.split` out"
+    )
     (found,) = problems(make_study(**{**official, "data": {"split": "fodl"}}))
     assert re.match(r"`data.split` names the column `fodl`, .*did you mean `fold`", found)
 
@@ -543,20 +577,112 @@ def test_a_text_may_be_what_no_split_divides(make_study: MakeStudy) -> None:
 def test_what_is_planned_of_the_table_in_words(make_study: MakeStudy) -> None:
     """Nine common kinds and six of one item; 0.4 of 240 items are three batches of 32."""
     spec = load_spec(make_study(search={"methods": {"control": {}}}))
-    steps, classes, rare = training_in_words(spec)
-    assert steps == "test: 6 epochs x 3 batches of 32 = 18 steps a trial, on 96 of 240 items."
-    assert re.fullmatch(r"15 classes: 1 item in the smallest, \d+ in the median one, \d+ in the largest\.", classes)
-    assert rare.startswith(
-        "6 classes have fewer than 3 items: less than one is to be expected among the training items"
+    steps, classes = training_in_words(spec)
+    assert steps == (
+        "test: 6 epochs x 3 batches of 32 = 18 steps a trial, on 96 of 240 items and 10 to 12 of 15 classes."
+    )
+    assert re.fullmatch(
+        r"15 classes: 1 item in the smallest, \d+ in the median one, \d+ in the largest\. A class without training "
+        r'items is "none" in that split\.',
+        classes,
     )
     nested = make_study(
-        splits={"train_fraction": 0.25},
+        splits={"train_fraction": 0.25, "n_splits": 6},
         training={"batch_size": 16, "pretraining": {"epochs": 4}},
         search={"selection": "nested", "methods": {"control": {}, "contrastive_control": {}}},
     )
-    assert set(training_in_words(load_spec(nested))) > {
-        "search, supervised: 6 epochs x 3 batches of 16 = 18 steps a trial, on 48 of 240 items.",
-        "search, contrastive: 10 epochs x 3 batches of 16 = 30 steps a trial, on 48 of 240 items.",
-        "test, supervised: 6 epochs x 3 batches of 16 = 18 steps a trial, on 60 of 240 items.",
-        "test, contrastive: 10 epochs x 3 batches of 16 = 30 steps a trial, on 60 of 240 items.",
-    }
+    spec = load_spec(nested)
+    (items, _), rules = split_items(spec.data), split_rules(spec.splits, spec.search, ())
+    inner = [inner_split(items, rules, seed, 0).train for seed in range(6)]
+    low, high = min(map(len, inner)), max(map(len, inner))
+    assert low < high < 48, "classes are withheld"
+    searched = f"{low} to {high} of 240 items and "
+    found = list(training_in_words(spec))[:4]
+    for said, words in zip(
+        sorted(found),
+        (
+            f"search, contrastive: 10 epochs x 3 batches of 16 = 30 steps a trial, on {searched}",
+            f"search, supervised: 6 epochs x 3 batches of 16 = 18 steps a trial, on {searched}",
+            "test, contrastive: 10 epochs x 3 batches of 16 = 30 steps a trial, on 60 of 240 items and ",
+            "test, supervised: 6 epochs x 3 batches of 16 = 18 steps a trial, on 60 of 240 items and ",
+        ),
+        strict=True,
+    ):
+        assert said.startswith(words), said
+    held_out = load_spec(make_study(training={"early_stopping": {"fraction": 0.25}, "batch_size": 16}))
+    assert "on 72 of 240 items" in next(training_in_words(held_out))
+
+
+ADVICE = {
+    r"set `splits.train_fraction` to ([\d.]+)": ("splits", "train_fraction"),
+    r"`splits.n_splits` to (\d+)": ("splits", "n_splits"),
+    r"lower `training.batch_size` to at most (\d+)": ("training", "batch_size"),
+    r"give about ([\d,]+) rows": ("rows", "n"),
+}
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "sections", "n_remedies"),
+    [
+        (240, {"splits": {"train_fraction": 0.1}}, 3),
+        (240, {"splits": {"train_fraction": 0.1, "design": "reverse_folds", "n_splits": 10}}, 2),
+        (300, {"splits": {"train_fraction": 0.5, "design": "folds"}, "training": {"batch_size": 128}}, 3),
+        (240, {"splits": {"train_fraction": 0.1}, "training": {"early_stopping": {"fraction": 0.2}}}, 2),
+        (240, {"splits": {"train_fraction": 0.1}, "data": {"group": "title"}}, 3),
+        (40, {"training": {"batch_size": 128}}, 1),
+        (12, {"splits": {"train_fraction": 0.1, "n_splits": 5, "design": "reverse_folds"}}, 1),
+        (8, {}, 1),
+    ],
+)
+def test_each_remedy_for_too_few_rows_is_enough(
+    make_study: MakeStudy, tmp_path: Path, n_rows: int, sections: dict[str, Any], n_remedies: int
+) -> None:
+    sections = {"search": {"selection": "nested"}, **sections}
+    make_study()
+    write_table(tmp_path / "table.csv", n_rows)
+    (found,) = problems(make_study(**sections))
+    remedies = found.partition("; ")[2].split(", or ")
+    assert len(remedies) == n_remedies, found
+    for remedy in remedies:
+        changed = {name: dict(section) for name, section in sections.items()}
+        for pattern, (section, key) in ADVICE.items():
+            if match := re.search(pattern, remedy):
+                value = match[1].replace(",", "")
+                changed.setdefault(section, {})[key] = float(value) if "." in value else int(value)
+        more = changed.pop("rows", {"n": n_rows})["n"]
+        path = make_study(**changed)
+        write_table(tmp_path / "table.csv", more)
+        load_spec(path)
+
+
+def test_a_group_that_is_the_label_is_one_problem(make_study: MakeStudy) -> None:
+    (found,) = problems(make_study(data={"group": "kind"}))
+    assert found.startswith("`data.group` names the column `kind`, as `data.label` does;")
+
+
+def test_an_unsuitable_design_is_one_problem(make_study: MakeStudy) -> None:
+    path = make_study(splits={"design": "folds", "train_fraction": None})
+    assert load_spec(path).splits.train_fraction == 0.8
+    (found,) = problems(make_study(splits={"design": "reverse_folds", "train_fraction": 0.33, "n_splits": 2}))
+    assert found.startswith("`splits.train_fraction` must be 1/k"), found
+    path = make_study(splits={"design": "reverse_folds", "train_fraction": 0.333, "n_splits": 2})
+    assert planned(load_spec(path)) == [80]
+
+
+def test_trainings_that_end_while_the_rate_rises_are_named(make_study: MakeStudy) -> None:
+    def said(methods: dict[str, Any], **training: Any) -> str | None:
+        spec = load_spec(make_study(training=training, search={"methods": methods}))
+        return unconverged(spec.search, spec.training)
+
+    both = {"control": {}, "e_mixup": {"alpha": 0.2}}
+    found = said(both, epochs=12)
+    assert found is not None
+    assert found.startswith("control, e_mixup cannot converge: its epochs (12) end while the learning rate rises")
+    assert "Set `training.epochs` to 24 or more" in found
+    assert said(both, epochs=24) is None
+    assert said(both, epochs=6, learning_rate={"step_size_epochs": 3}) is None
+    constant = {"control": {"learning_rate_low": 0.003}, "contrastive_control": {}}
+    found = said(constant, epochs=24, pretraining={"epochs": 5})
+    assert found is not None
+    assert found.startswith("contrastive_control cannot converge: its epochs (5) end")
+    assert "Set `training.epochs` and `training.pretraining.epochs` to 24 or more" in found

@@ -170,7 +170,9 @@ def test_records_of_other_labels_groups_or_roles_are_refused(tmp_path: Path) -> 
         pd.DataFrame({**columns, **changed}).to_csv(table, index=False)
         return check_source(spec.data.source)
 
-    spec = spec_of(tmp_path, data={"group": "brand", "split": "fold"}, splits={"design": "official"})
+    spec = spec_of(
+        tmp_path, data={"group": "brand", "split": "fold"}, splits={"design": "official", "train_fraction": None}
+    )
     before = facts()
     made_of = {"fingerprint": {}, "ids_digest": before.ids_digest, "input_digest": before.input_digests["title"]}
     description = described(spec, plan_of(spec, None))

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from trainables.records.types import Design, SplitId
-from trainables.sampling.splits import Role, Split, SplitItems, SplitRules, inner_split, outer_split, split_of
+from trainables.sampling.splits import (
+    Role,
+    Split,
+    SplitItems,
+    SplitRules,
+    hold_out,
+    inner_split,
+    outer_split,
+    split_of,
+)
 from trainables.sampling.streams import stream
 
 N = 1003
@@ -71,7 +80,7 @@ def test_official_splits_are_the_tables() -> None:
         np.testing.assert_array_equal(split.validation, np.flatnonzero(roles == "test"))
         np.testing.assert_array_equal(inner.train, split.train)
         np.testing.assert_array_equal(inner.validation, np.flatnonzero(roles == "validation"))
-    assert rules.n_train(items) == rules.n_inner_train(items) == (roles == "train").sum()
+    assert rules.n_train(items) == rules.n_trained(items, "search") == (roles == "train").sum()
     without = SplitItems(items.labels, roles=np.where(roles == "validation", "train", roles))
     cut = inner_split(without, rules, 0, 0)
     np.testing.assert_array_equal(
@@ -91,7 +100,7 @@ def test_an_inner_split_sees_only_the_training_items_of_its_split(design: Design
         classes, inside = set(items.labels[whole.train]), set(items.labels[split.train])
         withheld = {c for c in classes - inside if (items.labels[split.validation] == c).any()}
         assert withheld, 'some validation items are "none"'
-        assert len(split.train) <= rules.n_inner_train(items)
+        assert len(split.train) <= rules.n_trained(items, "search")
         seen.add(tuple(split.train))
     assert len(seen) == 3
     np.testing.assert_array_equal(split_of(items, rules, SplitId(4, 0)).train, inner_split(items, rules, 4, 0).train)
@@ -141,3 +150,16 @@ def test_inner_splits_withhold_other_classes_than_their_split() -> None:
         assert len(outer) == 9
         assert len(inner - outer) == 6, "three tenths of the 21 classes that are left"
         assert outer <= inner
+
+
+def test_a_group_is_on_one_side_of_what_early_stopping_holds_out() -> None:
+    items = some_items(8, groups=np.random.default_rng(1).integers(0, 150, N))
+    assert items.groups is not None
+    for which in (SplitId(0), SplitId(0, 0)):
+        split = split_of(items, RULES[Design.FOLDS], which)
+        kept, held_out = hold_out(split, 0.1, which.stream_seed)
+        assert not np.intersect1d(items.groups[kept.train], items.groups[held_out]).size
+        np.testing.assert_array_equal(np.union1d(kept.train, held_out), split.train)
+        assert len(held_out) == pytest.approx(0.1 * len(split.train), rel=0.1)
+    plain = split_of(some_items(), RULES[Design.FOLDS], SplitId(0))
+    assert len(hold_out(plain, 0.1, 0)[1]) == round(0.1 * len(plain.train))

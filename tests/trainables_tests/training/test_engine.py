@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
@@ -12,12 +13,13 @@ from torch import nn
 from tests.trainables_tests.random_split import random_split
 from trainables.methods.protocol import Augmentation, Batch, Draws
 from trainables.methods.registry import METHODS, Contrastive
-from trainables.sampling.splits import Split
+from trainables.records.types import Design, SplitId
+from trainables.sampling.splits import Split, SplitItems, SplitRules, split_of
 from trainables.sampling.streams import stream
 from trainables.training.contrastive import ContrastiveStack
 from trainables.training.engine import Training
 from trainables.training.model import LaneMLP
-from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, PackInputs, TrainingError
+from trainables.training.protocol import LaneFailure, LaneResult, LaneTraining, PackInputs, TrainingError, ready
 from trainables.training.settings import HoldOut, Lane, Pretraining, Settings
 from trainables.training.stack import repeated_order, triangular
 from trainables.training.start import start_lockstep, start_training
@@ -209,6 +211,23 @@ def test_early_stopping_keeps_the_best_weights() -> None:
         # The weights are those of two evaluations before the end.
         (short,) = run("control", [seed], replace(settings, epochs=int(result.metrics["epochs"]) - 10))
         np.testing.assert_allclose(result.items.confidence, short.items.confidence, atol=1e-6)
+
+
+def test_early_stopping_holds_out_whole_groups_or_refuses() -> None:
+    x, labels = items()
+    settings = replace(SETTINGS, early_stopping=HoldOut(0.1))
+
+    def inputs(groups: npt.NDArray[np.int64]) -> PackInputs:
+        split = split_of(SplitItems(labels.numpy(), groups), SplitRules(Design.FOLDS, 0.8), SplitId(0))
+        return PackInputs(x, labels, [Lane(METHODS["control"], {}, 0, split)], settings)
+
+    groups = np.arange(800) // 7
+    (progress,), _ = ready(inputs(groups))
+    kept, held_out = progress.lane.split.train, progress.held_out
+    assert not np.intersect1d(groups[kept], groups[held_out]).size
+    assert len(held_out) == pytest.approx(64, abs=7)
+    with pytest.raises(TrainingError, match=r"Early stopping holds out no item: .* smaller groups"):
+        ready(inputs(np.arange(800) // 270))
 
 
 @pytest.mark.parametrize(
