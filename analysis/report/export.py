@@ -18,7 +18,7 @@ key changes its meaning or is removed; keys may be added.
 | `.not_judged` | why the loss does not show whether they have; null if it does, or they have not |
 | `.figures.NAME` | `mean`, `maximum_deviation` and `n_splits` where it is defined |
 | `.duration_s` | mean device seconds of a trial |
-| `.luck` | of choosing by what is reported, on the inner items: `claimed`, `honest`, `excess`; null where unknown |
+| `.luck` | of choosing by what is reported, on the inner items: `claimed`, `honest`, `excess`; null without a choice |
 | `.intervals.NAME` | 95 % interval of the figure: `estimate`, `low`, `high`, `standard_error`, `p_value` |
 | `.against_control.NAME` | differences to the control of the method's objective, `reference`: an `interval`, with |
 | | the keys above, that holds for all methods together; `region` of equivalence, `decision`, `further_splits` (fewest |

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from analysis.format import plural
+from analysis.format import duration, plural
 from embedding_jobs.files import private_folder
 from trainables.records.choice import figure_of, mean_score
 from trainables.records.failures import Failure, Stop
@@ -115,7 +115,7 @@ class Progress:
         self.say(
             f"{self._n_recorded + self._n_trained}/{self._n_planned} trials  {records[0].config.candidate}  "
             f"{self._objective} {sum(scores) / len(scores):.4f} over {plural(len(scores), 'split')}  "
-            f"{records[0].duration_s:.1f} s per trial  {self._left()}"
+            f"{records[0].duration_s:.1f} s of training each  {self._left()}"
         )
 
     def failed(self, failures: Iterable[Failure]) -> None:
@@ -147,8 +147,7 @@ class Progress:
         if not self._n_trained:
             return ""
         missing = max(0, self._n_planned - self._n_recorded - self._n_trained - self._n_failed - self._n_stopped)
-        rate = self._n_trained / elapsed_s
-        return f"{rate * 3600:,.0f} trials/h, {missing / rate:,.0f} s left"
+        return f"about {duration(missing * elapsed_s / self._n_trained)} left"
 
     def _table(self) -> Group:
         table = Table(box=None, pad_edge=False)
