@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from embedding_jobs.errors import SourceError
 from study.config.addresses import secret_problems
 from study.config.cluster_rules import cluster_problems
 from study.config.encoder_rules import encoder_problems
@@ -275,11 +276,15 @@ def _cross_problems(sections: Mapping[str, Any], invalid: set[str], *, looks: bo
     if data is not None and "data" not in invalid:
         yield from _encoded_problems(data, sections.get("encoders"))
     if data is not None and looks:
-        yield from table_problems(data)
+        of_table = list(table_problems(data))
+        yield from of_table
         if not of_columns and not invalid & {"data", "splits"}:
             sizes = "training" not in invalid and not of_splits  # else they would be those of other splits
             known = search if "search" not in invalid else None
-            yield from item_problems(data, splits, known, training if sizes else None)
+            try:
+                yield from item_problems(data, splits, known, training if sizes else None)
+            except SourceError as error:
+                yield from () if of_table else (f"`data.table`: {error}",)
     if search is not None and not invalid & {"training", "search"}:
         yield from pruning_problems(search, training)
     if not invalid & {"splits", "search", "resources"}:

@@ -60,15 +60,15 @@ def item_problems(
     """Yield a problem for each unknown class that no row has, and for rows too few for the splits and batches.
 
     Args:
-        data: The table; one that is not readable is reported elsewhere.
+        data: The table.
         splits: The splits.
         search: The search; None where it is invalid, so that the sizes of plain nested splits are checked.
         training: The training; None where sizes cannot be checked.
+
+    Raises:
+        SourceError: The table is not readable.
     """
-    try:
-        items, names = split_items(data)
-    except SourceError:
-        return
+    items, names = split_items(data)
     for name in splits.unknown_classes:
         if name not in names:
             yield f"`splits.unknown_classes` names {name!r}, which no row has as its label{nearest(name, names)}"

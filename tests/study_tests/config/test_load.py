@@ -660,6 +660,14 @@ def test_a_group_that_is_the_label_is_one_problem(make_study: MakeStudy) -> None
     assert found.startswith("`data.group` names the column `kind`, as `data.label` does;")
 
 
+def test_a_table_that_breaks_off_is_one_problem(make_study: MakeStudy, tmp_path: Path) -> None:
+    path = make_study()
+    with (tmp_path / "table.csv").open("a") as file:
+        file.write("1,2\n")
+    (found,) = problems(path)
+    assert re.match(r"`data.table`: the table must be readable: .*: row 241 of the data: Expected 3 .*; repair", found)
+
+
 def test_an_unsuitable_design_is_one_problem(make_study: MakeStudy) -> None:
     path = make_study(splits={"design": "folds", "train_fraction": None})
     assert load_spec(path).splits.train_fraction == 0.8
