@@ -70,10 +70,9 @@ class ImageEncoderConfig:
 
     Attributes:
         model: timm model name.
-        pretrained: Take timm's published weights; if false, weights are drawn from `seed`.
-        checkpoint: A local safetensors file of weights for `model`, used instead of the published ones.
+        checkpoint: A file of weights for `model`, used instead of the published ones: a path, or
+            `package://<package>/<file>` inside an installed package; safetensors, or a state dict of PyTorch.
         image_size: Side in pixels; None for the model's default.
-        seed: Seed of the weights where `pretrained` is false and there is no checkpoint.
         vector_dtype: Type of the stored vectors.
         compute_dtype: Type that the network computes in; `auto` is float32 on a CPU, half precision on a GPU.
         compile: Use `torch.compile`.
@@ -83,10 +82,8 @@ class ImageEncoderConfig:
     items_per_unit: ClassVar[int] = 64
 
     model: str
-    pretrained: bool = True
     checkpoint: str | None = None
     image_size: Annotated[int, Field(ge=8)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
     vector_dtype: VectorDtype = "float32"
     compute_dtype: ComputeDtype = "auto"
     compile: bool = False

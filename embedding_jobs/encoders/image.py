@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import struct
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from embedding_jobs.encoders.config import ImageEncoderConfig
+from embedding_jobs.encoders.image_weights import weights_file
 from embedding_jobs.encoders.model_files import sha256_of
 from embedding_jobs.encoders.protocol import Prepared
 from embedding_jobs.errors import EncoderError
@@ -31,19 +30,10 @@ class ImageKind:
     def describe(self, config: ImageEncoderConfig) -> dict[str, Any]:
         """Return what an image's vector depends on."""
         data = data_config(config)
-        if config.pretrained or config.checkpoint:
-            weights = sha256_of([weights_file(config)])
-        else:
-            weights = _state_sha256(network(config))
         return {
             "kind": "image",
             "model": config.model,
-            "weights": "checkpoint"
-            if config.checkpoint
-            else "pretrained"
-            if config.pretrained
-            else f"seed {config.seed}",
-            "weights_sha256": weights,
+            "weights_sha256": sha256_of([weights_file(config)]),
             "pooling": "global_average",
             "input_size": list(data["input_size"]),
             "interpolation": data["interpolation"],
@@ -67,7 +57,9 @@ class Decoder:
     """Decode images to `pixels`, uint8 (images, 3, height, width): a quarter of the bytes of normalised floats."""
 
     def __init__(self, config: ImageEncoderConfig) -> None:
-        timm = _timm()
+        from embedding_jobs.encoders.torch_runtime import import_timm
+
+        timm = import_timm()
         self._transform = timm.data.create_transform(**data_config(config), is_training=False, use_prefetcher=True)
         self._size = tuple(data_config(config)["input_size"])
 
@@ -154,7 +146,9 @@ def data_config(config: ImageEncoderConfig) -> dict[str, Any]:
     Raises:
         EncoderError: timm has no such model.
     """
-    timm = _timm()
+    from embedding_jobs.encoders.torch_runtime import import_timm
+
+    timm = import_timm()
     if not timm.is_model(config.model.split(".")[0]):
         import difflib
 
@@ -172,77 +166,28 @@ def network(config: ImageEncoderConfig) -> Any:
     Raises:
         EncoderError: The weights are not available, or belong to another network.
     """
-    import torch
+    from embedding_jobs.encoders.torch_runtime import import_timm
 
-    timm = _timm()
+    timm = import_timm()
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        try:
-            # Networks with a fixed grid of patches are built for one size; others take any and have no such option.
-            model = timm.create_model(config.model, img_size=config.image_size, **options)
-        except TypeError:
-            model = timm.create_model(config.model, **options)
-    if config.pretrained or config.checkpoint:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        path = weights_file(config)
-        try:
-            found = model.load_state_dict(load_file(path), strict=False)
-        except SafetensorError as error:
-            raise EncoderError(f"the weights in {path} must be safetensors: {error}; convert them") from error
-        if found.missing_keys:
-            raise EncoderError(
-                f"the weights in {path} must be those of {config.model}: "
-                f"{len(found.missing_keys)} are missing, first {found.missing_keys[0]}"
-            )
-    return model.eval()
-
-
-def weights_file(config: ImageEncoderConfig) -> Path:
-    """Find the safetensors file of the weights. Weights on the hub are downloaded if not cached.
-
-    Raises:
-        EncoderError: The file is not available.
-    """
-    if config.checkpoint is not None:
-        path = Path(config.checkpoint).expanduser()
-        if path.suffix != ".safetensors":
-            raise EncoderError(f"`checkpoint` must be a .safetensors file, got {path}; convert it")
-        if not path.is_file():
-            raise EncoderError(f"`checkpoint` must be an existing file, found nothing at {path}")
-        return path
-    published = _timm().get_pretrained_cfg(config.model, allow_unregistered=True)
-    remedy = "set `checkpoint` to a local safetensors file, or set `pretrained: false` for weights drawn from `seed`"
-    if not published.hf_hub_id:
-        raise EncoderError(f"timm publishes no safetensors weights of `{config.model}`; {remedy}")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError
-
-    repository, _, revision = str(published.hf_hub_id).partition("@")
     try:
-        return Path(hf_hub_download(repository, "model.safetensors", revision=revision or None))
-    except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
+        # Networks with a fixed grid of patches are built for one size; others take any and have no such option.
+        model = timm.create_model(config.model, img_size=config.image_size, **options)
+    except TypeError:
+        model = timm.create_model(config.model, **options)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = weights_file(config)
+    try:
+        found = model.load_state_dict(load_file(path), strict=False)
+    except SafetensorError as error:
+        raise EncoderError(f"the weights in {path} must be safetensors: {error}; convert them") from error
+    except RuntimeError as error:
+        raise EncoderError(f"the weights in {path} must be those of {config.model}: {error}") from error
+    if found.missing_keys:
         raise EncoderError(
-            f"the weights of `{config.model}` are not available: {reason}. {remedy.capitalize()}"
-        ) from error
-
-
-def _timm() -> Any:
-    from embedding_jobs.encoders.torch_runtime import declare_torchvision_operators
-
-    declare_torchvision_operators()
-    import timm
-    import timm.data
-
-    return timm
-
-
-def _state_sha256(model: Any) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
+            f"the weights in {path} must be those of {config.model}: "
+            f"{len(found.missing_keys)} are missing, first {found.missing_keys[0]}"
+        )
+    return model.eval()

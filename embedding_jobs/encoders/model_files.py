@@ -42,7 +42,10 @@ def find_model(model: str, revision: str | None) -> ModelFolder:
         EncoderError: The folder, package or hub model is not available.
     """
     if model.startswith("package://"):
-        return ModelFolder(_package_folder(model))
+        folder = package_path(model)
+        if not folder.is_dir():
+            raise EncoderError(f"`model` {model}: there is no such folder in the package")
+        return ModelFolder(folder)
     path = Path(model).expanduser()
     if path.is_dir():
         return ModelFolder(path)
@@ -161,14 +164,14 @@ def sha256_of(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _package_folder(model: str) -> Path:
+def package_path(model: str) -> Path:
+    """Return the path of `package://<package>/<path>`, which need not exist.
+
+    Raises:
+        EncoderError: The package is not installed.
+    """
     package, _, inside = model.removeprefix("package://").partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise EncoderError(
-            f"`model` {model} needs the Python package `{package}`, which is not installed: pip install it"
-        )
-    folder = Path(next(iter(spec.submodule_search_locations))) / inside
-    if not folder.is_dir():
-        raise EncoderError(f"`model` {model}: the package `{package}` has no folder `{inside}`")
-    return folder
+        raise EncoderError(f"{model} needs the Python package `{package}`, which is not installed: pip install it")
+    return Path(next(iter(spec.submodule_search_locations))) / inside

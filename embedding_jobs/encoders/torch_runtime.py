@@ -45,6 +45,15 @@ def declare_torchvision_operators() -> Any:
     return declared
 
 
+def import_timm() -> Any:
+    """Import timm, which imports torchvision."""
+    declare_torchvision_operators()
+    import timm
+    import timm.data
+
+    return timm
+
+
 def compute_dtype(requested: str, device: str) -> torch.dtype:
     """Return the type in which a network computes on `device`.
 

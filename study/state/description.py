@@ -271,9 +271,6 @@ def _digests(deciding: Mapping[str, Any], embeddings: str) -> dict[str, str]:
 
 
 def _notes(spec: StudySpec, n_items: int) -> Iterator[str]:
-    image = spec.encoders.image
-    if image is not None and not image.pretrained and image.checkpoint is None:
-        yield f"The image encoder, {image.model}, is untrained: random weights, vectors of little use."
     for column, n_empty in Store(spec.store).items().n_empty_texts.items():
         if n_empty:
             yield f"{n_empty} of {n_items} items have no {column}; an empty text was encoded for them."

@@ -1,8 +1,8 @@
 """Rate of the whole image job against a plain timm loop on decoded and normalised tensors.
 
 Run: `python tests/benchmarks/bench_embedding_images.py --images FOLDER [--n 2500] [--model efficientnet_b4]`. Both use
-the same untrained network at its own input size and the same threads (or the same GPU and precision); the peer uses
-the best of several batch sizes. Repeats alternate between the two; medians are printed.
+the same network, of random weights, at its own input size and the same threads (or the same GPU and precision); the
+peer uses the best of several batch sizes. Repeats alternate between the two; medians are printed.
 """
 
 from __future__ import annotations
@@ -34,18 +34,21 @@ def main() -> None:
     import pyarrow.parquet as pq
     import ray
     import torch
+    from safetensors.torch import save_file
 
     from embedding_jobs.encoders.config import ImageEncoderConfig
     from embedding_jobs.encoders.image import network
     from embedding_jobs.encoders.registry import encoder_kind
-    from embedding_jobs.encoders.torch_runtime import compute_dtype
+    from embedding_jobs.encoders.torch_runtime import compute_dtype, import_timm
     from embedding_jobs.pipeline.extract import extract
     from embedding_jobs.sources.items import Source
 
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = compute_dtype("auto", device)
-    config = ImageEncoderConfig(options.model, pretrained=False)
+    weights = Path(tempfile.mkdtemp(), "weights.safetensors")
+    save_file(import_timm().create_model(options.model, num_classes=0).state_dict(), weights)
+    config = ImageEncoderConfig(options.model, checkpoint=str(weights))
     paths = sorted(Path(options.images).glob("*.jpg"))[: options.n]
     decoder = encoder_kind(config).preprocessor(config)
     decoded = [decoder([path.read_bytes()]).arrays["pixels"] for path in paths[: min(len(paths), 256)]]

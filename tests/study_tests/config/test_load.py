@@ -89,7 +89,7 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
             r"uses the column `title` twice; each of id, label, text, image and split|the design random does not use; ",
         ),
         ("data", {"text": ["title"], "image": "kind2"}, r"`encoders.image` is missing|the column `kind2`"),
-        ("encoders", {"image": {"model": "resnet18", "pretrained": False}}, r"`encoders.image` has nothing to encode"),
+        ("encoders", {"image": {"model": "resnet18", "checkpoint": __file__}}, r"`encoders.image` has nothing to encode"),
         (
             "encoders",
             {"text": {"model": "package://no_such_package/model"}},
@@ -400,7 +400,7 @@ def test_a_model_that_cannot_be_had_is_found(
             load_spec(path)
         else:
             (found,) = problems(path)
-            assert re.search(rf"names the timm model '{model}', which is not in the cache .*pretrained: false", found)
+            assert re.search(rf"names the timm model '{model}', which is not in the cache .*extra `demo`", found)
     for name in ("hf://org/model", "a b", "a//b"):
         (found,) = problems(make_study(encoders={"text": {"model": name}}))
         assert "which is not the name of a hub model (OWNER/NAME)" in found
