@@ -89,7 +89,11 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
             r"uses the column `title` twice; each of id, label, text, image and split|the design random does not use; ",
         ),
         ("data", {"text": ["title"], "image": "kind2"}, r"`encoders.image` is missing|the column `kind2`"),
-        ("encoders", {"image": {"model": "resnet18", "checkpoint": __file__}}, r"`encoders.image` has nothing to encode"),
+        (
+            "encoders",
+            {"image": {"model": "resnet18", "checkpoint": __file__}},
+            r"`encoders.image` has nothing to encode",
+        ),
         (
             "encoders",
             {"text": {"model": "package://no_such_package/model"}},
