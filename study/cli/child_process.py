@@ -16,6 +16,8 @@ from types import FrameType
 
 from study.errors import RAY_IS_DEAD, LostError
 
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM)
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -32,9 +34,12 @@ def in_child_process() -> Iterator[None]:
         return
     reached, reaches = os.pipe()
     parent = os.getpid()
+    # A signal that comes before it can be passed on waits until then.
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     if child := os.fork():
         os.close(reaches)
-        _end_as(child, reached)
+        _end_as(child, reached, unblocked)
+    signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
     os.close(reached)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was killed before
@@ -45,15 +50,16 @@ def in_child_process() -> Iterator[None]:
         os.write(reaches, b"end")
 
 
-def _end_as(child: int, reached: int) -> None:
+def _end_as(child: int, reached: int, unblocked: set[int]) -> None:
     def pass_on(number: int, frame: FrameType | None) -> None:
         os.kill(child, number)  # it exists: nobody has waited for it
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _PASSED_ON:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
     _, status = os.waitpid(child, 0)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _PASSED_ON:
         signal.signal(number, signal.SIG_IGN)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:

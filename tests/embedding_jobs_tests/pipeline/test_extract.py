@@ -201,7 +201,7 @@ def test_what_can_be_refused_before_compute_leaves_nothing_behind(
             replace(catalogue, label="title"),
             {"title": text_config},
             SourceError,
-            "null, NaN or empty: rows 3, 50",
+            "null, NaN or empty: rows 4, 51",
         ),
     ]
     for source, encoders, kind, words in cases:
@@ -209,7 +209,7 @@ def test_what_can_be_refused_before_compute_leaves_nothing_behind(
             extract(source, encoders, store)
         assert not store.exists()
     (Path(catalogue.table).parent / "images" / "9.png").unlink()
-    with pytest.raises(SourceError, match=r"row 9 \(images/9.png\)"):
+    with pytest.raises(SourceError, match=r"row 10 \(images/9.png\)"):
         extract(catalogue, {"photo": image_config}, store)
     assert not store.exists()
 
