@@ -116,6 +116,10 @@ def _chosen(results: StudyResults, place: str) -> Mapping[str, list[TrialRecord]
     return results.reported_records
 
 
+def _is_zero(figure: LineFigure | ForestFigure) -> bool:
+    return isinstance(figure, LineFigure) and figure.is_zero
+
+
 def _write_all(
     results: StudyResults,
     reported: Mapping[str, Sequence[TrialRecord]],
@@ -126,8 +130,8 @@ def _write_all(
     output: Path,
 ) -> ReportFiles:
     figures = [*figures, *search_figures(results)]
-    left_out = [figure.title for figure in figures if isinstance(figure, LineFigure) and figure.is_zero]
-    drawn = [page.draw_of_study(figure, results) for figure in figures if figure.title not in left_out]
+    left_out = [figure.title for figure in figures if _is_zero(figure)]
+    drawn = [page.draw_of_study(figure, results) for figure in figures if not _is_zero(figure)]
     of_layers = page.draw_layers(layers) if layers is not None else []
     figure_paths = [
         write_whole(output / "figures" / f"{item.figure.name}.{kind}", content)
