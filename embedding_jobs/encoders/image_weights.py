@@ -69,16 +69,18 @@ def _converted(path: Path, model: str) -> Mapping[str, Tensor]:
         raise EncoderError(f"the weights in {path} must be readable without running code: {reason}") from error
     if not isinstance(found, Mapping) or not all(isinstance(one, torch.Tensor) for one in found.values()):
         raise EncoderError(f"{path} must hold tensors by name, got {type(found).__name__}; save a `state_dict()`")
-    classes = next((len(one) for one in reversed(list(found.values())) if one.ndim == 1), 0)
-    network = import_timm().create_model(model, pretrained=False, num_classes=classes).state_dict()
-    if found.keys() >= {name for name in network if not name.startswith("classifier.")}:
+    timm, given = import_timm(), list(found.values())
+    if found.keys() >= timm.create_model(model, pretrained=False, num_classes=0).state_dict().keys():
         return found
-    own, given = [(name, tuple(one.shape)) for name, one in network.items()], list(found.values())
-    differing = next((name for (name, shape), one in zip(own, given, strict=False) if shape != tuple(one.shape)), None)
+    # The order counts with the classifier, whose bias is the file's last vector.
+    classes = next((len(one) for one in reversed(given) if one.ndim == 1), 0)
+    own = timm.create_model(model, pretrained=False, num_classes=classes).state_dict()
+    pairs = zip(own, own.values(), given, strict=False)
+    differing = next((name for name, mine, other in pairs if mine.shape != other.shape), None)
     if len(own) != len(given) or differing:
         why = f"{differing} differs in shape" if differing else f"they are {len(given)} tensors, not {len(own)}"
         raise EncoderError(f"the weights in {path} must be those of {model}: {why}; name the model they are of")
-    return {name: one for (name, _), one in zip(own, given, strict=True)}
+    return dict(zip(own, given, strict=True))
 
 
 def _cache() -> Path:
