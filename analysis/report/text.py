@@ -107,7 +107,8 @@ def sampling_note(results: StudyResults) -> str:
         case Design.FOLDS:
             return (
                 "Each item is tested once, so the luck of items and of trainings cannot be told apart; the larger of "
-                "the two estimates is taken."
+                "the two estimates is taken. All folds train on nearly the same items: the intervals are those of "
+                "the trained models on new items, the luck of the training items that they share is not in them."
             )
         case Design.RANDOM:
             return "Random splits share training items; the intervals are widened for it."

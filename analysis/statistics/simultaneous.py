@@ -1,9 +1,11 @@
 """Intervals that hold together for all methods of a comparison: the most extreme of their t statistics decides.
 
 The level of each single interval is found by a parametric bootstrap of the whole procedure. Split effects and item
-effects are drawn with the covariances that were estimated, no difference is real, and each draw computes its own
+effects are drawn with the variances that were estimated, no difference is real, and each draw computes its own
 variances, degrees of freedom and p-values. The level is what the smallest p-value falls below in 5 % of the draws. So
-it counts the correlation of the methods, which share a control, and how little three splits say of a variance.
+it counts the correlation of the methods, which share a control, and how little three splits say of a variance. The
+correlation is that of the items' effects, for both: there are thousands of them, where a few split effects seem to be
+more correlated than they are.
 
 References:
     Hothorn, Bretz & Westfall (2008), "Simultaneous Inference in General Parametric Models",
@@ -57,19 +59,18 @@ def _smallest_p(found: Sequence[tuple[Variance, Effects]]) -> _Floats:
     n_splits, shared = parts[0].n_splits, parts[0].shared
     training, residual = (np.array([getattr(one, name) for one in parts]) for name in ("training", "residual"))
     rest = np.array([one.items + max(one.own_items, 0.0) for one in parts])
-    # Split effects with the estimated covariance; a training part below the residual is lifted to it.
-    known = training > 0
-    lift = np.where(known, np.sqrt(np.maximum(training, residual) / np.where(known, training, 1.0)), 0.0)
-    effects = np.stack([own.splits for _, own in found], axis=1) * lift / np.sqrt(n_splits - 1)
-    splits = random.standard_normal((_DRAWS, n_splits, n_splits)) @ effects
-    drawn = splits.var(axis=1, ddof=1) / n_splits
     items = np.stack([own.items for _, own in found])
     deviation = np.sqrt((items**2).sum(axis=1))
     directions = items / np.where(deviation > 0, deviation, 1.0)[:, None]
+    root = _root(directions @ directions.T)
+    # A training part below the residual is lifted to it.
+    splits = random.standard_normal((_DRAWS, n_splits, len(found))) @ root
+    splits *= np.sqrt(n_splits * np.maximum(training, residual))
+    drawn = splits.var(axis=1, ddof=1) / n_splits
     estimate = splits.mean(axis=1) * np.sqrt(1 + shared * n_splits)
-    estimate += _correlated(random, directions @ directions.T) * np.sqrt(rest)
-    part = np.maximum(drawn, residual)
-    total = part + rest + shared * n_splits * np.maximum(drawn - residual, 0.0)
+    estimate += random.standard_normal((_DRAWS, len(found))) @ root * np.sqrt(rest)
+    part = np.maximum(drawn, residual) + shared * n_splits * np.maximum(drawn - residual, 0.0)
+    total = part + rest
     ratio = np.divide(total, part, out=np.full_like(total, np.inf), where=part > 0)
     freedom = (n_splits - 1) * np.maximum(1.0, ratio**2)
     if not parts[0].crossed:
@@ -79,8 +80,7 @@ def _smallest_p(found: Sequence[tuple[Variance, Effects]]) -> _Floats:
     return smallest
 
 
-def _correlated(random: np.random.Generator, correlation: _Floats) -> _Floats:
-    """Draw normal numbers of variance 1 and a given correlation: (draws, differences)."""
+def _root(correlation: _Floats) -> _Floats:
+    """Return what independent normal numbers (draws, differences) are multiplied by to have a given correlation."""
     values, vectors = np.linalg.eigh(correlation)
-    root = vectors * np.sqrt(values.clip(min=0))
-    return np.asarray(random.standard_normal((_DRAWS, len(values))) @ root.T)
+    return np.asarray((vectors * np.sqrt(values.clip(min=0))).T)

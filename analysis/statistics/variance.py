@@ -10,10 +10,12 @@ is missing there. With J splits and n items, the variance of the mean difference
     C = 2 (n_train / n) cov(split effect, mean item effect of the split's own training items)
     V = max(A, R) + B + max(0, C)
 
-C exists with disjoint training folds: an item that is easy for one method helps it twice, as a training item and as a
-test item of the other splits. Random splits share training items, a fraction f of them, which correlates their effects:
-V grows by f / (1 - f) J max(A - R, 0). With k-fold cross-validation every item is tested once, and items cannot be
-told from the residual: V = max(A, s²(items within folds) / n).
+C exists where the splits train on different items of those that they test: an item that is easy for one method helps it
+twice, as a training item and as a test item of the other splits. Random splits share training items, a fraction f of
+them. That correlates their effects, and V grows by f / (1 - f) J max(A - R, 0); and it hides that part of the
+covariance, so C is divided by 1 - f. With k-fold cross-validation every item is tested once, and items cannot be told
+from the residual: V = max(A, s²(items within folds) / n). The folds train on nearly the same items, so V does not hold
+the luck of these: it is the variance of the trained models' mean difference on new items.
 
 `python tests/benchmarks/bench_analysis_intervals.py` measures how often the intervals are wrong.
 
@@ -70,8 +72,7 @@ class Variance:
     @cached_property
     def total(self) -> float:
         """V, the variance of the estimate."""
-        correlated = self.shared * self.n_splits * max(self.training - self.residual, 0.0)
-        return max(self.training, self.residual) + self.items + max(self.own_items, 0.0) + correlated
+        return self._from_splits + self.items + max(self.own_items, 0.0)
 
     @property
     def standard_error(self) -> float:
@@ -85,8 +86,14 @@ class Variance:
             return 0.0
         if not self.crossed and self.residual >= self.training:
             return float(self.n_items - self.n_splits)
-        part = max(self.training, self.residual)
+        part = self._from_splits
         return (self.n_splits - 1) * max(1.0, (self.total / part) ** 2 if part > 0 else 1.0)
+
+    @property
+    def _from_splits(self) -> float:
+        """The part of V that J split effects determine."""
+        correlated = self.shared * self.n_splits * max(self.training - self.residual, 0.0)
+        return max(self.training, self.residual) + correlated
 
     def with_splits(self, n_splits: int, training: float | None = None) -> Variance:
         """Return the variance that another number of splits would have, if nothing else changed.
@@ -146,11 +153,12 @@ def variance(
         return found, Effects(effects.splits, _spread_out(effects.items, used))
     n_values = int(there.sum())
     residual_variance = float((residuals**2).sum()) / max(1, n_values - n_splits - n_items + 1)
+    odds = shared / (1 - shared) if design is Design.RANDOM else 0.0
     own_items = 0.0
-    if design is Design.REVERSE_FOLDS and trained.any(axis=1).all():
+    if design in (Design.REVERSE_FOLDS, Design.RANDOM) and trained.any(axis=1).all():
         own = (trained * effects.items).sum(axis=1) / trained.sum(axis=1)
         share = trained.sum() / (n_splits * n_items)
-        own_items = 2 * share * float(np.cov(effects.splits, own)[0, 1])
+        own_items = 2 * share * (1 + odds) * float(np.cov(effects.splits, own)[0, 1])
     found = Variance(
         estimate=estimate,
         n_splits=n_splits,
@@ -160,7 +168,7 @@ def variance(
         # An item has n_values / n_items values on average: its mean holds that share of the residual.
         items=max(0.0, float(effects.items.var(ddof=1)) / n_items - residual_variance / n_values),
         own_items=own_items,
-        shared=shared / (1 - shared) if design is Design.RANDOM else 0.0,
+        shared=odds,
     )
     return found, Effects(effects.splits, _spread_out(effects.items, used))
 

@@ -11,9 +11,11 @@ makes its splits by a design. Three questions, each its own part:
   studies; called is an interval that does not contain it.
 
 Splits train on a tenth of the items (`folds`: on all but one fold). `official` trains on items of its own, drawn anew
-for each seed, since the luck of one training set is no part of its intervals. Beside the interval of a report,
-`before` is s²(split means)/J + s²(item means)/n with J - 1 degrees of freedom, `naive` a paired t-test over splits, and
-`N-B` the corrected resampled t-test of Nadeau & Bengio (2003), https://doi.org/10.1023/A:1024068626366.
+for each seed, since the luck of one training set is no part of its intervals. Nor is that of the items that all folds
+train on: for `folds`, `models` is how often the report's interval does not contain the difference of the trained models
+on new items (20,000, or as many as the study has). Beside the interval of a report, `before` is
+s²(split means)/J + s²(item means)/n with J - 1 degrees of freedom, `naive` a paired t-test over splits, and `N-B` the
+corrected resampled t-test of Nadeau & Bengio (2003), https://doi.org/10.1023/A:1024068626366.
 
 Run: python tests/benchmarks/bench_analysis_intervals.py null joint mixup --items 1000 20000 --studies 1000
 """
@@ -45,9 +47,11 @@ from trainables.training.start import start_training
 N_CLASSES, N_FEATURES = 15, 6
 TRAIN_FRACTION = 0.1
 FIGURES = ("accuracy", "auc_weighted")
+N_NEW = 20_000
 CENTRES = np.random.default_rng(0).normal(size=(2, N_CLASSES, N_FEATURES))
 
 Differences = dict[str, np.ndarray]
+Truth = dict[str, float]
 
 
 def splits_of(random: np.random.Generator, design: Design, n_items: int, n_splits: int) -> list[Split]:
@@ -85,32 +89,48 @@ def items_of(random: np.random.Generator, n_items: int, gains: list[float]) -> t
     return labels, [np.concatenate([shared, one], axis=1) for one in own]
 
 
-def simulated(seed: list[int], design: Design, n_items: int, n_splits: int, gains: list[float]) -> list[Differences]:
-    """Return the per-item differences of each method to the last one: (splits, items) per figure."""
+def simulated(
+    seed: list[int], design: Design, n_items: int, n_splits: int, gains: list[float]
+) -> tuple[list[Differences], list[Truth]]:
+    """Compare each method with the last one.
+
+    Returns:
+        The differences of its test items, (splits, items) per figure; and, for `folds`, what the trained models differ
+        by on new items, per figure.
+    """
     random = np.random.default_rng(seed)
     splits = splits_of(random, design, n_items, n_splits)
     labels, features = items_of(random, n_drawn(splits), gains)
-    n = len(labels)
-    judged = []
-    for values in features:
+    n, is_folds = len(labels), design is Design.FOLDS
+    new_labels, new_features = items_of(random, max(N_NEW, n_items) if is_folds else 0, gains)
+    judged, truths = [], []
+    for values, new in zip(features, new_features, strict=True):
         found = {name: np.full((n_splits, n), np.nan) for name in FIGURES}
+        truth = dict.fromkeys(FIGURES, 0.0)
         for row, split in enumerate(splits):
-            for name, own in centroids(values, labels, split).items():
+            train = values[split.train], labels[split.train]
+            for name, own in centroids(*train, values[split.validation], labels[split.validation]).items():
                 found[name][row, split.validation] = own
+            if is_folds:
+                for name, own in centroids(*train, new, new_labels).items():
+                    truth[name] += own.mean() / n_splits
         judged.append(found)
-    return [{name: one[name] - judged[-1][name] for name in FIGURES} for one in judged[:-1]]
+        truths.append(truth)
+    return (
+        [{name: one[name] - judged[-1][name] for name in FIGURES} for one in judged[:-1]],
+        [{name: one[name] - truths[-1][name] for name in FIGURES} for one in truths[:-1]],
+    )
 
 
-def centroids(values: np.ndarray, labels: np.ndarray, split: Split) -> Differences:
+def centroids(values: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> Differences:
     """Return the correctness at threshold 0.5 and the AUC influence of each test item, by nearest centroids."""
-    known, place = np.unique(labels[split.train], return_inverse=True)
-    centres = np.stack([values[split.train][place == index].mean(0) for index in range(len(known))])
-    test = values[split.validation]
+    known, place = np.unique(labels, return_inverse=True)
+    centres = np.stack([values[place == index].mean(0) for index in range(len(known))])
     squares = (test**2).sum(1)[:, None] - 2 * test @ centres.T + (centres**2).sum(1)
     logits = 9 - 0.5 * squares
     local = np.full(N_CLASSES, -1)
     local[known] = np.arange(len(known))
-    target = local[labels[split.validation]]
+    target = local[test_labels]
     correct = np.where(logits.max(1) > 0, logits.argmax(1) == target, target == -1)
     influence = weighted_auc(torch.from_numpy(logits), torch.from_numpy(target)).influence
     return {"accuracy": correct.astype(float), "auc_weighted": influence.numpy()}
@@ -164,38 +184,46 @@ def others(difference: np.ndarray, n_train: float) -> Iterator[tuple[float, floa
 
 
 def one_study(job: tuple[str, list[int], Design, int, int, list[float]]) -> list[tuple[float, ...]]:
-    """Return, for each figure: estimate, standard error and degrees of freedom of every interval."""
+    """Return a row for each figure.
+
+    `joint`: whether any interval is off 0, and whether any is off its trained models' difference. Otherwise the
+    estimate, that difference, and the standard error and degrees of freedom of every interval.
+    """
     torch.set_num_threads(1)
     part, seed, design, n_items, n_splits, gains = job
     if part == "joint":
-        found = simulated(seed, design, n_items, n_splits, gains)
-        return [
-            (
-                float(
-                    any(own.low > 0 or own.high < 0 for own in simultaneous([weighed(d[name], design) for d in found]))
-                ),
-            )
-            for name in FIGURES
-        ]
-    made = (
-        trained(seed, design, n_items, n_splits)
-        if part == "mixup"
-        else simulated(seed, design, n_items, n_splits, gains)
-    )
+        found, truths = simulated(seed, design, n_items, n_splits, gains)
+        rows = []
+        for name in FIGURES:
+            joint = simultaneous([weighed(d[name], design) for d in found])
+            off = [
+                float(any(not own.low <= true <= own.high for own, true in zip(joint, trues, strict=True)))
+                for trues in ([0.0] * len(joint), [truth[name] for truth in truths])
+            ]
+            rows.append((off[0], off[1]))
+        return rows
+    if part == "mixup":
+        made, truths = trained(seed, design, n_items, n_splits), [dict.fromkeys(FIGURES, math.nan)]
+    else:
+        made, truths = simulated(seed, design, n_items, n_splits, gains)
     rows = []
     for name in FIGURES:
         own, _ = weighed(made[0][name], design)
         n_train = n_items * ((n_splits - 1) / n_splits if design is Design.FOLDS else TRAIN_FRACTION)
-        rows.append((own.estimate, own.standard_error, own.freedom, *itertools.chain(*others(made[0][name], n_train))))
+        of_others = itertools.chain(*others(made[0][name], n_train))
+        rows.append((own.estimate, truths[0][name], own.standard_error, own.freedom, *of_others))
     return rows
 
 
 def called(rows: np.ndarray, true: float) -> list[float]:
-    """Return how many of 100 studies' intervals, of each kind, do not contain the true difference."""
-    columns = [(1, 2), (3, 4), (5, 6), (7, 8)]
+    """Return how many of 100 studies' intervals, of each kind, do not contain the true difference.
+
+    The last is the report's interval with the trained models' difference.
+    """
+    kinds = [(true, 2), (true, 4), (true, 6), (true, 8), (rows[:, 1], 2)]
     return [
-        100 * float(np.mean(np.abs(rows[:, 0] - true) > stats.t.ppf(1 - LEVEL / 2, rows[:, f]) * rows[:, e]))
-        for e, f in columns
+        100 * float(np.mean(np.abs(rows[:, 0] - middle) > stats.t.ppf(1 - LEVEL / 2, rows[:, at + 1]) * rows[:, at]))
+        for middle, at in kinds
     ]
 
 
@@ -210,7 +238,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     started = time.perf_counter()
-    print("part   design          figure          n     J   true     report  before   naive     N-B")
+    print("part   design          figure          n     J   true     report  before   naive     N-B  models")
     with Pool(arguments.processes) as pool:
         for part in arguments.parts:
             kinds = {"null": [[g, 0.0] for g in arguments.gains], "joint": [[0.0] * 5, [0.0] * 11], "mixup": [[0.0]]}
@@ -226,11 +254,14 @@ def main() -> None:
                     rows = done[:, place]
                     head = f"{part:6s} {design:14s} {name:12s} {n_items:6d} {n_splits:4d}"
                     if part == "joint":
-                        print(f"{head}   {len(gains) - 1:2d} methods {100 * rows[:, 0].mean():5.1f}%", flush=True)
+                        of_models = f"  models {100 * rows[:, 1].mean():5.1f}%" if design is Design.FOLDS else ""
+                        rate = 100 * rows[:, 0].mean()
+                        print(f"{head}   {len(gains) - 1:2d} methods {rate:5.1f}%{of_models}", flush=True)
                         continue
                     mean = float(rows[:, 0].mean())
                     true = mean if part == "mixup" else 0.0
-                    rates = "  ".join(f"{rate:5.1f}%" for rate in called(rows, true))
+                    shown = called(rows, true)[: None if design is Design.FOLDS and part == "null" else -1]
+                    rates = "  ".join(f"{rate:5.1f}%" for rate in shown)
                     print(f"{head} {mean if max(gains) or part == 'mixup' else 0.0:+8.4f}  {rates}", flush=True)
     print(f"{arguments.studies} studies a row, {time.perf_counter() - started:.0f} s")
 

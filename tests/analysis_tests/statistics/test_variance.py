@@ -61,17 +61,20 @@ def test_the_parts_are_found_again() -> None:
     assert np.mean([one.own_items for one in found]) == pytest.approx(0.0, abs=5e-4)
 
 
-def test_what_helps_a_split_and_its_items_alike_is_counted() -> None:
-    # The luck of a fold is the mean of its items' effects: then the two parts of the mean are the same number.
+@pytest.mark.parametrize("design", [Design.REVERSE_FOLDS, Design.RANDOM])
+def test_what_helps_a_split_and_its_items_alike_is_counted(design: Design) -> None:
+    # The luck of a split is the mean of its own items' effects: then the two parts of the mean are the same number.
     random = np.random.default_rng(5)
     estimates, without, whole = [], [], []
     for _ in range(400):
         items = random.normal(size=200)
         values = items + 0.3 * random.normal(size=(10, 200))
-        for row, fold in zip(values, np.array_split(random.permutation(200), 10), strict=True):
-            row += items[fold].mean()
-            row[fold] = np.nan
-        found, _ = variance(values, Design.REVERSE_FOLDS)
+        order = random.permutation(200)
+        for place, row in enumerate(values):
+            own = order[20 * place :][:20] if design is Design.REVERSE_FOLDS else random.permutation(200)[:20]
+            row += items[own].mean()
+            row[own] = np.nan
+        found, _ = variance(values, design, shared=0.1)
         estimates.append(found.estimate)
         without.append(found.total - max(found.own_items, 0.0))
         whole.append(found.total)
@@ -83,7 +86,10 @@ def test_shared_training_items_widen_random_splits_alone() -> None:
     values = crossed(np.random.default_rng(0), 6, 50, 0.5, 1.0, 0.5)
     plain, _ = variance(values, Design.RANDOM)
     wide, _ = variance(values, Design.RANDOM, shared=0.1)
-    assert wide.total - plain.total == pytest.approx(6 * (plain.training - plain.residual) / 9)
+    # A tenth is shared: f / (1 - f) is 1/9. The covariance of sets that share it is 9/10 of the whole.
+    assert wide.own_items == pytest.approx(plain.own_items * 10 / 9)
+    own = max(wide.own_items, 0.0) - max(plain.own_items, 0.0)
+    assert wide.total - plain.total - own == pytest.approx(6 * (plain.training - plain.residual) / 9)
     assert variance(values, Design.OFFICIAL, shared=0.1)[0].shared == 0.0
 
 
