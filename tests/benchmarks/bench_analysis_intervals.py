@@ -13,7 +13,7 @@ makes its splits by a design. Three questions, each its own part:
 Splits train on a tenth of the items (`folds`: on all but one fold). `official` trains on items of its own, drawn anew
 for each seed, since the luck of one training set is no part of its intervals. Nor is that of the items that all folds
 train on: for `folds`, `models` is how often the report's interval does not contain the difference of the trained models
-on new items (20,000, or as many as the study has). Beside the interval of a report, `before` is
+on new items, of which there are 20 times as many. Beside the interval of a report, `before` is
 s²(split means)/J + s²(item means)/n with J - 1 degrees of freedom, `naive` a paired t-test over splits, and `N-B` the
 corrected resampled t-test of Nadeau & Bengio (2003), https://doi.org/10.1023/A:1024068626366.
 
@@ -47,7 +47,7 @@ from trainables.training.start import start_training
 N_CLASSES, N_FEATURES = 15, 6
 TRAIN_FRACTION = 0.1
 FIGURES = ("accuracy", "auc_weighted")
-N_NEW = 20_000
+N_NEW = 20  # new items for each item of a study: their own luck must not count
 CENTRES = np.random.default_rng(0).normal(size=(2, N_CLASSES, N_FEATURES))
 
 Differences = dict[str, np.ndarray]
@@ -102,7 +102,7 @@ def simulated(
     splits = splits_of(random, design, n_items, n_splits)
     labels, features = items_of(random, n_drawn(splits), gains)
     n, is_folds = len(labels), design is Design.FOLDS
-    new_labels, new_features = items_of(random, max(N_NEW, n_items) if is_folds else 0, gains)
+    new_labels, new_features = items_of(random, N_NEW * n_items if is_folds else 0, gains)
     judged, truths = [], []
     for values, new in zip(features, new_features, strict=True):
         found = {name: np.full((n_splits, n), np.nan) for name in FIGURES}
