@@ -16,6 +16,9 @@ from pydantic import ConfigDict, Field, with_config
 # Begins the name of a model folder inside an installed Python package: the same on every machine.
 PACKAGE_SCHEME = "package://"
 
+# Takes the place of an encoder's name where vectors exist.
+GIVEN = "given"
+
 Pooling = Literal["last_layers_mean", "mean", "cls"]
 
 VectorDtype = Literal["float32", "float16"]
@@ -108,16 +111,27 @@ class CustomEncoderConfig:
     vector_dtype: VectorDtype = "float32"
 
 
+@dataclass(frozen=True)
+class GivenConfig:
+    """No encoder: the vectors exist, and are stored as float32."""
+
+    model: str = GIVEN
+    vector_dtype: VectorDtype = "float32"
+
+
 EncoderConfig = TextEncoderConfig | ImageEncoderConfig | CustomEncoderConfig
 
+# How a column's vectors come to be.
+ColumnConfig = EncoderConfig | GivenConfig
 
-def encoder_name(config: EncoderConfig) -> str:
+
+def encoder_name(config: ColumnConfig) -> str:
     """Return the encoder's name in the store, derived from its model."""
     model = config.model.removeprefix(PACKAGE_SCHEME)
     last = model.split("/")[0] if model != config.model else Path(model).name
     return re.sub(r"-+", "-", re.sub(r"[^A-Za-z0-9_.]", "-", last)).strip("-.") or "encoder"
 
 
-def column_name(column: str, config: EncoderConfig) -> str:
+def column_name(column: str, config: ColumnConfig) -> str:
     """Return the store's name of a table column's vectors: `<column>--<encoder>`."""
     return f"{column}--{encoder_name(config)}"

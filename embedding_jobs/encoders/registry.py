@@ -6,7 +6,7 @@ from functools import lru_cache
 from importlib.metadata import entry_points, version
 from typing import Any
 
-from embedding_jobs.encoders.config import EncoderConfig
+from embedding_jobs.encoders.config import ColumnConfig, EncoderConfig, GivenConfig
 from embedding_jobs.encoders.protocol import EncoderKind
 from embedding_jobs.errors import EncoderError
 
@@ -45,12 +45,14 @@ def registry() -> dict[str, EncoderKind]:
     return kinds
 
 
-def fingerprint(config: EncoderConfig) -> dict[str, Any]:
+def fingerprint(config: ColumnConfig) -> dict[str, Any]:
     """Return everything that a vector depends on besides its input, as JSON values.
 
     Raises:
         EncoderError: The encoder is not available.
     """
+    if isinstance(config, GivenConfig):
+        return {"model": config.model, "vector_dtype": config.vector_dtype}
     return {**encoder_kind(config).describe(config), "vector_dtype": config.vector_dtype}
 
 

@@ -202,31 +202,7 @@ class ColumnRun:
     def _complete(self) -> ColumnManifest:
         """Write the table of skipped rows, then the manifest."""
         folder, items, config = self._folder, self._items, self._job.config
-        shards = []
-        skipped: list[tuple[int, str, str, str]] = []
-        n_truncated = 0
-        for number, counterpart in enumerate(items.shards):
-            path = folder / part_name(number)
-            part = read_part(path, ["note"])
-            notes = part.column("note")
-            if notes.null_count < len(notes):
-                rows = read_part(self._store.path(ITEMS) / counterpart.file, ["id", self._job.column]).to_pydict()
-                for i, note in enumerate(notes.to_pylist()):
-                    n_truncated += note == "truncated"
-                    if note is not None and note.startswith(SKIP_NOTE):
-                        row = number * items.rows_per_shard + i
-                        skipped.append((row, rows["id"][i], rows[self._job.column][i], note.removeprefix(SKIP_NOTE)))
-            shards.append(Shard(part_name(number), len(notes), path.stat().st_size, sha256_file(path)))
-        for path in set(folder.glob("part-*.parquet")) - {folder / shard.file for shard in shards}:
-            path.unlink()
-        if skipped:
-            text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(["row", "id", "input", "reason"])
-            writer.writerows(skipped)
-            write_stored(folder / SKIPPED, text.getvalue().encode())
-        else:
-            (folder / SKIPPED).unlink(missing_ok=True)
+        finished = finish_shards(self._store, items, self.name, self._job.column)
         earlier = self._found.manifest.made_with if self._found.manifest else ()
         manifest = ColumnManifest(
             column=self._job.column,
@@ -242,9 +218,9 @@ class ColumnRun:
             rows_per_shard=items.rows_per_shard,
             n_distinct=len(self._plan.first_rows),
             n_empty=items.n_empty_texts.get(self._job.column, 0),
-            n_truncated=n_truncated,
-            n_skipped=len(skipped),
-            shards=tuple(shards),
+            n_truncated=finished.n_truncated,
+            n_skipped=finished.n_skipped,
+            shards=finished.shards,
         )
         write_manifest(folder, manifest)
         return manifest
@@ -295,6 +271,51 @@ class ColumnRun:
         for path in self._store.units(self.name).iterdir():
             if path.name not in known:
                 path.unlink()
+
+
+@dataclass(frozen=True)
+class FinishedShards:
+    """The shards of a column that lacks only its manifest, and how many of its rows were cut or have no vector."""
+
+    shards: tuple[Shard, ...]
+    n_truncated: int
+    n_skipped: int
+
+
+def finish_shards(store: Store, items: ItemsManifest, name: str, column: str | None) -> FinishedShards:
+    """List the rows without a vector in a table, remove shards that no longer belong to the column, and count.
+
+    Args:
+        store: The store.
+        items: Its items.
+        name: `<column>--<encoder>`; its shards are all written.
+        column: The items' column of inputs, which the table of skipped rows shows; None if they have none.
+    """
+    folder, shards, n_truncated = store.path(name), [], 0
+    skipped: list[tuple[int, str, str, str]] = []
+    for number, counterpart in enumerate(items.shards):
+        path = folder / part_name(number)
+        notes = read_part(path, ["note"]).column("note")
+        if notes.null_count < len(notes):
+            rows = read_part(store.path(ITEMS) / counterpart.file, ["id", *([column] if column else [])]).to_pydict()
+            for i, note in enumerate(notes.to_pylist()):
+                n_truncated += note == "truncated"
+                if note is not None and note.startswith(SKIP_NOTE):
+                    row = number * items.rows_per_shard + i
+                    value = rows[column][i] if column else ""
+                    skipped.append((row, rows["id"][i], value, note.removeprefix(SKIP_NOTE)))
+        shards.append(Shard(part_name(number), len(notes), path.stat().st_size, sha256_file(path)))
+    for path in set(folder.glob("part-*.parquet")) - {folder / shard.file for shard in shards}:
+        path.unlink()
+    if skipped:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["row", "id", "input", "reason"])
+        writer.writerows(skipped)
+        write_stored(folder / SKIPPED, text.getvalue().encode())
+    else:
+        (folder / SKIPPED).unlink(missing_ok=True)
+    return FinishedShards(tuple(shards), n_truncated, len(skipped))
 
 
 def shard_dimension(path: Path) -> int:

@@ -13,6 +13,7 @@ from embedding_jobs.encoders.registry import encoder_kind
 from embedding_jobs.errors import SourceError
 from embedding_jobs.sources import tables
 from embedding_jobs.sources.items import Source, image_location
+from embedding_jobs.sources.places import read_file
 
 _MOST_INPUTS, _WARM_UP = 256, 8
 
@@ -81,6 +82,6 @@ def _inputs(source: Source, column: str) -> Iterator[Any]:
             yield value
         elif value:
             try:
-                yield tables.read_file(image_location(source, str(value)))
+                yield read_file(image_location(source, str(value)))
             except OSError:
                 continue

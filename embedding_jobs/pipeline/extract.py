@@ -22,11 +22,12 @@ import ray
 import ray.data
 import ray.exceptions
 
-from embedding_jobs.encoders.config import EncoderConfig, TextEncoderConfig, column_name
+from embedding_jobs.encoders.config import ColumnConfig, EncoderConfig, GivenConfig, TextEncoderConfig, column_name
 from embedding_jobs.encoders.registry import encoder_kind, fingerprint
 from embedding_jobs.errors import EncoderError, SourceError, StoreError
 from embedding_jobs.files import hold_lock, private_folder
 from embedding_jobs.pipeline.column import ColumnRun, FoundColumn, existing_column, find_column
+from embedding_jobs.pipeline.given import write_given
 from embedding_jobs.pipeline.pool import EncoderPool, encoder_pool
 from embedding_jobs.pipeline.summary import ColumnSummary, ExtractionProgress, summarise
 from embedding_jobs.pipeline.workers import Encode, Job, Prepare, Unit, WrittenUnit, guarded, write
@@ -49,13 +50,13 @@ class CheckedExtraction:
     Attributes:
         source: The table, with every input column that the store already has.
         facts: What is in it.
-        encoders: Encoder by column.
+        encoders: Encoder by column, or that its vectors exist.
         fingerprints: Everything that a vector of each column depends on, besides its input.
     """
 
     source: Source
     facts: SourceFacts
-    encoders: Mapping[str, EncoderConfig]
+    encoders: Mapping[str, ColumnConfig]
     fingerprints: Mapping[str, dict[str, Any]]
     store: Store
     rows_per_shard: int
@@ -74,7 +75,7 @@ class CheckedExtraction:
 
 def extract(
     source: Source,
-    encoders: Mapping[str, EncoderConfig],
+    encoders: Mapping[str, ColumnConfig],
     store: str | Path,
     *,
     rows_per_shard: int = 4096,
@@ -89,7 +90,7 @@ def extract(
 
 def check_extraction(
     source: Source,
-    encoders: Mapping[str, EncoderConfig],
+    encoders: Mapping[str, ColumnConfig],
     store: str | Path,
     *,
     rows_per_shard: int = 4096,
@@ -99,11 +100,12 @@ def check_extraction(
 
     Args:
         source: The table.
-        encoders: Encoder by column of the table. Columns with the same encoder share its processes.
+        encoders: Encoder by column of the table; `GivenConfig` by the name of vectors that exist. Columns with the same
+            encoder share its processes.
         store: Directory of the store; on a cluster, every node must see it under this path.
         rows_per_shard: Number of rows in a shard of a new store; an existing store keeps its number.
-        on_error: What to do about an unreadable image: `fail`, or `skip`, which leaves its row without a vector and
-            lists it in the column's `skipped.csv`.
+        on_error: What to do about an unreadable image or a missing vector: `fail`, or `skip`, which leaves the row
+            without a vector and lists it in the column's `skipped.csv`.
 
     Raises:
         SourceError: The table is not valid.
@@ -142,14 +144,28 @@ def run_extraction(
         EncoderError: An encoder's process died repeatedly.
         StoreError: The store has changed since it was checked, another run writes to it, or the disk is full.
     """
-    opened = checked.store
+    opened, report = checked.store, on_progress or (lambda _: None)
     private_folder(opened.directory)
     held = StoreError(f"Another run writes to {opened.directory}. Wait for it to end, or stop it.")
     with hold_lock(opened.directory / ".lock", held):
         checked.refuse_other_store()  # another run may have written to it
         items = ensure_items(checked.source, checked.facts, opened, checked.rows_per_shard)
-        columns = []
+        columns, summaries, names = [], {}, []
+        given = {column.name: column for column in checked.source.vectors}
         for column, config in checked.encoders.items():
+            names.append(column_name(column, config))
+            if isinstance(config, GivenConfig):
+                summaries[names[-1]] = write_given(
+                    checked.source,
+                    given[column],
+                    checked.facts.vectors[column],
+                    opened,
+                    items,
+                    dict(checked.fingerprints[column]),
+                    checked.on_error,
+                    report,
+                )
+                continue
             job = Job(
                 source=checked.source,
                 column=column,
@@ -160,7 +176,7 @@ def run_extraction(
                 skip=checked.on_error == "skip",
             )
             columns.append(find_column(opened, items, job, checked.fingerprints[column]))
-        incomplete, summaries = [], {}
+        incomplete = []
         for found in columns:
             if found.manifest is None or found.damaged:
                 incomplete.append(found)
@@ -171,8 +187,8 @@ def run_extraction(
             with _ray(start_ray):
                 for config in {repr(found.job.config): found.job.config for found in incomplete}.values():
                     sharing = [found for found in incomplete if found.job.config == config]
-                    summaries |= _encode(sharing, on_progress or (lambda _: None))
-    return tuple(summaries[found.name] for found in columns)
+                    summaries |= _encode(sharing, report)
+    return tuple(summaries[name] for name in names)
 
 
 def _encode(
@@ -326,14 +342,18 @@ def _pinned(config: EncoderConfig, made_of: Mapping[str, Any]) -> EncoderConfig:
     return config
 
 
-def _check_encoders(source: Source, encoders: Mapping[str, EncoderConfig]) -> None:
+def _check_encoders(source: Source, encoders: Mapping[str, ColumnConfig]) -> None:
     if not encoders:
         raise EncoderError("`encoders` must name at least one column, got none")
+    vectors = [column.name for column in source.vectors]
     for column, config in encoders.items():
-        if column not in source.inputs:
-            raise SourceError(f"`encoders` must name input columns ({', '.join(source.inputs)}), got `{column}`")
+        known = vectors if isinstance(config, GivenConfig) else source.inputs
+        if column not in known:
+            raise SourceError(f"`encoders` must name input columns ({', '.join(known)}), got `{column}`")
         if "--" in column or "/" in column:
             raise SourceError(f"an encoded column's name must not hold '--' or '/', got `{column}`; rename the column")
+        if isinstance(config, GivenConfig):
+            continue
         asked, given = encoder_kind(config).modality, source.modality(column)
         if asked != given:
             raise EncoderError(

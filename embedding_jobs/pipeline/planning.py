@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedding_jobs.errors import StoreError
-from embedding_jobs.sources.items import hash_inputs, size_column
+from embedding_jobs.sources.cells import hash_inputs
+from embedding_jobs.sources.items import size_column
 from embedding_jobs.store.manifests import ItemsManifest
 from embedding_jobs.store.shards import Shard, parquet_bytes, part_name, read_part, vectors_of, write_stored
 from embedding_jobs.store.store import ITEMS, Store
@@ -124,6 +125,21 @@ def valid_shard(path: Path, key: str) -> bool:
         return False
 
 
+def write_shard(
+    path: Path, ids: pa.ChunkedArray, vectors: NDArray[Any], notes: Sequence[str | None] | NDArray[np.object_], key: str
+) -> Shard:
+    """Write a shard of a column; `key` is the hash of what it was made from.
+
+    Raises:
+        StoreError: The disk is full.
+    """
+    import pyarrow as pa
+
+    table = pa.table({"id": ids, "vector": _vectors(vectors), "note": pa.array(notes, pa.string())})
+    data = parquet_bytes(table, compression="none", metadata={_KEY: key})
+    return Shard(path.name, len(vectors), len(data), write_stored(path, data))
+
+
 class Gatherer:
     """Gather missing shards from units and from valid shards.
 
@@ -164,8 +180,6 @@ class Gatherer:
         Raises:
             StoreError: The disk is full, or a unit or shard to read is damaged.
         """
-        import pyarrow as pa
-
         inputs = self._plan.shard_inputs(number)
         vectors = np.empty((len(inputs), dimension), dtype=dtype)
         notes = np.empty(len(inputs), dtype=object)
@@ -184,10 +198,7 @@ class Gatherer:
             notes[rows] = [found_notes[i] for i in offset[rows]]
         file = part_name(number)
         ids = read_part(self._store.path(ITEMS) / file, ["id"]).column("id")
-        table = pa.table({"id": ids, "vector": _vectors(vectors), "note": pa.array(notes, pa.string())})
-        data = parquet_bytes(table, compression="none", metadata={_KEY: self._plan.shard_keys[number]})
-        sha256 = write_stored(self._store.path(self._plan.name) / file, data)
-        return Shard(file, len(inputs), len(data), sha256)
+        return write_shard(self._store.path(self._plan.name) / file, ids, vectors, notes, self._plan.shard_keys[number])
 
     def _part(self, number: int, dimension: int) -> tuple[NDArray[Any], list[str | None]]:
         if number not in self._parts:

@@ -17,8 +17,8 @@ from embedding_jobs.encoders.protocol import Encoder, Prepared, Preprocessor
 from embedding_jobs.encoders.registry import encoder_kind
 from embedding_jobs.errors import EncoderError, SourceError, StoreError
 from embedding_jobs.pipeline.planning import write_unit
-from embedding_jobs.sources import tables
 from embedding_jobs.sources.items import Source, image_location, read_image_bytes
+from embedding_jobs.sources.places import read_file
 from embedding_jobs.store.items import read_inputs
 from embedding_jobs.store.store import SKIP_NOTE, Store
 
@@ -213,7 +213,7 @@ def _read(unit: Unit) -> tuple[list[Any], list[str | None]]:
     reasons: list[str | None] = []
     for path in values:
         try:
-            images.append(tables.read_file(image_location(job.source, path)) if path else None)
+            images.append(read_file(image_location(job.source, path)) if path else None)
         except OSError as error:
             images.append(None)
             reasons.append(f"{path}: {error.strerror or error}")

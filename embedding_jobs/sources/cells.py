@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -134,6 +135,20 @@ class CellRules:
 def role_of(cell: object) -> str | None:
     """Return what an item is for, "train", "validation" or "test", in whatever spelling; None if it is none of them."""
     return _ROLE_OF.get(cell.strip().lower()) if isinstance(cell, str) else None
+
+
+def hash_inputs(values: Sequence[str], sizes: Sequence[int] | None = None) -> list[bytes]:
+    """Hash each input to 16 bytes.
+
+    Args:
+        values: Texts, or names of images.
+        sizes: Size of each image in bytes: a file that was replaced under the same name is another input.
+    """
+    if sizes is None:
+        encoded = [value.encode() for value in values]
+    else:
+        encoded = [f"{value}\0{size}".encode() for value, size in zip(values, sizes, strict=True)]
+    return [hashlib.blake2b(value, digest_size=16).digest() for value in encoded]
 
 
 def is_missing(cell: object) -> bool:

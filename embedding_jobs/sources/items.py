@@ -16,8 +16,10 @@ import numpy as np
 
 from embedding_jobs.errors import SourceError
 from embedding_jobs.sources import tables
-from embedding_jobs.sources.cells import CellRules, Rows, is_missing, role_of
+from embedding_jobs.sources.cells import CellRules, Rows, hash_inputs, is_missing, role_of
 from embedding_jobs.sources.metadata import MetadataCounts
+from embedding_jobs.sources.places import file_sizes
+from embedding_jobs.sources.vectors import VectorColumn, VectorFacts, check_vectors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +40,7 @@ class Source:
         image: Column of image paths relative to the table's folder, or of encoded image bytes (Parquet).
         group: Column of what no split may divide, such as a customer. Groups are read as text; an input may serve.
         split: Column that says of each item whether it is for training, validation or test.
+        vectors: Vectors that exist, in columns of lists or in files.
     """
 
     table: str
@@ -47,6 +50,7 @@ class Source:
     image: str | None = None
     group: str | None = None
     split: str | None = None
+    vectors: tuple[VectorColumn, ...] = ()
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -97,6 +101,7 @@ class SourceFacts:
         input_digests: Hash of all values in order by input column (of an image: its path and size, or its bytes).
         n_empty_texts: Number of items without text by text column.
         images_are_bytes: Whether the image column holds the images themselves.
+        vectors: What is in the vectors that exist, by name.
     """
 
     n_items: int
@@ -109,6 +114,12 @@ class SourceFacts:
     input_digests: dict[str, str]
     n_empty_texts: dict[str, int]
     images_are_bytes: bool
+    vectors: dict[str, VectorFacts] = field(default_factory=dict)
+
+    def digest_of(self, column: str) -> str | None:
+        """Return the hash of all values of an input column or of vectors; None if the source has no such column."""
+        vectors = self.vectors.get(column)
+        return self.input_digests.get(column) if vectors is None else vectors.digest
 
 
 def size_column(image: str) -> str:
@@ -158,20 +169,6 @@ def iter_items(source: Source, *, batch_rows: int = 4096, rules: CellRules | Non
         )
 
 
-def hash_inputs(values: Sequence[str], sizes: Sequence[int] | None = None) -> list[bytes]:
-    """Hash each input to 16 bytes.
-
-    Args:
-        values: Texts, or names of images.
-        sizes: Size of each image in bytes: a file that was replaced under the same name is another input.
-    """
-    if sizes is None:
-        encoded = [value.encode() for value in values]
-    else:
-        encoded = [f"{value}\0{size}".encode() for value, size in zip(values, sizes, strict=True)]
-    return [hashlib.blake2b(value, digest_size=16).digest() for value in encoded]
-
-
 class SourceDigests:
     """The digests of a source's items, taken batch by batch.
 
@@ -205,17 +202,20 @@ class SourceDigests:
         )
 
 
-def check_source(source: Source, *, allow_missing_images: bool = False) -> SourceFacts:
+def check_source(
+    source: Source, *, allow_missing_images: bool = False, allow_missing_vectors: bool = False
+) -> SourceFacts:
     """Read the whole source once, and return what is in it or raise all its problems.
 
     Args:
         source: The table and its columns.
         allow_missing_images: Whether items may have no image.
+        allow_missing_vectors: Whether items may have no vector, where vectors exist.
 
     Raises:
         SourceError: Columns are missing; ids are null or repeated; labels or groups are null; there are fewer than two
             classes or groups; roles are none, or the same group's differ; no item is for training, or none for test;
-            images are missing. The message lists all problems.
+            images are missing; vectors are missing or not of one length. The message lists all problems.
     """
     _check_columns(source)
     classes = [column for key, column in source.metadata.items() if key != "split"]
@@ -259,6 +259,16 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
             f"`{source.image}` must name an image that exists: {lost_images}; "
             "add the files, remove these rows, or set on_error: skip"
         )
+    found: dict[str, VectorFacts] = {}
+    if n_items and not null_ids.count and not repeated:
+        for column in source.vectors:
+            try:
+                found[column.name], wrong = check_vectors(
+                    column, source.table, source.id, np.concatenate(digests.ids), allow_missing=allow_missing_vectors
+                )
+                problems += wrong
+            except SourceError as error:
+                problems.append(str(error))
     if problems:
         raise SourceError(_message(source.table, problems))
     ids_digest, metadata_digests, input_digests = digests.as_facts()
@@ -273,6 +283,7 @@ def check_source(source: Source, *, allow_missing_images: bool = False) -> Sourc
         input_digests=input_digests,
         n_empty_texts=n_empty,
         images_are_bytes=are_bytes,
+        vectors=found,
     )
 
 
@@ -286,21 +297,23 @@ def _check_columns(source: Source) -> None:
     names = tables.table_columns(source.table)
     problems = []
     named = {"id": source.id, **source.metadata}
-    for role, name in (*named.items(), *(("text", column) for column in source.text)):
+    columns = [("vectors", column.name) for column in source.vectors if column.file is None]
+    for role, name in (*named.items(), *(("text", column) for column in source.text), *columns):
         if name not in names:
             problems.append(f"{role} column `{name}` is missing")
     if source.image is not None and source.image not in names:
         problems.append(f"image column `{source.image}` is missing")
     if problems:
         problems.append(f"the table has {', '.join(f'`{name}`' for name in names)}")
-    for name in source.inputs:
+    inputs = (*source.inputs, *(column.name for column in source.vectors))
+    for name in inputs:
         # The store has columns of these names.
         if name in named and name != named[name]:
             problems.append(
                 f"input column `{name}` must not be called {', '.join(f'`{key}`' for key in named)}: rename it"
             )
-    if len(set(source.inputs)) < len(source.inputs):
-        problems.append(f"input columns must differ, got {', '.join(source.inputs)}")
+    if len(set(inputs)) < len(inputs):
+        problems.append(f"input columns must differ, got {', '.join(inputs)}")
     if problems:
         raise SourceError(_message(source.table, problems))
 
@@ -351,6 +364,6 @@ def _bytes_name(value: object) -> str:
 
 
 def _file_sizes(source: Source, paths: list[str]) -> list[int]:
-    sizes = tables.file_sizes([image_location(source, path) for path in paths if path])
+    sizes = file_sizes([image_location(source, path) for path in paths if path])
     following = iter(sizes)
     return [next(following) if path else 0 for path in paths]

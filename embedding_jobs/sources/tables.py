@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from embedding_jobs.errors import SourceError
+from embedding_jobs.sources.places import open_place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,9 +34,6 @@ FORMATS = {
     ".ndjson": "jsonl",
 }
 
-
-# Schemes that Arrow reads natively; any other goes through the fsspec implementation of its name.
-_ARROW_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs")
 
 _CSV_BLOCK_BYTES = 8 << 20  # a row must fit into one block
 
@@ -130,6 +128,22 @@ def stream_rows(
                 first_row += len(values[columns[0]])
 
 
+def stream_lists(table: str, column: str, *, batch_rows: int = 4096) -> Iterator[pa.Array]:
+    """Yield the cells of a column of lists of numbers, batch by batch, as Arrow arrays of lists.
+
+    Raises:
+        SourceError: A file is unreadable, or the column is missing or holds something else.
+    """
+    with _reading(table):
+        filesystem, paths, kind = _files(table)
+    if kind == "csv":
+        raise SourceError(f"`{column}` must hold lists of numbers, which CSV has not ({table}); save it as Parquet")
+    read = _lists_of_parquet if kind == "parquet" else _lists_of_jsonl
+    for path in paths:
+        with _reading(path):
+            yield from read(filesystem, path, column, batch_rows)
+
+
 def read_cells(table: str, column: str, rows: Sequence[int]) -> Iterator[Any]:
     """Yield the cells of one column of a Parquet table at ascending row numbers; skip row groups between them."""
     import pyarrow.parquet as pq
@@ -155,54 +169,6 @@ def read_cells(table: str, column: str, rows: Sequence[int]) -> Iterator[Any]:
                             yield batch.column(0)[row - start].as_py()
                             row = next(wanted, None)
                         start = stop
-
-
-def file_sizes(locations: Sequence[str]) -> list[int]:
-    """Return the size of each file in bytes; -1 if it is missing or not a file."""
-    sizes = []
-    for location in locations:
-        if "://" in location:
-            filesystem, path = open_place(location)
-            info = filesystem.get_file_info(path)
-            sizes.append(int(info.size) if info.is_file else -1)
-        else:
-            try:
-                sizes.append(os.stat(location).st_size if os.path.isfile(location) else -1)
-            except OSError:
-                sizes.append(-1)
-    return sizes
-
-
-def read_file(location: str) -> bytes:
-    """Read a whole file from a path or URL.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    if "://" not in location:
-        with open(location, "rb") as file:
-            return file.read()
-    filesystem, path = open_place(location)
-    with filesystem.open_input_file(path) as remote:
-        return bytes(remote.read())
-
-
-def open_place(location: str) -> tuple[Any, str]:
-    """Return the Arrow file system and the path in it of a local path or a URL."""
-    from pyarrow import fs
-
-    if "://" not in location:
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(location))
-    scheme, _, rest = location.partition("://")
-    if scheme in _ARROW_SCHEMES:
-        filesystem, path = fs.FileSystem.from_uri(location)
-        return filesystem, path
-    import fsspec  # type: ignore[import-untyped]
-
-    try:
-        return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme))), rest
-    except (ValueError, ImportError) as error:
-        raise SourceError(f"{location} must be a path, or a URL of a storage that is installed: {error}") from error
 
 
 def _format(path: str) -> str | None:
@@ -348,6 +314,44 @@ def _stream_jsonl(filesystem: Any, path: str, columns: list[str], n: int) -> Ite
                 values = {name: [] for name in columns}
         if values[columns[0]]:
             yield values
+
+
+def _lists_of_parquet(filesystem: Any, path: str, column: str, n: int) -> Iterator[pa.Array]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with filesystem.open_input_file(path) as source:
+        file = pq.ParquetFile(source, pre_buffer=False)
+        _require([column], file.schema_arrow.names, path)
+        kind = file.schema_arrow.field(column).type
+        lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        if not lists or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+            raise SourceError(f"`{column}` must hold lists of numbers, got {kind} ({path}); convert the column")
+        for batch in file.iter_batches(batch_size=n, columns=[column]):
+            # As a variable list: a null of a fixed-size list has values, of which nothing is said.
+            yield batch.column(0).cast(pa.large_list(kind.value_type))
+
+
+def _lists_of_jsonl(filesystem: Any, path: str, column: str, n: int) -> Iterator[pa.Array]:
+    import pyarrow as pa
+
+    with filesystem.open_input_stream(path, compression="detect") as source:
+        cells: list[list[float] | None] = []
+        for number, line in enumerate(io.TextIOWrapper(source, encoding="utf-8-sig"), start=1):
+            if not line.strip():
+                continue
+            cell = _record(line, number, path).get(column)
+            if cell is not None and not (isinstance(cell, list) and all(type(one) in (int, float) for one in cell)):
+                raise SourceError(
+                    f"`{column}` must hold lists of numbers, got {str(cell)[:30]} in line {number} ({path}); correct "
+                    "the line"
+                )
+            cells.append(cell)
+            if len(cells) == n:
+                yield pa.array(cells, pa.large_list(pa.float64()))
+                cells = []
+        if cells:
+            yield pa.array(cells, pa.large_list(pa.float64()))
 
 
 def _record(line: str, number: int, path: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from embedding_jobs.encoders.config import GIVEN
 from embedding_jobs.errors import SourceError, StoreError
 from embedding_jobs.files import remove_asides
 from embedding_jobs.sources.items import Source, SourceDigests, SourceFacts, check_source, iter_items, size_column
@@ -42,7 +43,7 @@ def with_stored_columns(source: Source, store: Store, table_columns: list[str]) 
                 f"`{key}` must be that of the store {store.directory}, which has {mine!r}, got {asked!r}; "
                 "choose another store for this data"
             )
-    lost = [manifest.column for manifest in columns if manifest.column not in table_columns]
+    lost = [one.column for one in columns if one.encoder != GIVEN and one.column not in table_columns]
     if lost:
         raise StoreError(
             f"the table {source.table} must have every column of the store {store.directory}, {lost[0]!r} is missing; "
@@ -66,7 +67,8 @@ def checked_source(
         StoreError: The store was made from another table.
     """
     source = with_stored_columns(source, store, table_columns(source.table))
-    facts = check_source(source, allow_missing_images=on_error == "skip" or source.image not in encoded)
+    skips = on_error == "skip"
+    facts = check_source(source, allow_missing_images=skips or source.image not in encoded, allow_missing_vectors=skips)
     refuse_other_source(store, facts, source.table)
     return source, facts
 
@@ -78,10 +80,9 @@ def refuse_other_source(store: Store, facts: SourceFacts, table: str) -> None:
         StoreError: The vectors were made from other items or inputs.
     """
     for name, manifest in _columns(store).items():
-        pairs = {
-            "ids": (manifest.ids_digest, facts.ids_digest),
-            f"column `{manifest.column}`": (manifest.input_digest, facts.input_digests.get(manifest.column)),
-        }
+        pairs = {"ids": (manifest.ids_digest, facts.ids_digest)}
+        if manifest.encoder != GIVEN or manifest.column in facts.vectors:
+            pairs[f"column `{manifest.column}`"] = manifest.input_digest, facts.digest_of(manifest.column) or ""
         for what, (mine, asked) in pairs.items():
             if mine != asked:
                 raise StoreError(

@@ -133,9 +133,17 @@ def export_command(
 @click.option(
     "-m", "--model", type=click.Path(path_type=Path), help="An exported model.  [default: train the best method]"
 )
+@click.option(
+    "--vectors",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="The file of the table's vectors, for a NAME that the study reads from a file.",
+)
 @click.option("-n", "--top", default=100, show_default=True, type=click.IntRange(1), help="Items on the page.")
 @output_option
-def label_command(table: Path, config: Path, model: Path | None, top: int, output: Path | None) -> None:
+def label_command(
+    table: Path, config: Path, model: Path | None, vectors: tuple[str, ...], top: int, output: Path | None
+) -> None:
     """Rank the unlabelled items of a TABLE by what to label next."""
     from embedding_jobs.files import write_whole
     from study.config.load import load_spec
@@ -147,7 +155,7 @@ def label_command(table: Path, config: Path, model: Path | None, top: int, outpu
 
     spec = load_spec(config)
     folder = output or spec.root / "label" / table.stem
-    source = unlabelled_source(spec, table)
+    source = unlabelled_source(spec, table, _named_files(vectors))
     if model is None:  # the model comes first: without one, nothing is embedded
         if (exported := spec.root / MODEL).exists():
             _say(f"Without --model, the best method is trained, and the model in {exported} is not used.")
@@ -164,6 +172,15 @@ def label_command(table: Path, config: Path, model: Path | None, top: int, outpu
     n_none = sum(item.predicted == "none" for item in items)
     click.echo(f'{len(items)} items ranked by {says}; {n_none} predicted "none".')
     click.echo(f"List: {listed}\nPage: {write_whole(folder / 'label.html', page.encode())}")
+
+
+def _named_files(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Return the file of each name, of options NAME=FILE."""
+    for pair in pairs:
+        if not all(pair.partition("=")):
+            raise click.UsageError(f"--vectors must be NAME=FILE, got {pair!r}")
+    found = {name: file for name, _, file in (pair.partition("=") for pair in pairs)}
+    return {name: file if "://" in file else str(Path(file).expanduser().resolve()) for name, file in found.items()}
 
 
 def _say(text: str) -> None:

@@ -17,6 +17,7 @@ from embedding_jobs.encoders.config import column_name
 from embedding_jobs.errors import SourceError, StoreError
 from embedding_jobs.pipeline.cost import EncodingCost, measure_encoder
 from embedding_jobs.pipeline.pool import EncoderPool, encoder_pool
+from embedding_jobs.sources.vectors import vector_length
 from embedding_jobs.store.store import Store
 from study.cluster.nodes import Node, NodeFacts, ask_nodes, read_across, slots_of
 from study.cluster.preflight import Check, Needs, check_tracker, judge
@@ -116,7 +117,10 @@ def inspect(spec: StudySpec, nodes: Sequence[Node]) -> tuple[list[Check], Work |
     work = None
     if loaded:
         with suppress(SourceError):  # the checks report it
-            work = count_work(spec, {column: encoder.dimension for column, encoder in loaded[0].items()})
+            dimensions = {column: encoder.dimension for column, encoder in loaded[0].items()}
+            for column in spec.data.vector_columns:
+                dimensions[column.name] = vector_length(column, spec.data.table, spec.data.id)
+            work = count_work(spec, dimensions)
     checks = judge(spec, nodes, facts, unseen, needs_of(spec, work) if work is not None else None)
     return [*checks, check_tracker(spec)], work
 
@@ -172,18 +176,19 @@ def measure_costs(spec: StudySpec, work: Work) -> Costs:
 
     Nothing of it is kept, and no result depends on it.
     """
-    pool, configs = encoder_pool(), spec.column_encoders
+    pool, configs = encoder_pool(), spec.encoders_by_column
     encode = ray.remote(measure_encoder).options(
         max_retries=0, num_cpus=pool.actor_cpus, num_gpus=pool.actor_gpus or None
     )
     measured: dict[str, EncodingCost] = {}
-    for column in work.columns_left:
+    columns_left = [column for column in work.columns_left if column in configs]
+    for column in columns_left:
         config = configs[column]
         if repr(config) not in measured:
             task = encode.remote(spec.data.source, column, config, pool.device, pool.n_threads)
             # One after the other: in the study, too, each encoder has its node's threads to itself.
             measured[repr(config)] = ray.get(task)
-    encoding = {column: measured[repr(configs[column])] for column in work.columns_left}
+    encoding = {column: measured[repr(configs[column])] for column in columns_left}
     context = pilot_context(spec, work.items, work.class_names, work.n_features)
     packs = [_pack(spec, phase) for phase in _typical(work)]
     cpus, gpus = spec.resources.cpus_per_pack, spec.resources.gpus_per_pack or None
@@ -200,7 +205,7 @@ def plan_lines(
     n_slots = sum(slots_of(spec, node) for node in nodes)
     yield (
         f"Embeddings: {work.n_items:,} rows in {work.n_shards:,} shards per column, {work.n_features:,} dimensions; "
-        f"{len(work.columns_left)} of {len(work.dimensions)} columns to encode. Still to be written: at "
+        f"{len(work.columns_left)} of {len(work.dimensions)} columns left. Still to be written: at "
         f"most {decimal(needs_of(spec, work).to_write_bytes)}."
     )
     yield f"Training: {n_trials:,} trials, {n_left:,} of them left, in {n_packs:,} packs; {n_slots:,} packs at once."

@@ -112,7 +112,7 @@ def ask_nodes(spec: StudySpec, asked: Sequence[Node]) -> dict[str, NodeFacts | s
         busy = free_gpus.get(node.id, 0) < node.n_gpus  # a task that asks for them waits for the packs that hold them
         n_gpus = 0 if busy else node.n_gpus
         waiting[node.id] = examine.options(**_pinned(node, n_gpus=n_gpus)).remote(
-            spec.column_encoders, spec.data.table, spec.directory, _mark(node), n_gpus > 0, busy
+            spec.encoders_by_column, spec.data.table, spec.directory, _mark(node), n_gpus > 0, busy
         )
     return _answers(waiting)
 

@@ -16,6 +16,7 @@ def cluster_problems(raw: Mapping[str, Any], sections: Mapping[str, Any]) -> Ite
     places = {"directory": raw.get("directory")}
     if "data" in sections:
         places["data.table"] = sections["data"].table
+        places |= {f"data.vectors.{column.name}": column.file for column in sections["data"].vector_columns}
     if "encoders" in sections:
         text, image = sections["encoders"].text, sections["encoders"].image
         if text is not None and text.model.startswith((".", "~")):

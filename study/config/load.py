@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import reprlib
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -22,6 +20,14 @@ from study.config.addresses import secret_problems
 from study.config.cluster_rules import cluster_problems
 from study.config.encoder_rules import encoder_problems
 from study.config.method_rules import nearest, pruning_problems, search_problems
+from study.config.paths import (
+    directory_problem,
+    place_problems,
+    resolved,
+    resolved_data,
+    resolved_encoders,
+    shown,
+)
 from study.config.schema import Data, Encoders, Objective, Resources, Search, Section, Splits, StudySpec
 from study.config.table_rules import item_problems, named_columns, table_problems
 from study.config.yaml_file import read_yaml
@@ -39,8 +45,6 @@ def _is_section(kind: Any) -> bool:
 _SECTIONS: dict[str, TypeAdapter[Any]] = {
     name: TypeAdapter(kind) for name, kind in get_type_hints(StudySpec).items() if _is_section(kind)
 }
-
-_MAX_NAME_BYTES = 255  # of a file
 
 _FOLDS_TOLERANCE = 0.003  # 0.333 and 0.667 are three folds, 0.33 and 0.67 are not
 
@@ -112,7 +116,7 @@ def check_spec(
                     sections[name] = kind.validate_python(_without(raw[name], error))
     top = {name: value for name, value in raw.items() if name not in _SECTIONS}
     secret = list(secret_problems({"directory": top.get("directory"), **sections}))
-    impossible = dict(_place_problems(sections, top.get("directory")))
+    impossible = dict(place_problems(sections, top.get("directory")))
     problems += impossible.values()
     for name in impossible:  # nothing can be looked for there
         invalid.add(name)
@@ -120,9 +124,9 @@ def check_spec(
     if remote:
         problems += cluster_problems(raw, sections)
     elif "data" in sections:
-        sections["data"] = sections["data"].model_copy(update={"table": _resolved(sections["data"].table, path.parent)})
+        sections["data"] = resolved_data(sections["data"], path.parent)
     if "encoders" in sections and not remote:
-        sections["encoders"] = _resolved_encoders(sections["encoders"], path.parent)
+        sections["encoders"] = resolved_encoders(sections["encoders"], path.parent)
     top |= sections
     if isinstance(top.get("directory"), str) and "directory" not in impossible:
         if "://" in top["directory"]:
@@ -131,8 +135,8 @@ def check_spec(
                 "node and give its path"
             )
         elif not remote:
-            top["directory"] = _resolved(top["directory"], path.parent)
-            if problem := _directory_problem(top["directory"]):
+            top["directory"] = resolved(top["directory"], path.parent)
+            if problem := directory_problem(top["directory"]):
                 problems.append(problem)
     spec = None
     try:
@@ -163,53 +167,6 @@ def _without(raw: Any, error: ValidationError) -> Any:
     return kept
 
 
-def _place_problems(sections: Mapping[str, Any], directory: object) -> Iterator[tuple[str, str]]:
-    """Yield the section and the problem of each path that no file system can have."""
-    encoders = sections.get("encoders")
-    places = {
-        "directory": directory,
-        "data.table": getattr(sections.get("data"), "table", None),
-        "encoders.text.model": getattr(getattr(encoders, "text", None), "model", None),
-        "encoders.image.checkpoint": getattr(getattr(encoders, "image", None), "checkpoint", None),
-    }
-    for key, place in places.items():
-        if not isinstance(place, str):
-            continue
-        try:
-            if not place.strip():
-                raise ValueError("it is empty")
-            if any(
-                len(part.encode()) > _MAX_NAME_BYTES for part in (*place.split("/"), *["x" * 999] * (len(place) > 4000))
-            ):
-                raise ValueError("it is too long")
-            _resolved(place, Path())
-        except (RuntimeError, ValueError, OSError) as error:
-            yield key.split(".")[0], f"`{key}` must be a path, got {_shown(place)}: {error}"
-
-
-def _directory_problem(directory: str) -> str | None:
-    """Return why a study's directory cannot be made; None if it can, as far as names tell."""
-    place = next(place for place in (Path(directory), *Path(directory).parents) if os.path.lexists(place))
-    if os.path.isdir(place):
-        return None
-    below = "" if place == Path(directory) else f", got {directory}"
-    return f"`directory` must be a directory, and {place} is a file{below}; give another path"
-
-
-def _resolved(location: str, base: Path) -> str:
-    return location if "://" in location else str((base / Path(location).expanduser()).resolve())
-
-
-def _resolved_encoders(encoders: Encoders, base: Path) -> Encoders:
-    """Return the encoders with absolute paths of local models and checkpoints. Hub names stay."""
-    text, image = encoders.text, encoders.image
-    if text and (text.model.startswith((".", "/", "~")) or os.path.isdir(base / text.model)):
-        text = replace(text, model=_resolved(text.model, base))
-    if image and image.checkpoint:
-        image = replace(image, checkpoint=_resolved(image.checkpoint, base))
-    return encoders.model_copy(update={"text": text, "image": image})
-
-
 def _problems(error: ValidationError, prefix: tuple[str, ...], known: Set[str] = frozenset()) -> Iterator[str]:
     """Yield each problem that pydantic found, in the words of a study file.
 
@@ -229,7 +186,7 @@ def _problems(error: ValidationError, prefix: tuple[str, ...], known: Set[str] =
         key = ".".join(location[:4] if of_method else location)
         if of_method:
             if key not in named:
-                yield f"`{key}` must be a number, a list of numbers or {{low, high, log}}, got {_shown(item['input'])}"
+                yield f"`{key}` must be a number, a list of numbers or {{low, high, log}}, got {shown(item['input'])}"
             named.add(key)
         elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
             keys = _known_keys(location[:-1])
@@ -240,14 +197,7 @@ def _problems(error: ValidationError, prefix: tuple[str, ...], known: Set[str] =
         else:
             rule = _RULES[kind].format(**context) if kind in _RULES else item["msg"].removeprefix("Input should be ")
             rule = str(context["error"]) if kind == "value_error" else f"must be {rule}"
-            yield f"`{key}` {rule}, got {_shown(item['input'])}"
-
-
-def _shown(value: object) -> str:
-    """Return a value as a message shows it: long and deep ones are cut."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxstring, short.maxother = 3, 80, 80
-    return short.repr(value)
+            yield f"`{key}` {rule}, got {shown(item['input'])}"
 
 
 def _known_keys(location: list[str]) -> list[str]:
@@ -273,8 +223,8 @@ def _cross_problems(sections: Mapping[str, Any], invalid: set[str], *, looks: bo
     of_columns = list(_column_problems(data)) if data is not None and "data" not in invalid else []
     of_splits = list(_split_problems(data, splits)) if not invalid & {"splits", "search", "resources"} else []
     yield from (*of_columns, *of_splits)
-    if data is not None and "data" not in invalid:
-        yield from _encoded_problems(data, sections.get("encoders"))
+    if data is not None and "data" not in invalid and "encoders" not in invalid:
+        yield from _encoded_problems(data, sections.get("encoders", Encoders()))
     if data is not None and looks:
         of_table = list(table_problems(data))
         yield from of_table
@@ -302,10 +252,14 @@ def _cross_problems(sections: Mapping[str, Any], invalid: set[str], *, looks: bo
 
 def _column_problems(data: Data) -> Iterator[str]:
     if not data.columns:
-        yield "`data.text` and `data.image` are both empty; name at least one column to encode"
+        yield "`data.text`, `data.image` and `data.vectors` are all empty; name at least one column"
     columns = [column for key, column in named_columns(data).items() if column and key != "group"]
+    columns += [] if isinstance(data.vectors, tuple) else data.vectors
     for twice in sorted({column for column in columns if columns.count(column) > 1}):
-        yield f"`data` uses the column `{twice}` twice; each of id, label, text, image and split needs its own"
+        yield f"`data` uses the column `{twice}` twice; each of id, label, text, image, vectors and split needs its own"
+    for column in data.columns:
+        if "--" in column or "/" in column:  # the store has a folder of this name
+            yield f"`data` names the column `{column}`; a column of texts, images or vectors must not hold '--' or '/'"
     for key in ("id", "label", "split"):
         if data.group is not None and data.group == getattr(data, key):
             yield (
@@ -314,17 +268,16 @@ def _column_problems(data: Data) -> Iterator[str]:
             )
 
 
-def _encoded_problems(data: Data, encoders: Encoders | None) -> Iterator[str]:
-    if encoders is not None:
-        for column in set(encoders.custom) - set(data.columns):
-            yield f"`encoders.custom.{column}` has nothing to encode; name the column in `data.text` or `data.image`"
-        images = (data.image,) if data.image else ()
-        for kind, encoded in (("text", data.text), ("image", images)):
-            used = [column for column in encoded if column not in encoders.custom]
-            if used and getattr(encoders, kind) is None:
-                yield f"`encoders.{kind}` is missing, and `data.{kind}` names a column; give its model"
-            if data.columns and not used and getattr(encoders, kind) is not None:
-                yield f"`encoders.{kind}` has nothing to encode; name a column in `data.{kind}`, or leave it out"
+def _encoded_problems(data: Data, encoders: Encoders) -> Iterator[str]:
+    for column in set(encoders.custom) - {*data.text, data.image}:
+        yield f"`encoders.custom.{column}` has nothing to encode; name the column in `data.text` or `data.image`"
+    images = (data.image,) if data.image else ()
+    for kind, encoded in (("text", data.text), ("image", images)):
+        used = [column for column in encoded if column not in encoders.custom]
+        if used and getattr(encoders, kind) is None:
+            yield f"`encoders.{kind}` is missing, and `data.{kind}` names a column; give its model"
+        if data.columns and not used and getattr(encoders, kind) is not None:
+            yield f"`encoders.{kind}` has nothing to encode; name a column in `data.{kind}`, or leave it out"
 
 
 def _split_problems(data: Data | None, splits: Splits) -> Iterator[str]:

@@ -13,8 +13,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from embedding_jobs.encoders.config import CustomEncoderConfig, EncoderConfig, ImageEncoderConfig, TextEncoderConfig
+from embedding_jobs.encoders.config import (
+    ColumnConfig,
+    CustomEncoderConfig,
+    EncoderConfig,
+    GivenConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+)
 from embedding_jobs.sources.items import Source
+from embedding_jobs.sources.vectors import VectorColumn
 from trainables.records.types import SEARCH, SELECTIONS, Design, SplitId
 from trainables.sampling.splits import SplitRules
 from trainables.training.settings import TrainingSettings
@@ -47,19 +55,37 @@ class Data(Section):
     label: str
     text: tuple[str, ...] = ()
     image: str | None = None
+    vectors: tuple[str, ...] | dict[str, str] = ()
     group: str | None = None
     split: str | None = None
     on_error: Literal["fail", "skip"] = "fail"
 
+    @field_validator("vectors", mode="before")
+    @classmethod
+    def _in_columns_or_files(cls, value: object) -> object:
+        names = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [None]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("must be a list of the table's columns, [a, b], or name the file of each, {a: a.npy}")
+        return value
+
     @property
     def columns(self) -> tuple[str, ...]:
-        """The encoded columns, in the order of their vectors in the classifier's input."""
-        return (*self.text, *((self.image,) if self.image else ()))
+        """The columns of vectors, in their order in the classifier's input: text, image, vectors that exist."""
+        return (*self.text, *((self.image,) if self.image else ()), *self.vectors)
+
+    @property
+    def vector_columns(self) -> tuple[VectorColumn, ...]:
+        """The vectors that exist."""
+        if isinstance(self.vectors, tuple):
+            return tuple(map(VectorColumn, self.vectors))
+        return tuple(VectorColumn(name, file) for name, file in self.vectors.items())
 
     @property
     def source(self) -> Source:
         """The table as the embedding jobs read it."""
-        return Source(self.table, self.id, self.label, self.text, self.image, self.group, self.split)
+        return Source(
+            self.table, self.id, self.label, self.text, self.image, self.group, self.split, self.vector_columns
+        )
 
 
 class Encoders(Section):
@@ -206,7 +232,7 @@ class StudySpec(Section):
     preset: str | None = None
     directory: str
     data: Data
-    encoders: Encoders
+    encoders: Encoders = Encoders()
     splits: Splits = Splits()
     training: TrainingSettings = TrainingSettings()
     search: Search
@@ -245,14 +271,21 @@ class StudySpec(Section):
         return self.tracking.uri or f"sqlite:///{self.root / 'mlflow.db'}"
 
     @property
-    def column_encoders(self) -> dict[str, EncoderConfig]:
-        """The encoder of each encoded column, in the order of the classifier's input."""
-        encoders: dict[str, EncoderConfig | None] = {
-            column: self.encoders.custom.get(column)
-            or (self.encoders.image if column == self.data.image else self.encoders.text)
-            for column in self.data.columns
-        }
+    def column_encoders(self) -> dict[str, ColumnConfig]:
+        """How each column's vectors come to be, in the order of the classifier's input."""
+        encoders: dict[str, ColumnConfig | None] = {}
+        for column in self.data.columns:
+            if column in self.data.vectors:
+                encoders[column] = GivenConfig()
+            else:
+                of_kind = self.encoders.image if column == self.data.image else self.encoders.text
+                encoders[column] = self.encoders.custom.get(column) or of_kind
         return {column: encoder for column, encoder in encoders.items() if encoder is not None}
+
+    @property
+    def encoders_by_column(self) -> dict[str, EncoderConfig]:
+        """The encoder of each column whose vectors do not exist yet."""
+        return {name: config for name, config in self.column_encoders.items() if not isinstance(config, GivenConfig)}
 
     @property
     def phases(self) -> tuple[str, ...]:

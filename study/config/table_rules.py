@@ -29,7 +29,9 @@ _MOST_ROWS = 1000
 def named_columns(data: Data) -> dict[str, str | None]:
     """Return the table's columns by the key that names them."""
     named = {key: getattr(data, key) for key in ("id", "label", "image", "group", "split")}
-    return named | {f"text.{index}": column for index, column in enumerate(data.text)}
+    for key, columns in (("text", data.text), ("vectors", data.vectors if isinstance(data.vectors, tuple) else ())):
+        named |= {f"{key}.{index}": column for index, column in enumerate(columns)}
+    return named
 
 
 def table_problems(data: Data) -> Iterator[str]:
@@ -184,7 +186,7 @@ def _larger_trainings(splits: Splits) -> Iterator[Splits]:
 
 
 def metadata_in_words(facts: SourceFacts) -> Iterator[str]:
-    """Yield how large the groups and the official split of a table are, where its study file names them."""
+    """Yield how large groups, official split and vectors of a table are, where its study file names them."""
     if facts.n_groups:
         yield f"{plural(facts.n_groups, 'group')}: {plural(facts.n_largest_group, 'item')} in the largest."
     if facts.n_by_role:
@@ -192,6 +194,13 @@ def metadata_in_words(facts: SourceFacts) -> Iterator[str]:
             f"{facts.n_by_role[role]:,} {role}" for role in ("train", "validation", "test") if role in facts.n_by_role
         ]
         yield f"Official split: {', '.join(roles)}."
+    for name, vectors in facts.vectors.items():
+        missing = f", {plural(vectors.n_missing, 'row')} without one" if vectors.n_missing else ""
+        least, median, largest = vectors.norms
+        yield (
+            f"Vectors `{name}`: {facts.n_items:,} x {vectors.dimension:,}{missing}; Euclidean norm {least:.3g} to "
+            f"{largest:.3g}, median {median:.3g}."
+        )
 
 
 def training_in_words(spec: StudySpec) -> Iterator[str]:

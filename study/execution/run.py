@@ -84,8 +84,11 @@ def embed(
     progress.end_embedding()
     for column in columns:
         done = f"{column.n_inputs_encoded:,} distinct inputs encoded at {column.inputs_per_s:,.0f}/s after start-up"
+        if not column.n_inputs_encoded:
+            n_written = column.n_shards_written
+            done = f"{plural(n_written, 'shard')} written" if n_written else "already in the store"
         progress.say(
-            f"{column.name}: {column.n_items:,} items, {done if column.n_inputs_encoded else 'already encoded'}"
+            f"{column.name}: {column.n_items:,} items, {done}"
             + (f", {plural(column.n_empty, 'empty text')}" if column.n_empty else "")
             + (f", {column.n_truncated:,} texts cut at the model's limit" if column.n_truncated else "")
             + (f", {column.n_skipped:,} skipped" if column.n_skipped else "")

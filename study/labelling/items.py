@@ -14,6 +14,7 @@ from embedding_jobs.errors import SourceError
 from embedding_jobs.pipeline.extract import check_extraction, run_extraction
 from embedding_jobs.sources.items import Source, iter_items
 from embedding_jobs.sources.tables import table_columns
+from embedding_jobs.sources.vectors import VectorColumn
 from embedding_jobs.store.manifests import comparable
 from embedding_jobs.store.store import Embeddings, Store
 from study.config.schema import StudySpec
@@ -49,20 +50,33 @@ class RankedItem:
     image: str | None
 
 
-def unlabelled_source(spec: StudySpec, table: Path) -> Source:
+def unlabelled_source(spec: StudySpec, table: Path, files: Mapping[str, str]) -> Source:
     """Return the source of a table without labels, groups and roles; its id column takes the place of the label column.
 
+    Args:
+        spec: The study.
+        table: The table.
+        files: The table's file of each name of vectors that the study has a file of.
+
     Raises:
-        SourceError: The table is not readable, or columns of the study are missing.
+        SourceError: The table is not readable, or columns of the study or files of vectors are missing.
     """
     columns = table_columns(str(table.resolve()))
-    wanted = (spec.data.id, *spec.data.columns)
+    of_file = [column.name for column in spec.data.vector_columns if column.file is not None]
+    if set(of_file) != set(files):
+        asked = " ".join(f"--vectors {name}=FILE" for name in of_file) or "none"
+        raise SourceError(
+            f"the files of {table}'s vectors must be those of the study, got {', '.join(files) or 'none'}; give {asked}"
+        )
+    wanted = (spec.data.id, *(name for name in spec.data.columns if name not in of_file))
     if missing := [name for name in wanted if name not in columns]:
         raise SourceError(
             f"{table} must have the study's columns {', '.join(wanted)}; missing: {', '.join(missing)}. It has "
             f"{', '.join(columns)}."
         )
-    return replace(spec.data.source, table=str(table.resolve()), label=spec.data.id, group=None, split=None)
+    vectors = tuple(VectorColumn(one.name, files.get(one.name)) for one in spec.data.vector_columns)
+    source = spec.data.source
+    return replace(source, table=str(table.resolve()), label=spec.data.id, group=None, split=None, vectors=vectors)
 
 
 def embed_table(spec: StudySpec, source: Source, store: Path, classifier: Classifier, progress: Progress) -> Embeddings:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from analysis.report.page import environment
 from embedding_jobs.sources.items import Source, image_location, read_image_bytes
-from embedding_jobs.sources.tables import read_file
+from embedding_jobs.sources.places import read_file
 from study.labelling.items import RankedItem
 
 _SIDE_PIXELS = 220

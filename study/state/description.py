@@ -202,7 +202,7 @@ def refuse_other_data(
         if made_of is None or (fingerprints is not None and made_of != comparable(dict(fingerprints[column]))):
             differing.append(f"the encoder of `{column}`")
         if old is not None:
-            if old["input_digest"] != facts.input_digests[column]:
+            if old["input_digest"] != facts.digest_of(column):
                 differing.append(f"the values of `{column}`")
             if old["ids_digest"] != facts.ids_digest:
                 differing.append(f"the ids, `{spec.data.id}`")

@@ -73,7 +73,7 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         ("data", {"label": "knid"}, r"`data.label` names the column `knid`.*did you mean `kind`.*id, title, kind"),
         ("data", {"text": ["title", "titel"]}, r"`data.text.1` names the column `titel`.*did you mean `title`"),
         ("data", {"table": "none.csv"}, r"`data.table`: .*none.csv"),
-        ("data", {"text": []}, r"`data.text` and `data.image` are both empty"),
+        ("data", {"text": []}, r"`data.text`, `data.image` and `data.vectors` are all empty"),
         ("data", {"text": "title"}, r"`data.text` must be a list, such as \[a, b\], got 'title'"),
         ("data", {"text": ["kind"]}, r"uses the column `kind` twice"),
         ("data", {"group": "knid"}, r"`data.group` names the column `knid`, which .* \(did you mean `kind`\?\)"),
@@ -86,8 +86,13 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
         (
             "data",
             {"split": "title"},
-            r"uses the column `title` twice; each of id, label, text, image and split|the design random does not use; ",
+            r"uses the column `title` twice; each of id, .*, vectors and split|the design random does not use; ",
         ),
+        ("data", {"vectors": "own"}, r"`data.vectors` must be a list of the table's columns, .*, got 'own'"),
+        ("data", {"vectors": ["own"]}, r"`data.vectors.0` names the column `own`, which"),
+        ("data", {"vectors": {"id": "v.npy"}}, r"`data` uses the column `id` twice"),
+        ("data", {"vectors": {"a--b": "v.npy"}}, r"names the column `a--b`; a column of .* must not hold"),
+        ("data", {"vectors": {"own": ""}}, r"`data.vectors.own` must be a path, got '': it is empty"),
         ("data", {"text": ["title"], "image": "kind2"}, r"`encoders.image` is missing|the column `kind2`"),
         (
             "encoders",

@@ -111,7 +111,7 @@ def test_a_study_is_run_once_then_extended(make_study: MakeStudy, tmp_path: Path
     assert described(tmp_path / "out") is None, "the resources are those that the records were made with"
     assert not (tmp_path / "out" / "tune").exists()
     assert (again.n_trained, again.n_recorded) == (0, 6)
-    assert "already encoded" in said
+    assert "already in the store" in said
     assert len(runs_of(tmp_path / "out/mlflow.db")) == 10, "nothing is tracked twice"
 
     control = min((tmp_path / "out/records").glob("test-control-*"))
