@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from embedding_jobs.sources.tables import Cell
+    from embedding_jobs.sources.formats import Cell
 
 _N_EXAMPLES = 5  # rows named in a message; the others are only counted
 
@@ -54,15 +54,17 @@ class CellRules:
     """Gather what is wrong with the cells of a table, batch by batch.
 
     Args:
-        ids: The column of ids.
+        ids: The column of ids, if there is one.
         classes: Columns whose equal values belong together: labels and groups. These and ids are read as text, in which
             1, "1" and true of different types would be equal or look equal.
         texts: Columns of text.
         roles: The column of roles, if there is one.
     """
 
-    def __init__(self, ids: str, classes: Sequence[str], texts: Sequence[str], roles: str | None = None) -> None:
-        self._first: dict[str, dict[type, tuple[int, Cell]]] = {name: {} for name in (ids, *classes)}
+    def __init__(self, ids: str | None, classes: Sequence[str], texts: Sequence[str], roles: str | None = None) -> None:
+        self._first: dict[str, dict[type, tuple[int, Cell]]] = {
+            name: {} for name in (ids, *classes) if name is not None
+        }
         self._roles = roles
         columns = dict.fromkeys((*self._first, *texts))
         self._bytes = {name: Rows() for name in columns}

@@ -34,8 +34,8 @@ class Source:
 
     Attributes:
         table: Path or URL of a CSV, Parquet or JSON Lines file, or of a directory of such files.
-        id: Column that names each item. Ids are read as text.
-        label: Column of the class. Labels are read as text.
+        id: Column that names each item. Ids are read as text. None: an item's id is the number of its row, from 1.
+        label: Column of the class. Labels are read as text. None: a table without labels.
         text: Columns of text; a null is read as "".
         image: Column of image paths relative to the table's folder, or of encoded image bytes (Parquet).
         group: Column of what no split may divide, such as a customer. Groups are read as text; an input may serve.
@@ -44,8 +44,8 @@ class Source:
     """
 
     table: str
-    id: str
-    label: str
+    id: str | None
+    label: str | None
     text: tuple[str, ...] = ()
     image: str | None = None
     group: str | None = None
@@ -54,7 +54,7 @@ class Source:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Return the columns besides ids and inputs, by what they are: label, and group and split if there are any."""
+        """Return the columns besides ids and inputs, by what they are: label, group and split, if there are any."""
         named = {"label": self.label, "group": self.group, "split": self.split}
         return {key: column for key, column in named.items() if column is not None}
 
@@ -140,7 +140,13 @@ def iter_items(source: Source, *, batch_rows: int = 4096, rules: CellRules | Non
     Raises:
         SourceError: The table cannot be read, or a column is missing.
     """
-    needed = list(dict.fromkeys([source.id, *source.metadata.values(), *source.inputs]))
+    named = (source.id, *source.metadata.values(), *source.inputs)
+    needed = [name for name in dict.fromkeys(named) if name is not None]
+    if not needed:  # nothing of the table is used but the number of its rows
+        n_rows = tables.count_rows(source.table)
+        for first_row in range(0, n_rows, batch_rows):
+            yield ItemBatch(first_row, _numbers(first_row, min(batch_rows, n_rows - first_row)), {}, {})
+        return
     for first_row, columns in tables.stream_rows(source.table, needed, batch_rows=batch_rows):
         if rules is not None:
             rules.add(first_row, columns)
@@ -159,7 +165,9 @@ def iter_items(source: Source, *, batch_rows: int = 4096, rules: CellRules | Non
                 sizes[source.image] = _file_sizes(source, paths)
         yield ItemBatch(
             first_row=first_row,
-            ids=[_name(value) for value in columns[source.id]],
+            ids=_numbers(first_row, len(columns[needed[0]]))
+            if source.id is None
+            else [_name(value) for value in columns[source.id]],
             metadata={
                 key: list(map(role_of if key == "split" else _name, columns[name]))
                 for key, name in source.metadata.items()
@@ -296,10 +304,10 @@ def read_image_bytes(source: Source, rows: Sequence[int]) -> Iterator[bytes | No
 def _check_columns(source: Source) -> None:
     names = tables.table_columns(source.table)
     problems = []
-    named = {"id": source.id, **source.metadata}
+    named = {"id": source.id, "label": source.label, **source.metadata}
     columns = [("vectors", column.name) for column in source.vectors if column.file is None]
     for role, name in (*named.items(), *(("text", column) for column in source.text), *columns):
-        if name not in names:
+        if name is not None and name not in names:
             problems.append(f"{role} column `{name}` is missing")
     if source.image is not None and source.image not in names:
         problems.append(f"image column `{source.image}` is missing")
@@ -336,12 +344,17 @@ def _repeated_ids(source: Source, hashes: list[NDArray[np.uint64]], *, skip: boo
     pairs = [(int(order[i]), int(order[i + 1])) for i in np.flatnonzero(same)[:_N_EXAMPLES]]
     wanted = {row for pair in pairs for row in pair}
     names: dict[int, str] = {}
-    for batch in iter_items(Source(source.table, source.id, source.label)):
+    for batch in iter_items(Source(source.table, source.id, None)):
         for row in wanted & set(range(batch.first_row, batch.first_row + len(batch.ids))):
             names[row] = str(batch.ids[row - batch.first_row])
     listed = ", ".join(f"{names[a]!r} in rows {a + 1} and {b + 1}" for a, b in sorted(pairs))
     n_more = int(same.sum()) - len(pairs)
     return listed + (f" and {n_more} more" if n_more > 0 else "")
+
+
+def _numbers(first_row: int, n_rows: int) -> list[str | None]:
+    """Return the ids of rows without any: their numbers, from 1."""
+    return [str(row) for row in range(first_row + 1, first_row + 1 + n_rows)]
 
 
 def _text(value: object) -> str | None:

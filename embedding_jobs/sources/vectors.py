@@ -66,14 +66,14 @@ class VectorFacts:
 
 
 def stream_vectors(
-    column: VectorColumn, table: str, id_column: str, ids: NDArray[np.uint64]
+    column: VectorColumn, table: str, id_column: str | None, ids: NDArray[np.uint64]
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the vectors of consecutive rows of the table, shape (rows, features); NaN in rows without one.
 
     Args:
         column: The vectors.
         table: The table.
-        id_column: The table's column of ids.
+        id_column: The table's column of ids, if it has one.
         ids: Hash of each row's id (rows, 2), as `hash_inputs` makes it.
 
     Raises:
@@ -118,7 +118,7 @@ def stream_vectors(
 
 
 def check_vectors(
-    column: VectorColumn, table: str, id_column: str, ids: NDArray[np.uint64], *, allow_missing: bool
+    column: VectorColumn, table: str, id_column: str | None, ids: NDArray[np.uint64], *, allow_missing: bool
 ) -> tuple[VectorFacts, list[str]]:
     """Read all vectors of a column once; return what is in them, and the problems.
 
@@ -148,7 +148,7 @@ def check_vectors(
     return VectorFacts(width, rows.count, digest.hexdigest(), (quantiles[0], quantiles[1], quantiles[2])), problems
 
 
-def vector_length(column: VectorColumn, table: str, id_column: str) -> int:
+def vector_length(column: VectorColumn, table: str, id_column: str | None) -> int:
     """Return the length of a column's vectors, by its first rows; 0 if there are none.
 
     Raises:
@@ -175,7 +175,7 @@ class VectorDigest:
 
 
 def _order_and_blocks(
-    column: VectorColumn, table: str, id_column: str, ids: NDArray[np.uint64]
+    column: VectorColumn, table: str, id_column: str | None, ids: NDArray[np.uint64]
 ) -> tuple[NDArray[np.int64] | None, Iterator[NDArray[Any]]]:
     """Return the file's row of each row of the table (None if they are the same), and the file's vectors in its order.
 
@@ -194,6 +194,11 @@ def _order_and_blocks(
         array = _only(arrays, column)
         if own is not None and (own.ndim != 1 or len(own) != len(array)):
             raise SourceError(f"`ids` of {column.file} must be ({len(array)},), one of each vector, got {own.shape}")
+        if own is not None and id_column is None:
+            raise SourceError(
+                f"{column.file} holds ids, and the table has none to join them by; name its column of ids, or leave "
+                "`ids` out of the file if its order is that of the table"
+            )
         order = None if own is None else _order([str(one) for one in own.tolist()], ids, column)
         return order, (array[start : start + _BATCH_ROWS] for start in range(0, len(array), _BATCH_ROWS))
     names = tables.table_columns(column.file)
@@ -201,11 +206,11 @@ def _order_and_blocks(
     name = column.name if column.name in names else rest[0] if len(rest) == 1 else None
     if name is None:
         raise SourceError(
-            f"{column.file} must have a column `{column.name}` of vectors, or one column besides `{id_column}`; it has "
+            f"{column.file} must have a column `{column.name}` of vectors, or one column besides the ids; it has "
             f"{', '.join(names)}"
         )
     order = None
-    if id_column in names:
+    if id_column is not None and id_column in names:
         own_ids = [
             "" if cell is None else str(cell)
             for _, cells in tables.stream_rows(column.file, [id_column])

@@ -178,7 +178,7 @@ def _tables(source: Source, rows_per_shard: int, digests: SourceDigests) -> Iter
     n_pending = 0
     for batch in iter_items(source):
         digests.add(batch)
-        named = {"id": batch.ids, **batch.metadata}
+        named = {"id": batch.ids, "label": [""] * len(batch.ids), **batch.metadata}  # "" in a table without labels
         columns: dict[str, Any] = {key: pa.array(values, pa.string()) for key, values in named.items()}
         columns |= {name: pa.array(batch.inputs[name], pa.string()) for name in source.inputs}
         columns |= {size_column(name): pa.array(sizes, pa.int64()) for name, sizes in batch.sizes.items()}

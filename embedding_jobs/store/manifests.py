@@ -20,8 +20,8 @@ class ItemsManifest:
     """The items of a store and the table that they come from. The digests are those of `SourceFacts`."""
 
     table: str
-    id: str
-    label: str
+    id: str | None
+    label: str | None
     text: tuple[str, ...]
     image: str | None
     group: str | None

@@ -51,7 +51,7 @@ class Data(Section):
     """The labelled table."""
 
     table: str
-    id: str
+    id: str | None = None
     label: str
     text: tuple[str, ...] = ()
     image: str | None = None

@@ -51,7 +51,7 @@ class RankedItem:
 
 
 def unlabelled_source(spec: StudySpec, table: Path, files: Mapping[str, str]) -> Source:
-    """Return the source of a table without labels, groups and roles; its id column takes the place of the label column.
+    """Return the source of a table without labels, groups and roles.
 
     Args:
         spec: The study.
@@ -68,15 +68,15 @@ def unlabelled_source(spec: StudySpec, table: Path, files: Mapping[str, str]) ->
         raise SourceError(
             f"the files of {table}'s vectors must be those of the study, got {', '.join(files) or 'none'}; give {asked}"
         )
-    wanted = (spec.data.id, *(name for name in spec.data.columns if name not in of_file))
+    used = (spec.data.id, *(name for name in spec.data.columns if name not in of_file))
+    wanted = [name for name in used if name is not None]
     if missing := [name for name in wanted if name not in columns]:
         raise SourceError(
             f"{table} must have the study's columns {', '.join(wanted)}; missing: {', '.join(missing)}. It has "
             f"{', '.join(columns)}."
         )
     vectors = tuple(VectorColumn(one.name, files.get(one.name)) for one in spec.data.vector_columns)
-    source = spec.data.source
-    return replace(source, table=str(table.resolve()), label=spec.data.id, group=None, split=None, vectors=vectors)
+    return replace(spec.data.source, table=str(table.resolve()), label=None, group=None, split=None, vectors=vectors)
 
 
 def embed_table(spec: StudySpec, source: Source, store: Path, classifier: Classifier, progress: Progress) -> Embeddings:

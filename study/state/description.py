@@ -205,7 +205,7 @@ def refuse_other_data(
             if old["input_digest"] != facts.digest_of(column):
                 differing.append(f"the values of `{column}`")
             if old["ids_digest"] != facts.ids_digest:
-                differing.append(f"the ids, `{spec.data.id}`")
+                differing.append(f"the ids, `{spec.data.id}`" if spec.data.id else "the number of rows")
     differing += [
         f"the {key}s, `{column}`"
         for key, column in spec.data.source.metadata.items()

@@ -59,6 +59,17 @@ def test_directory_of_files_is_one_table_in_order_of_names(tmp_path: Path) -> No
         check_source(source)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_without_a_column_of_ids_they_are_the_rows_numbers(tmp_path: Path, suffix: str) -> None:
+    numbered = [{**row, "sku": str(number)} for number, row in enumerate(ROWS, 1)]
+    expected = check_source(Source(write_table(tmp_path / f"n{suffix}", numbered), "sku", "kind", ("title",)))
+    table = write_table(tmp_path / f"t{suffix}", ROWS)
+    assert check_source(Source(table, None, "kind", ("title",))) == expected
+    apart = iter_items(Source(table, None, None, ("title",)), batch_rows=1)
+    assert [name for batch in apart for name in batch.ids] == ["1", "2", "3"]
+    assert check_source(Source(table, None, None)).ids_digest == expected.ids_digest
+
+
 def test_digest_does_not_depend_on_how_rows_are_batched(tmp_path: Path) -> None:
     source = Source(write_table(tmp_path / "t.parquet", ROWS), "sku", "kind", ("title",))
     apart = [batch for batch in iter_items(source, batch_rows=1)]

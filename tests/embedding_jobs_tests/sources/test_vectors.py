@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,17 @@ def test_a_damaged_shard_is_written_again(tmp_path: Path) -> None:
     part.write_bytes(content[:-20])
     (summary,) = extract(table, {"emb": GivenConfig()}, tmp_path / "store")
     assert (summary.n_shards_written, part.read_bytes()) == (1, content)
+
+
+def test_a_table_without_ids_has_none_to_join_by(tmp_path: Path) -> None:
+    table = replace(source(tmp_path, write(tmp_path, ".npz-ids")), id=None)
+    with pytest.raises(SourceError, match="holds ids, and the table has none to join them by; name its column"):
+        check_source(table)
+    table = replace(table, vectors=(write(tmp_path, ".npy"),))
+    assert extract(table, {"emb": GivenConfig()}, tmp_path / "store")[0].n_items == 10
+    found = Store(tmp_path / "store").load(["emb--given"])
+    assert found.ids.tolist() == [str(row) for row in range(1, 11)]
+    np.testing.assert_array_equal(found.matrix, VECTORS)
 
 
 def test_vectors_may_begin_late_and_be_null_in_between(tmp_path: Path) -> None:
