@@ -19,7 +19,7 @@ N_ROWS = 100
 
 
 def data_set() -> pa.Table:
-    """Return a table as `datasets` 5.2.0 makes it: classes as numbers, images as bytes and path, features in metadata."""
+    """Return a table as `datasets` 5.2.0 makes it: classes are numbers, images bytes and path."""
     features = {
         "label": {"names": ["hat", "shoe"], "_type": "ClassLabel"},
         "text": {"dtype": "string", "_type": "Value"},
