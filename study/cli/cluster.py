@@ -197,6 +197,7 @@ def _preflight_here(config: Path, *, no_pilot: bool, price_per_hour: float | Non
 
     from study.cluster import estimate
     from study.cluster.nodes import alive_nodes, slots_of
+    from study.execution.devices import with_devices
     from study.execution.progress import chatter_to
     from study.execution.ray_connection import connect_ray, loss_as_error
 
@@ -204,6 +205,7 @@ def _preflight_here(config: Path, *, no_pilot: bool, price_per_hour: float | Non
         console.print("Asking every node ...")
         connect_ray(spec)
         found = alive_nodes()
+        spec = with_devices(spec)
         checks, work = estimate.inspect(spec, found)
         console.print(check_table(checks))
         unmet = [check for check in checks if not check.ok]

@@ -54,7 +54,7 @@ def check_command(config: Path) -> None:
     from analysis.results.controls import uncompared
     from embedding_jobs.store.items import checked_source
     from embedding_jobs.store.store import Store
-    from study.config.machine_rules import too_large_here
+    from study.config.machine_rules import device_here, too_large_here
     from study.config.table_rules import metadata_in_words, training_in_words
     from study.search.space import n_candidates, unconverged, unguided
     from study.state.description import refuse_changes, refuse_foreign_early, refuse_other_data
@@ -74,6 +74,7 @@ def check_command(config: Path) -> None:
     for line in (*training_in_words(spec), *metadata_in_words(facts)):
         click.echo(line)
     on_cluster = spec.resources.address or os.environ.get("RAY_ADDRESS")
+    click.echo(f"Packs train on {f'the cluster at {on_cluster}' if on_cluster else device_here(spec.resources)}.")
     too_large = None if on_cluster else too_large_here(spec.resources)
     for remark in filter(
         None, (unconverged(spec.search, spec.training), uncompared(counts), unguided(spec.search), too_large)

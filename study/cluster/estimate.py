@@ -191,7 +191,7 @@ def measure_costs(spec: StudySpec, work: Work) -> Costs:
     encoding = {column: measured[repr(configs[column])] for column in columns_left}
     context = pilot_context(spec, work.items, work.class_names, work.n_features)
     packs = [_pack(spec, phase) for phase in _typical(work)]
-    cpus, gpus = spec.resources.cpus_per_pack, spec.resources.gpus_per_pack or None
+    cpus, gpus = spec.resources.cpus_per_pack, spec.resources.n_gpus or None
     train = ray.remote(_measure_on_noise).options(max_retries=0, num_cpus=cpus, num_gpus=gpus)
     return Costs(pool, encoding, tuple(ray.get([train.remote(context, pack) for pack in packs])))
 
@@ -226,10 +226,10 @@ def plan_lines(
         )
     encoder_s, encoding_s = _encoding_s(work, costs)
     pack_s = sum(phase.n_packs_left * _pack_s(spec, phase, work, costs.packs) for phase in work.phases)
-    device_s = pack_s * (spec.resources.gpus_per_pack or spec.resources.cpus_per_pack)
+    device_s = pack_s * (spec.resources.n_gpus or spec.resources.cpus_per_pack)
     training_s = max(pack_s / min(n_slots, max(n_packs, 1)), n_packs * _DRIVER_S_PER_PACK)
     encoder = "GPU" if costs.pool.device == "cuda" else "core"
-    trainer = "GPU" if spec.resources.gpus_per_pack else "core"
+    trainer = "GPU" if spec.resources.n_gpus else "core"
     yield (
         f"Work: about {_device_time(encoder_s, encoder)} to encode, {_device_time(device_s, trainer)} to train; the "
         "start of processes and the report come on top."

@@ -141,7 +141,7 @@ def read_across(spec: StudySpec, asked: Sequence[Node], facts: Mapping[str, Node
 
 def slots_of(spec: StudySpec, node: Node) -> int:
     """Return how many packs a node trains at once."""
-    cpu_share, gpu_share = spec.resources.cpus_per_pack, spec.resources.gpus_per_pack
+    cpu_share, gpu_share = spec.resources.cpus_per_pack, spec.resources.n_gpus
     limits = [n_fitting(node.n_cpus, cpu_share)] if cpu_share else []
     if gpu_share:
         limits.append(

@@ -141,7 +141,7 @@ def _judge_sizes(spec: StudySpec, node: Node, facts: NodeFacts, needs: Needs) ->
     remedy = f"free space in {spec.directory}, or set the encoders' `vector_dtype` to float16"
     yield Check(node.address, "disk", facts.free_disk_bytes >= needs.to_write_bytes, found, remedy)
     slots = slots_of(spec, node)
-    on_gpu = spec.resources.gpus_per_pack > 0
+    on_gpu = spec.resources.n_gpus > 0
     needed = needs.matrix_bytes + (0 if on_gpu else slots * needs.pack_bytes)
     found = f"{decimal(facts.free_memory_bytes)} free, {decimal(needed)} needed by {slots} packs at once"
     remedy = "raise `resources.cpus_per_pack`, set `resources.lanes_per_pack`, or use a larger node"
@@ -151,7 +151,7 @@ def _judge_sizes(spec: StudySpec, node: Node, facts: NodeFacts, needs: Needs) ->
         ok, found = False, f"object store of {decimal(store_bytes)}, embeddings of {decimal(needs.matrix_bytes)}"
         remedy = "start Ray there with a larger --object-store-memory"
     if ok and on_gpu and slots and not facts.gpus_are_busy:
-        n_packs = max(1, n_fitting(1, spec.resources.gpus_per_pack))
+        n_packs = max(1, n_fitting(1, spec.resources.n_gpus))
         needed = n_packs * (needs.matrix_bytes + needs.pack_bytes)  # each process has a copy on the device
         ok = facts.gpu_bytes >= needed
         found += f"; GPUs of {decimal(facts.gpu_bytes)}, {decimal(needed)} needed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from study.config.schema import Resources
+from study.config.schema import AUTO, Resources
 
 
 def amounts_text(n_cpus: float, n_gpus: float) -> str:
@@ -16,13 +16,23 @@ def amounts_text(n_cpus: float, n_gpus: float) -> str:
 def too_large_here(resources: Resources) -> str | None:
     """Return why `study run` would refuse the study on this machine alone; None where nothing speaks against it."""
     n_cpus, n_gpus = os.cpu_count() or 1, _n_gpus()
-    if resources.cpus_per_pack <= n_cpus and resources.gpus_per_pack <= n_gpus:
+    if resources.cpus_per_pack <= n_cpus and resources.n_gpus <= n_gpus:
         return None
     return (
-        f"A pack needs {amounts_text(resources.cpus_per_pack, resources.gpus_per_pack)} (`resources.cpus_per_pack`, "
+        f"A pack needs {amounts_text(resources.cpus_per_pack, resources.n_gpus)} (`resources.cpus_per_pack`, "
         f"`resources.gpus_per_pack`), and this machine has {amounts_text(n_cpus, n_gpus)}: `study run` refuses the "
         "study here; on a cluster it needs a node of that size."
     )
+
+
+def device_here(resources: Resources) -> str:
+    """Return in words what packs train on, if on this machine."""
+    n_gpus = _n_gpus()
+    if resources.gpus_per_pack != AUTO:
+        return "GPUs" if resources.gpus_per_pack else "CPUs"
+    if not n_gpus:
+        return "CPUs (no GPU is found here)"
+    return "GPUs" if n_gpus == float("inf") else f"{n_gpus:g} GPU{'' if n_gpus == 1 else 's'}"
 
 
 def _n_gpus() -> float:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from embedding_jobs.encoders.config import (
     ColumnConfig,
@@ -39,6 +39,10 @@ Sampler = Literal["grid", "tpe", "random", "qmc", "gp"]
 
 # The fraction of a design whose study file gives none; official splits have no fraction.
 _TRAIN_FRACTIONS = {Design.REVERSE_FOLDS: 0.1, Design.RANDOM: 0.1, Design.FOLDS: 0.8}
+
+
+# Leaves a choice to what there is.
+AUTO: Literal["auto"] = "auto"
 
 
 class Section(BaseModel):
@@ -207,15 +211,32 @@ class Objective(Section):
 
 
 class Resources(Section):
-    """The hardware that a pack may use, and where it runs."""
+    """The hardware that a pack may use, and where it runs; `auto` for all of it is the default."""
 
     cpus_per_pack: float = Field(1, ge=0)
-    gpus_per_pack: float = Field(0, ge=0)
+    gpus_per_pack: Annotated[float, Field(ge=0)] | Literal["auto"] = AUTO
     lanes_per_pack: int | None = Field(None, ge=1)
     cuda_graph: bool = False
     max_failures: int = Field(2, ge=0)
     address: str | None = None
     rows_per_shard: int = Field(4096, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _or_auto(cls, value: object) -> object:
+        return {} if value == AUTO else value
+
+    @field_validator("gpus_per_pack", mode="before")
+    @classmethod
+    def _auto_or_number(cls, value: object) -> object:
+        if value != AUTO and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+            raise ValueError("must be auto, or a number of at least 0")
+        return value
+
+    @property
+    def n_gpus(self) -> float:
+        """The GPUs of a pack; 0 as long as they are not chosen."""
+        return 0.0 if self.gpus_per_pack == AUTO else self.gpus_per_pack
 
 
 class Tracking(Section):

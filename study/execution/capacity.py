@@ -64,7 +64,7 @@ def _shares(spec: StudySpec, *, encodes: bool, trains: bool) -> Iterator[_Share]
         yield _Share("The preparation of inputs", pool.task_cpus, 0, remedy)
     if trains:
         remedy = "lower `resources.cpus_per_pack` or `resources.gpus_per_pack`, or run the study where such a node is"
-        yield _Share("A pack", spec.resources.cpus_per_pack, spec.resources.gpus_per_pack, remedy)
+        yield _Share("A pack", spec.resources.cpus_per_pack, spec.resources.n_gpus, remedy)
 
 
 def _adds_nodes() -> bool:

@@ -62,7 +62,7 @@ def _context(
         objective=spec.objective.metric,
         n_threads=max(1, int(spec.resources.cpus_per_pack)),
         provenance=made_by,
-        on_gpu=spec.resources.gpus_per_pack > 0,
+        on_gpu=spec.resources.n_gpus > 0,
     )
 
 

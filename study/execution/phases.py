@@ -19,6 +19,7 @@ import ray
 
 from study.config.schema import StudySpec
 from study.errors import RunError
+from study.execution.devices import with_devices
 from study.execution.progress import Progress
 from study.execution.ray_tune import train_packs
 from study.search.early_stopping import Stopping
@@ -201,8 +202,9 @@ def _train_phase(
     phase_run = PhaseRun(run, phase, queue, journal)
     if not queue.exhausted:
         run.note_resources()
-        resources = spec.resources
-        train_packs(queue, context(), spec.tune, phase_run, cpus=resources.cpus_per_pack, gpus=resources.gpus_per_pack)
+        given = context()  # Ray is connected then
+        resources = with_devices(spec).resources
+        train_packs(queue, given, spec.tune, phase_run, cpus=resources.cpus_per_pack, gpus=resources.n_gpus)
     if phase_run.write_error is not None:
         raise RunError(
             f"{spec.root} cannot be written to ({phase_run.write_error}). Make room; recorded trials are kept, and the "

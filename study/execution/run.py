@@ -16,6 +16,7 @@ from embedding_jobs.pipeline.extract import CheckedExtraction, check_extraction,
 from embedding_jobs.ray_folder import end_leftovers
 from study.config.schema import StudySpec
 from study.execution.capacity import missing_node
+from study.execution.devices import devices_in_words, with_devices
 from study.execution.finish import finish_study
 from study.execution.pack_context import load_embeddings, pack_context
 from study.execution.phases import RunState, train_phases
@@ -167,7 +168,9 @@ def run_study(
             _connect(spec, progress)  # Ray is not started yet if nothing was encoded
             if missing := _missing_node(spec, trains=True):
                 _wait_for(spec, progress, missing)
-            return ray.put(pack_context(spec, embeddings, labels, description))
+            placed = with_devices(spec)
+            progress.say(devices_in_words(placed.resources))
+            return ray.put(pack_context(placed, embeddings, labels, description))
 
         run = RunState(spec, progress, tracker, description, recorded, failures)
         with loss_as_error():

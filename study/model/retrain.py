@@ -13,6 +13,7 @@ from analysis.results.load import each_with_items, load_study
 from embedding_jobs.store.store import Embeddings
 from study.config.schema import Resources, StudySpec
 from study.errors import RunError
+from study.execution.devices import with_own_device
 from study.execution.pack_context import load_embeddings, pack_context
 from trainables.packs.pack import PackContext
 from trainables.records.choice import score_of
@@ -54,8 +55,7 @@ def open_study(root: Path, resources: Resources | None = None) -> FinishedStudy:
             f"The embeddings in {spec.store} must be those that the records were made from, with the digest "
             f"{description.digests['embeddings']}, got {embeddings.digest}. Restore them, or run the study again."
         )
-    if resources is not None:
-        spec = spec.model_copy(update={"resources": resources})
+    spec = spec.model_copy(update={"resources": with_own_device(resources or spec.resources)})
     labels = np.searchsorted(np.asarray(description.data.class_names, dtype=object), embeddings.labels)
     return FinishedStudy(spec, description, embeddings, pack_context(spec, embeddings, labels, description))
 

@@ -310,7 +310,7 @@ def test_what_other_settings_have_left_is_refused_before_anything_changes(
 def test_a_table_that_lacks_the_studys_columns(finished: Path, tmp_path: Path) -> None:
     pd.DataFrame({"id": ["a"], "name": ["b"]}).to_csv(tmp_path / "other.csv", index=False)
     with pytest.raises(SourceError, match=r"missing: title. It has id, name\."):
-        unlabelled_source(load_spec(finished), tmp_path / "other.csv")
+        unlabelled_source(load_spec(finished), tmp_path / "other.csv", {})
 
 
 def test_what_is_no_model_is_refused(finished: Path, tmp_path: Path) -> None:

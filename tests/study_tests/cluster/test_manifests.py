@@ -70,7 +70,7 @@ def test_the_nodes_of_the_cluster_file_hold_a_pack() -> None:
         resources = Resources(**read(preset).get("resources", {}))
         for name, node in workers.items():
             assert resources.cpus_per_pack <= node["resources"]["CPU"], (preset.name, name)
-            assert resources.gpus_per_pack <= node["resources"]["GPU"], (preset.name, name)
+            assert resources.n_gpus <= node["resources"]["GPU"], (preset.name, name)
     mounts = config["file_mounts"]
     assert "/home/ubuntu/.ray/auth_token" in mounts
     assert any("chmod 600 /home/ubuntu/.ray/auth_token" in line for line in config["setup_commands"])

@@ -88,6 +88,7 @@ def test_a_sound_file_resolves_its_paths(make_study: MakeStudy, tmp_path: Path) 
             {"split": "title"},
             r"uses the column `title` twice; each of id, .*, vectors and split|the design random does not use; ",
         ),
+        ("resources", {"gpus_per_pack": "many"}, r"`resources.gpus_per_pack` must be auto, or a number of at least 0"),
         ("data", {"vectors": "own"}, r"`data.vectors` must be a list of the table's columns, .*, got 'own'"),
         ("data", {"vectors": ["own"]}, r"`data.vectors.0` names the column `own`, which"),
         ("data", {"vectors": {"id": "v.npy"}}, r"`data` uses the column `id` twice"),

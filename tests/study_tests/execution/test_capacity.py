@@ -11,6 +11,7 @@ from study.config.load import check_spec
 from study.config.schema import StudySpec
 from study.errors import ClusterError
 from study.execution.capacity import missing_node
+from study.execution.devices import devices_in_words, with_devices
 from tests.study_tests.conftest import settings
 
 GPU_NODE, CPU_NODE = {"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}
@@ -66,3 +67,33 @@ def test_a_cluster_with_room_has_nothing_to_add(tmp_path: Path, monkeypatch: pyt
     cluster(monkeypatch, [{"CPU": 0.0}], FIXED)
     with pytest.raises(ClusterError, match=r"An encoder needs .*largest node of the cluster has 0 CPUs and 0 GPUs"):
         missing_node(spec_of(tmp_path), encodes=True, trains=False, local=False)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "share", "words"),
+    [
+        ([CPU_NODE], {}, 0.0, "Packs train on CPUs."),
+        ([CPU_NODE, GPU_NODE], {}, 0.25, "Packs train on GPUs, 4 on each."),
+        ([{"CPU": 8.0, "GPU": 4.0}], {}, 0.5, "Packs train on GPUs, 2 on each."),
+        ([GPU_NODE], {"cpus_per_pack": 3}, 0.5, "Packs train on GPUs, 2 on each."),
+        ([GPU_NODE], {"cpus_per_pack": 0}, 0.25, "Packs train on GPUs, 4 on each."),
+        ([CPU_NODE, GPU_NODE], {"cpus_per_pack": 12}, 0.0, "Packs train on CPUs."),
+        ([{"CPU": 1.0, "GPU": 2.0}], {}, 1.0, "Packs train on GPUs, each on 1."),
+        ([CPU_NODE, GPU_NODE], {"gpus_per_pack": 0}, 0.0, "Packs train on CPUs."),
+        ([CPU_NODE], {"gpus_per_pack": 2}, 2.0, "Packs train on GPUs, each on 2."),
+    ],
+)
+def test_packs_take_the_device_that_there_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: list[dict[str, float]],
+    resources: dict[str, float],
+    share: float,
+    words: str,
+) -> None:
+    cluster(monkeypatch, nodes, FIXED)
+    placed = with_devices(spec_of(tmp_path, **resources))
+    assert placed.resources.gpus_per_pack == share
+    assert devices_in_words(placed.resources) == words
+    if share <= 1:
+        assert missing_node(placed, encodes=False, trains=True, local=False) is None
