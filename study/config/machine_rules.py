@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from study.config.schema import AUTO, Resources
+from study.config.schema import AUTO_DEVICE, Resources
 
 
 def amounts_text(n_cpus: float, n_gpus: float) -> str:
@@ -28,7 +28,7 @@ def too_large_here(resources: Resources) -> str | None:
 def device_here(resources: Resources) -> str:
     """Return in words what packs train on, if on this machine."""
     n_gpus = _n_gpus()
-    if resources.gpus_per_pack != AUTO:
+    if resources.gpus_per_pack != AUTO_DEVICE:
         return "GPUs" if resources.gpus_per_pack else "CPUs"
     if not n_gpus:
         return "CPUs (no GPU is found here)"

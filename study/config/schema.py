@@ -42,7 +42,7 @@ _TRAIN_FRACTIONS = {Design.REVERSE_FOLDS: 0.1, Design.RANDOM: 0.1, Design.FOLDS:
 
 
 # Leaves a choice to what there is.
-AUTO: Literal["auto"] = "auto"
+AUTO_DEVICE: Literal["auto"] = "auto"
 
 
 class Section(BaseModel):
@@ -214,7 +214,7 @@ class Resources(Section):
     """The hardware that a pack may use, and where it runs; `auto` for all of it is the default."""
 
     cpus_per_pack: float = Field(1, ge=0)
-    gpus_per_pack: Annotated[float, Field(ge=0)] | Literal["auto"] = AUTO
+    gpus_per_pack: Annotated[float, Field(ge=0)] | Literal["auto"] = AUTO_DEVICE
     lanes_per_pack: int | None = Field(None, ge=1)
     cuda_graph: bool = False
     max_failures: int = Field(2, ge=0)
@@ -224,19 +224,19 @@ class Resources(Section):
     @model_validator(mode="before")
     @classmethod
     def _or_auto(cls, value: object) -> object:
-        return {} if value == AUTO else value
+        return {} if value == AUTO_DEVICE else value
 
     @field_validator("gpus_per_pack", mode="before")
     @classmethod
     def _auto_or_number(cls, value: object) -> object:
-        if value != AUTO and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+        if value != AUTO_DEVICE and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
             raise ValueError("must be auto, or a number of at least 0")
         return value
 
     @property
     def n_gpus(self) -> float:
         """The GPUs of a pack; 0 as long as they are not chosen."""
-        return 0.0 if self.gpus_per_pack == AUTO else self.gpus_per_pack
+        return 0.0 if self.gpus_per_pack == AUTO_DEVICE else self.gpus_per_pack
 
 
 class Tracking(Section):

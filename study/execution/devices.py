@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ray
 
-from study.config.schema import AUTO, Resources, StudySpec
+from study.config.schema import AUTO_DEVICE, Resources, StudySpec
 
 # Packs that share a GPU at most: each has a copy of the embeddings there. More would wait for each other.
 _MOST_PACKS = 4
@@ -15,7 +15,7 @@ def with_devices(spec: StudySpec) -> StudySpec:
 
     As many packs share a GPU as its node has CPUs for, at most four. A study file that gives the share keeps it.
     """
-    if spec.resources.gpus_per_pack != AUTO:
+    if spec.resources.gpus_per_pack != AUTO_DEVICE:
         return spec
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n_cpus = spec.resources.cpus_per_pack
@@ -29,7 +29,7 @@ def with_devices(spec: StudySpec) -> StudySpec:
 
 def with_own_device(resources: Resources) -> Resources:
     """Return resources with a GPU for training in this process, without Ray, if torch finds one."""
-    if resources.gpus_per_pack != AUTO:
+    if resources.gpus_per_pack != AUTO_DEVICE:
         return resources
     from embedding_jobs.encoders.torch_runtime import gpu_memories  # imports torch
 
