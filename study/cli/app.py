@@ -22,8 +22,8 @@ SECTIONS = {
     "Set up": {"init": "local", "methods": "methods", "check": "local", "demo": "local"},
     "Run": {"run": "local", "embed": "local", "retry": "local"},
     "Look": {
-        "status": "local", "report": "local", "compare": "finished", "verify": "finished", "label": "finished",
-        "embeddings": "embeddings",
+        "status": "local", "report": "local", "open": "finished", "compare": "finished", "verify": "finished",
+        "label": "finished", "embeddings": "embeddings",
     },
     "Share": {"export": "finished", "sync": "local", "tracker": "tracker"},
     "Cluster": {"preflight": "cluster", "submit": "cluster", "stop": "cluster"},

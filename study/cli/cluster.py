@@ -78,7 +78,7 @@ def submit_command(
     if job.exit_code in (EXIT_USER, LostError.exit_code):
         sys.exit(job.exit_code)  # the log has the error
     here = _report_here(cluster, spec, job, output or Path(f"{spec.name}-report"))
-    if here != _report_there(spec):  # else the log has its path
+    if here != spec.report_page:  # else the log has its path
         click.echo(f"Copied to this machine: {here}")
     sys.exit(job.exit_code)
 
@@ -150,13 +150,9 @@ def _exit_unless_ran(job: ClusterJob, address: str, *expected: int) -> None:
     sys.exit(EXIT_USER)
 
 
-def _report_there(spec: StudySpec) -> Path:
-    return spec.root / "report" / "report.html"
-
-
 def _report_here(cluster: Cluster, spec: StudySpec, job: ClusterJob, folder: Path) -> Path:
     """Return the report if this machine sees the study's storage, else a copy of it."""
-    there = _report_there(spec)
+    there = spec.report_page
     if there.exists() and there.stat().st_mtime >= job.started_s:
         return there
     return cluster.fetch_report(spec, folder)

@@ -1,14 +1,15 @@
-"""Commands on finished studies: compare, verify, export, label."""
+"""Commands on finished studies: open, compare, verify, export, label."""
 
 from __future__ import annotations
 
 import sys
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from study.cli.options import config_option, output_option
+from study.cli.options import command_line, config_option, output_option
 from trainables.records.types import SplitId
 
 if TYPE_CHECKING:
@@ -25,6 +26,31 @@ class _SplitType(click.ParamType):  # type: ignore[type-arg]
             return SplitId.parse(value)
         except ValueError:
             self.fail(f"must be a split as in 3, or an inner split as in 3/0, got {value!r}.", param, ctx)
+
+
+@click.command("open")
+@click.argument("study", required=False, type=click.Path(path_type=Path))
+@config_option
+@click.option("--print", "prints", is_flag=True, help="Print the page's path only.")
+def open_command(study: Path | None, config: Path, prints: bool) -> None:
+    """Open the page of the report in a browser.
+
+    STUDY is a study file, in place of -c. Where there is no browser, the page's path is printed.
+    """
+    from study.config.load import load_spec
+
+    config = study or config
+    spec = load_spec(config, encodes=False)
+    if not spec.report_page.exists():
+        there = any(spec.records.glob("*.parquet"))
+        makes = "report" if there else "run"
+        raise click.ClickException(f"there is no report at {spec.report_page}; make it: {command_line(makes, config)}")
+    if prints:
+        click.echo(spec.report_page)
+        return
+    click.echo(f"Report: {spec.report_page}")
+    if not webbrowser.open(spec.report_page.as_uri()):
+        click.echo("No browser was found here; open this file in one.", err=True)
 
 
 @click.command("compare")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from study.cli.cluster import show_remote_status
-from study.cli.options import EXIT_INCOMPLETE, config_option, name_option, python_option, quiet_option
+from study.cli.options import EXIT_INCOMPLETE, command_line, config_option, name_option, python_option, quiet_option
 
 if TYPE_CHECKING:
     from analysis.report.write import ReportFiles
@@ -159,7 +159,7 @@ def retry_command(config: Path) -> None:
         with only_run(spec.root):
             forget_failures(spec.records, failures)
     click.echo(
-        f"{plural(len(failures), 'failure')} forgotten." + (f" Next: {_command('run', config)}" if failures else "")
+        f"{plural(len(failures), 'failure')} forgotten." + (f" Next: {command_line('run', config)}" if failures else "")
     )
 
 
@@ -290,7 +290,7 @@ def _show_run(result: StudyResult, spec: StudySpec, config: Path) -> None:
     for failure in result.failures:
         click.echo(f"Failed: {failure}", err=True)
     if result.failures:
-        again = f"{_command('retry', config)} && {_command('run', config)}"
+        again = f"{command_line('retry', config)} && {command_line('run', config)}"
         click.echo(f"Tracebacks are in {spec.records / 'failed'}. Fix the cause, then: {again}", err=True)
 
 
@@ -302,7 +302,3 @@ def _report_from_server(uri: str, name: str, output: Path) -> None:
     written = write_server_report(results, output)
     _show_table(results)
     click.echo(f"Report, without per-item results: {written.html}")
-
-
-def _command(name: str, config: Path) -> str:
-    return f"study {name} -c {shlex.quote(str(config))}"

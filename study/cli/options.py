@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -21,3 +22,8 @@ name_option = click.option("--name", help="With --address: the study's name, ins
 python_option = click.option(
     "--python", default="python", show_default=True, help="The Python on the cluster that has this project installed."
 )
+
+
+def command_line(name: str, config: Path) -> str:
+    """Return a command on a study file as a user types it."""
+    return f"study {name} -c {shlex.quote(str(config))}"

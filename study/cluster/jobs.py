@@ -193,7 +193,7 @@ class Cluster:
         Raises:
             ClusterError: The report does not arrive.
         """
-        report = spec.root / "report"
+        report = spec.report_page.parent
         command = shlex.join([self._python, "-m", "study.cluster.report_transfer", str(report)])
         with self._connection():
             job_id = self._submit_job(entrypoint=command)
@@ -204,7 +204,7 @@ class Cluster:
             unpack_report(log, folder)
         except TransferError as error:
             raise ClusterError(f"{error}. The report is on the cluster, {report} ({job.message})") from None
-        return folder / "report.html"
+        return folder / spec.report_page.name
 
     def _submit(
         self,

@@ -277,6 +277,11 @@ class StudySpec(Section):
         return self.root / "records"
 
     @property
+    def report_page(self) -> Path:
+        """The page of the report."""
+        return self.root / "report" / "report.html"
+
+    @property
     def log(self) -> Path:
         """File of the libraries' messages."""
         return self.root / "study.log"

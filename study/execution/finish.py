@@ -61,7 +61,7 @@ def finish_study(spec: StudySpec, tracker: BackgroundTracker | None = None, *, a
 def _end_run(spec: StudySpec, results: StudyResults, tracker: Tracker | None) -> None:
     from study.tracking.sync import attach, end_run  # imports MLflow
 
-    folders = {"report": spec.root / "report"}
+    folders = {"report": spec.report_page.parent}
     if tracker is not None:
         end_run(tracker, spec, results, folders)
     elif read_activity(spec.root) is None:

@@ -94,8 +94,8 @@ def sync(spec: StudySpec, limit_s: float | None = None) -> int:
         limit_s = limit_s or 3 * _LIMIT_S + 5 * len(records)
         tracker = _in_time(limit_s, lambda: make_tracker(spec, description))
         n_written = _in_time(limit_s, lambda: tracker.write(records))
-        results, report = load_study(spec.root), spec.root / "report"
-        if not (report / "report.html").exists():
+        results, report = load_study(spec.root), spec.report_page.parent
+        if not spec.report_page.exists():
             write_report(spec.root, results=results)
         end_run(tracker, spec, results, {"report": report}, limit_s)
         return n_written

@@ -46,6 +46,37 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+def test_the_report_opens_in_a_browser(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, seen = finished.parent / "out" / "report" / "report.html", tmp_path / "seen"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {seen}\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    opened = subprocess.run(
+        [sys.executable, "-m", "study", "open", finished], capture_output=True, text=True, check=True
+    )
+    assert (opened.stdout, opened.stderr) == (f"Report: {page}\n", "")
+    assert seen.read_text() == f"{page.as_uri()}\n"
+
+
+def test_the_path_of_the_report_is_printed(
+    finished: Path, make_study: MakeStudy, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = finished.parent / "out" / "report" / "report.html"
+    assert command("open", "--print", "-c", str(finished)) == (0, f"{page}\n", "")
+    monkeypatch.setattr("webbrowser.open", lambda url: False)
+    without_browser = (0, f"Report: {page}\n", "No browser was found here; open this file in one.\n")
+    assert command("open", str(finished)) == without_browser
+    file = make_study()
+    code, out, said = command("open", str(file))
+    assert (code, out) == (2, "")
+    assert said == (
+        f"Error: there is no report at {file.parent / 'out' / 'report' / 'report.html'}; make it: study run -c {file}\n"
+    )
+    shutil.copytree(finished.parent / "out" / "records", file.parent / "out" / "records")
+    assert command("open", str(file))[2].endswith(f"; make it: study report -c {file}\n")
+
+
 @pytest.mark.parametrize("cell", ["control", "e_mixup", "e_mixup(alpha=0.4)"])
 def test_a_cell_is_verified(finished: Path, cell: str) -> None:
     done = CliRunner().invoke(study, ["verify", cell, "--split", "1", "-c", str(finished)])
