@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from study.cli.options import EXIT_USER, config_option, python_option
+from study.cli.options import EXIT_USER, StudyFile, config_option, file_option, python_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +26,7 @@ _address_option = click.option(
 
 
 @click.command("submit")
-@config_option
+@file_option
 @_address_option
 @python_option
 @click.option("--no-preflight", is_flag=True, help="Submit without checking the nodes first.")
@@ -87,7 +87,7 @@ def submit_command(
 @config_option
 @_address_option
 @click.option("--name", help="The study's name, instead of its file.")
-def stop_command(config: Path, address: str, name: str | None) -> None:
+def stop_command(config: StudyFile, address: str, name: str | None) -> None:
     """Stop a study's run on a cluster.
 
     Recorded trials are kept, and the next submit continues.
@@ -104,7 +104,7 @@ def stop_command(config: Path, address: str, name: str | None) -> None:
         click.echo("Nothing to stop: no run of the study is on the cluster.")
 
 
-def show_remote_status(config: Path, address: str, name: str | None, python: str) -> NoReturn:
+def show_remote_status(config: StudyFile, address: str, name: str | None, python: str) -> NoReturn:
     """Print the status of a study on a cluster: its job, and the output of `study status` there."""
     from study.cluster.jobs import Cluster
     from study.errors import ClusterError
@@ -129,13 +129,11 @@ def show_remote_status(config: Path, address: str, name: str | None, python: str
     sys.exit(asked.exit_code)
 
 
-def _runs(cluster: Cluster, config: Path, name: str | None) -> list[ClusterJob]:
+def _runs(cluster: Cluster, config: StudyFile, name: str | None) -> list[ClusterJob]:
     """Return the runs of a study, by its name or its file, oldest first."""
     if name is not None:
         return cluster.runs_of(name)
-    from study.config.load import load_spec
-
-    return cluster.runs_of(load_spec(config, remote=True))
+    return cluster.runs_of(config.load(remote=True))
 
 
 def _exit_unless_ran(job: ClusterJob, address: str, *expected: int) -> None:
@@ -165,7 +163,7 @@ def _report_here(cluster: Cluster, spec: StudySpec, job: ClusterJob, folder: Pat
 @click.option("--no-pilot", is_flag=True, help="Count the work without measuring its cost.")
 @click.option("--price-per-hour", type=click.FloatRange(min=0), help="Price of one node, to estimate the cost.")
 def preflight_command(
-    config: Path, address: str | None, python: str, no_pilot: bool, price_per_hour: float | None
+    config: StudyFile, address: str | None, python: str, no_pilot: bool, price_per_hour: float | None
 ) -> None:
     """Check every node, then estimate time and cost.
 
@@ -174,21 +172,20 @@ def preflight_command(
     """
     if address is None:
         sys.exit(_preflight_here(config, no_pilot=no_pilot, price_per_hour=price_per_hour))
+    if config.assignments:
+        raise click.UsageError("--set does not reach a cluster, which gets the file: change the file.")
     from study.cluster.jobs import Cluster
-    from study.config.load import load_spec
 
-    load_spec(config, remote=True)
+    config.load(remote=True)
     flags = ["--no-pilot"] if no_pilot else []
     flags += ["--price-per-hour", str(price_per_hour)] if price_per_hour is not None else []
-    job = Cluster(address, python, click.echo).call(["preflight", *flags], config, echo=click.echo)
+    job = Cluster(address, python, click.echo).call(["preflight", *flags], config.path, echo=click.echo)
     _exit_unless_ran(job, address, 0, 2)
     sys.exit(job.exit_code)
 
 
-def _preflight_here(config: Path, *, no_pilot: bool, price_per_hour: float | None) -> int:
-    from study.config.load import load_spec
-
-    spec = load_spec(config)
+def _preflight_here(config: StudyFile, *, no_pilot: bool, price_per_hour: float | None) -> int:
+    spec = config.load()
     from rich.text import Text
 
     from study.cluster import estimate

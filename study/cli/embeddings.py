@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from study.cli.options import config_option
+from study.cli.options import StudyFile, config_option
 
 _store_option = click.option("--store", type=click.Path(path_type=Path), help="A store, instead of the study file's.")
 
@@ -20,7 +20,7 @@ def embeddings_command() -> None:
 @embeddings_command.command("ls")
 @config_option
 @_store_option
-def list_columns(config: Path, store: Path | None) -> None:
+def list_columns(config: StudyFile, store: Path | None) -> None:
     """List the columns: their encoder, size and encoding speed."""
     from embedding_jobs.errors import StoreError
     from embedding_jobs.store.store import Store
@@ -55,7 +55,7 @@ def list_columns(config: Path, store: Path | None) -> None:
 @config_option
 @_store_option
 @click.argument("columns", nargs=-1)
-def verify_columns(config: Path, store: Path | None, columns: tuple[str, ...]) -> None:
+def verify_columns(config: StudyFile, store: Path | None, columns: tuple[str, ...]) -> None:
     """Check the files of COLUMNS, or of all; exit code 1 if damaged.
 
     Recomputes the checksums and compares the rows of every column with the items.
@@ -75,7 +75,7 @@ def verify_columns(config: Path, store: Path | None, columns: tuple[str, ...]) -
 @_store_option
 @click.argument("column")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def remove_column(config: Path, store: Path | None, column: str, yes: bool) -> None:
+def remove_column(config: StudyFile, store: Path | None, column: str, yes: bool) -> None:
     """Remove COLUMN and keep the others."""
     from embedding_jobs.store.store import Store
 
@@ -92,9 +92,7 @@ def remove_column(config: Path, store: Path | None, column: str, yes: bool) -> N
     click.echo(f"{name} removed. `study embed` encodes it again.")
 
 
-def _directory(config: Path, store: Path | None) -> Path:
+def _directory(config: StudyFile, store: Path | None) -> Path:
     if store is not None:
         return store
-    from study.config.load import load_spec
-
-    return load_spec(config).store
+    return config.load().store

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from study.cli.options import command_line, config_option, output_option
+from study.cli.options import StudyFile, config_option, output_option
 from trainables.records.types import SplitId
 
 if TYPE_CHECKING:
@@ -32,19 +32,17 @@ class _SplitType(click.ParamType):  # type: ignore[type-arg]
 @click.argument("study", required=False, type=click.Path(path_type=Path))
 @config_option
 @click.option("--print", "prints", is_flag=True, help="Print the page's path only.")
-def open_command(study: Path | None, config: Path, prints: bool) -> None:
+def open_command(study: Path | None, config: StudyFile, prints: bool) -> None:
     """Open the page of the report in a browser.
 
     STUDY is a study file, in place of -c. Where there is no browser, the page's path is printed.
     """
-    from study.config.load import load_spec
-
-    config = study or config
-    spec = load_spec(config, encodes=False)
+    config = StudyFile(study, config.assignments) if study else config
+    spec = config.load(encodes=False)
     if not spec.report_page.exists():
         there = any(spec.records.glob("*.parquet"))
         makes = "report" if there else "run"
-        raise click.ClickException(f"there is no report at {spec.report_page}; make it: {command_line(makes, config)}")
+        raise click.ClickException(f"there is no report at {spec.report_page}; make it: {config.command(makes)}")
     if prints:
         click.echo(spec.report_page)
         return
@@ -83,17 +81,16 @@ def compare_command(studies: tuple[str, ...], output: Path | None) -> None:
 @config_option
 @click.option("--split", type=_SplitType(), help="A split, or an inner split (3/0).  [default: the first recorded one]")
 @click.option("--tolerance", default=0.001, show_default=True, help="Largest difference that agrees on other hardware.")
-def verify_command(cell: str, config: Path, split: SplitId | None, tolerance: float) -> None:
+def verify_command(cell: str, config: StudyFile, split: SplitId | None, tolerance: float) -> None:
     """Retrain a CELL of the table; exit code 1 if the results differ.
 
     On the kind of CPU that made the record, they must be equal to the bit; elsewhere, within the tolerance. A CELL is a
     method, or a candidate such as 'e_mixup(alpha=0.3)'.
     """
     from study.cli.console import show_table
-    from study.config.load import load_spec
     from study.model.verify import verification_table, verify_cell
 
-    spec = load_spec(config)
+    spec = config.load()
     found = verify_cell(spec.root, cell, split, tolerance, spec.resources)
     word = "agrees" if found.agrees else "does not agree"
     how = "to the bit" if found.equal or found.must_be_equal else f"within {tolerance:g}"
@@ -118,7 +115,7 @@ def verify_command(cell: str, config: Path, split: SplitId | None, tolerance: fl
 @click.option("--track", is_flag=True, help="Also attach the model to the study's MLflow run.")
 @output_option
 def export_command(
-    cell: str | None, config: Path, split: int | None, error_rate: float | None, track: bool, output: Path | None
+    cell: str | None, config: StudyFile, split: int | None, error_rate: float | None, track: bool, output: Path | None
 ) -> None:
     """Write the best method, or a CELL, trained on all items, for MLflow.
 
@@ -130,10 +127,9 @@ def export_command(
         raise click.UsageError("--error-rate calibrates on a part of all items: give it without --split.")
     if error_rate is not None and not 0 < error_rate < 1:
         raise click.UsageError(f"--error-rate must be above 0 and below 1, got {error_rate:g}.")
-    from study.config.load import load_spec
     from study.model.export import MODEL, train_best, write_model
 
-    spec = load_spec(config)
+    spec = config.load()
     trained = train_best(spec.root, cell, split, spec.resources, error_rate=error_rate, say=_say)
     _warn(trained.classifier)
     folder = output or spec.root / MODEL
@@ -168,18 +164,17 @@ def export_command(
 @click.option("-n", "--top", default=100, show_default=True, type=click.IntRange(1), help="Items on the page.")
 @output_option
 def label_command(
-    table: Path, config: Path, model: Path | None, vectors: tuple[str, ...], top: int, output: Path | None
+    table: Path, config: StudyFile, model: Path | None, vectors: tuple[str, ...], top: int, output: Path | None
 ) -> None:
     """Rank the unlabelled items of a TABLE by what to label next."""
     from embedding_jobs.files import write_whole
-    from study.config.load import load_spec
     from study.execution.progress import Progress, chatter_to
     from study.labelling.items import embed_table, label_csv, rank_items, unlabelled_source
     from study.labelling.page import label_page
     from study.model.classifier import load_classifier
     from study.model.export import MODEL, train_best
 
-    spec = load_spec(config)
+    spec = config.load()
     folder = output or spec.root / "label" / table.stem
     source = unlabelled_source(spec, table, _named_files(vectors))
     if model is None:  # the model comes first: without one, nothing is embedded

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from study.cli.cluster import show_remote_status
-from study.cli.options import EXIT_INCOMPLETE, command_line, config_option, name_option, python_option, quiet_option
+from study.cli.options import EXIT_INCOMPLETE, StudyFile, config_option, name_option, python_option, quiet_option
 
 if TYPE_CHECKING:
     from analysis.report.write import ReportFiles
@@ -45,7 +45,7 @@ def init_command(preset: str, output: Path) -> None:
 
 @click.command("check")
 @config_option
-def check_command(config: Path) -> None:
+def check_command(config: StudyFile) -> None:
     """Check the study file and its table, and count the trials.
 
     Names every problem at once. Reads every row of the table, and starts nothing.
@@ -59,7 +59,7 @@ def check_command(config: Path) -> None:
     from study.search.space import n_candidates, unconverged, unguided
     from study.state.description import refuse_changes, refuse_foreign_early, refuse_other_data
 
-    spec = _load(config)
+    spec = config.load()
     refuse_changes(spec)
     _, facts = checked_source(spec.data.source, spec.data.columns, Store(spec.store), spec.data.on_error)
     refuse_other_data(spec, facts)
@@ -85,9 +85,9 @@ def check_command(config: Path) -> None:
 @click.command("embed")
 @config_option
 @quiet_option
-def embed_command(config: Path, quiet: bool) -> None:
+def embed_command(config: StudyFile, quiet: bool) -> None:
     """Encode what is missing in the embedding store."""
-    spec = _load(config)
+    spec = config.load()
     from study.execution.progress import Progress, chatter_to
 
     _say_study(spec, quiet)
@@ -102,7 +102,7 @@ def embed_command(config: Path, quiet: bool) -> None:
 @click.command("run")
 @config_option
 @quiet_option
-def run_command(config: Path, quiet: bool) -> None:
+def run_command(config: StudyFile, quiet: bool) -> None:
     """Encode and train what is missing, then write the report.
 
     After any interruption, run it again: it continues.
@@ -115,11 +115,11 @@ def run_command(config: Path, quiet: bool) -> None:
 @click.option("--address", metavar="URL", help="The dashboard of the cluster that the study was submitted to.")
 @name_option
 @python_option
-def status_command(config: Path, address: str | None, name: str | None, python: str) -> None:
+def status_command(config: StudyFile, address: str | None, name: str | None, python: str) -> None:
     """Show what is done, failed and missing, also during a run."""
     if address is not None:
         show_remote_status(config, address, name, python)
-    spec = _load(config, encodes=False)
+    spec = config.load(encodes=False)
     from study.cli.console import show_rows
     from study.state.description import refuse_changes
     from study.state.lock import read_activity
@@ -145,9 +145,9 @@ def status_command(config: Path, address: str | None, name: str | None, python: 
 
 @click.command("retry")
 @config_option
-def retry_command(config: Path) -> None:
+def retry_command(config: StudyFile) -> None:
     """Forget failed packs, so that the next run tries them again."""
-    spec = _load(config, encodes=False)
+    spec = config.load(encodes=False)
     from analysis.format import plural
     from study.state.lock import only_run
     from trainables.records.description import read_description
@@ -159,7 +159,7 @@ def retry_command(config: Path) -> None:
         with only_run(spec.root):
             forget_failures(spec.records, failures)
     click.echo(
-        f"{plural(len(failures), 'failure')} forgotten." + (f" Next: {command_line('run', config)}" if failures else "")
+        f"{plural(len(failures), 'failure')} forgotten." + (f" Next: {config.command('run')}" if failures else "")
     )
 
 
@@ -174,14 +174,16 @@ def retry_command(config: Path) -> None:
     help="With --tracking-uri: folder to write.  [default: report]",
 )
 @click.option("--pairs", is_flag=True, help="Compare every method with every other.")
-def report_command(config: Path, tracking_uri: str | None, name: str | None, output: Path | None, pairs: bool) -> None:
+def report_command(
+    config: StudyFile, tracking_uri: str | None, name: str | None, output: Path | None, pairs: bool
+) -> None:
     """Write the report of what is recorded: page, tables, figures."""
     if pairs and tracking_uri:
         raise click.UsageError("--pairs needs results per item, which an MLflow server does not have.")
     if not (tracking_uri or name or output):
         from study.execution.finish import finish_study
 
-        found = finish_study(_load(config, encodes=False), all_pairs=pairs)
+        found = finish_study(config.load(encodes=False), all_pairs=pairs)
         if found.report is None:
             raise click.ClickException(str(found.report_problem))
         _show_report(found.results, found.report)
@@ -195,9 +197,9 @@ def report_command(config: Path, tracking_uri: str | None, name: str | None, out
 
 @click.command("sync")
 @config_option
-def sync_command(config: Path) -> None:
+def sync_command(config: StudyFile) -> None:
     """Write to MLflow what is missing there."""
-    spec = _load(config, encodes=False)
+    spec = config.load(encodes=False)
     from analysis.format import plural
     from study.tracking.sync import sync
 
@@ -222,21 +224,15 @@ def demo_command(directory: Path, quiet: bool) -> None:
     config = directory / "study.yaml"
     if not config.exists():
         config.write_text(_preset("demo"))
-    _run(config, quiet=quiet)
-
-
-def _load(config: Path, *, encodes: bool = True) -> StudySpec:
-    from study.config.load import load_spec
-
-    return load_spec(config, encodes=encodes)
+    _run(StudyFile(config), quiet=quiet)
 
 
 def _preset(name: str) -> str:
     return (files("study.config") / "presets" / f"{name}.yaml").read_text()
 
 
-def _run(config: Path, *, quiet: bool) -> None:
-    spec = _load(config)
+def _run(config: StudyFile, *, quiet: bool) -> None:
+    spec = config.load()
     from study.execution.progress import Progress, chatter_to
 
     _say_study(spec, quiet)
@@ -277,7 +273,7 @@ def _show_table(results: StudyResults, findings: Sequence[str] = ()) -> None:
         click.echo(sentence)
 
 
-def _show_run(result: StudyResult, spec: StudySpec, config: Path) -> None:
+def _show_run(result: StudyResult, spec: StudySpec, config: StudyFile) -> None:
     from analysis.report.text import what_was_saved
 
     click.echo(f"{result.n_recorded} trials recorded in {spec.records}, {result.n_trained} of them by this run.")
@@ -290,7 +286,7 @@ def _show_run(result: StudyResult, spec: StudySpec, config: Path) -> None:
     for failure in result.failures:
         click.echo(f"Failed: {failure}", err=True)
     if result.failures:
-        again = f"{command_line('retry', config)} && {command_line('run', config)}"
+        again = f"{config.command('retry')} && {config.command('run')}"
         click.echo(f"Tracebacks are in {spec.records / 'failed'}. Fix the cause, then: {again}", err=True)
 
 

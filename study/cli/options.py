@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from study.config.schema import StudySpec
+
 EXIT_INCOMPLETE, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 
-config_option = click.option(
+file_option = click.option(
     "-c", "--config", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="The study file."
 )
 
@@ -24,6 +31,48 @@ python_option = click.option(
 )
 
 
-def command_line(name: str, config: Path) -> str:
-    """Return a command on a study file as a user types it."""
-    return f"study {name} -c {shlex.quote(str(config))}"
+@dataclass(frozen=True)
+class StudyFile:
+    """A study file as a command names it.
+
+    Attributes:
+        path: The file.
+        assignments: Values in place of the file's, each as `training.epochs=24`.
+    """
+
+    path: Path
+    assignments: tuple[str, ...] = ()
+
+    def load(self, *, remote: bool = False, encodes: bool = True) -> StudySpec:
+        """Read and check the file, as `load_spec` does."""
+        from study.config.load import load_spec
+
+        return load_spec(self.path, assignments=self.assignments, remote=remote, encodes=encodes)
+
+    def command(self, name: str) -> str:
+        """Return a command on this study as a user types it."""
+        return shlex.join(["study", name, "-c", str(self.path), *self._sets()])
+
+    def __str__(self) -> str:
+        return " ".join([str(self.path), *map(shlex.quote, self._sets())])
+
+    def _sets(self) -> list[str]:
+        return [part for assignment in self.assignments for part in ("--set", assignment)]
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the argument `config`, a `StudyFile`: that of -c, with the values of --set."""
+
+    @file_option
+    @click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="A value in place of the study file's, such as training.epochs=24. May be repeated.",
+    )
+    @wraps(command)
+    def with_study_file(*arguments: Any, config: Path, assignments: tuple[str, ...], **options: Any) -> Any:
+        return command(*arguments, config=StudyFile(config, assignments), **options)
+
+    return with_study_file

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from embedding_jobs.errors import SourceError
 from study.config.addresses import secret_problems
+from study.config.assignments import assigned, with_sources
 from study.config.cluster_rules import cluster_problems
 from study.config.encoder_rules import encoder_problems
 from study.config.method_rules import nearest, pruning_problems, search_problems
@@ -66,11 +67,14 @@ _RULES = {
 }
 
 
-def load_spec(path: str | Path, *, remote: bool = False, encodes: bool = True) -> StudySpec:
+def load_spec(
+    path: str | Path, *, assignments: Sequence[str] = (), remote: bool = False, encodes: bool = True
+) -> StudySpec:
     """Read and check a study file, including the table's columns and size.
 
     Args:
         path: The file.
+        assignments: Values in place of the file's, each as `training.epochs=24`: a key, and a value in YAML.
         remote: Whether the study is to run on other machines. Its table and models are then not looked for on this one,
             and no path may be relative.
         encodes: Whether the table and the models are used, and therefore looked for.
@@ -87,7 +91,14 @@ def load_spec(path: str | Path, *, remote: bool = False, encodes: bool = True) -
         raise SpecError(str(path), [f"it cannot be read as YAML: {error}"]) from None
     if not isinstance(raw, dict):
         raise SpecError(str(path), ["it must be a mapping of sections; `study init` writes one"])
-    return check_spec(raw, path, remote=remote, encodes=encodes)
+    try:
+        raw = assigned(raw, assignments)
+    except ValueError as error:
+        raise SpecError(str(path), [str(error)]) from None
+    try:
+        return check_spec(raw, path, remote=remote, encodes=encodes)
+    except SpecError as error:
+        raise SpecError(str(path), list(with_sources(error.problems, assignments))) from None
 
 
 def check_spec(

@@ -24,6 +24,15 @@ def read_yaml(path: Path) -> Any:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 ({error}); save it as UTF-8") from error
+    return parse_yaml(text)
+
+
+def parse_yaml(text: str) -> Any:
+    """Read a text of YAML, as `read_yaml` does.
+
+    Raises:
+        ValueError: It is not YAML, or not of plain keys and values; with line, column and remedy.
+    """
     try:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 -- a SafeLoader
     except yaml.MarkedYAMLError as error:

@@ -223,7 +223,7 @@ def _recorded(spec: StudySpec) -> StudyDescription | None:
 def _other(spec: StudySpec, differing: Sequence[str]) -> DescriptionError:
     return DescriptionError(
         f"The records in {spec.records} were made with other settings or data ({'; '.join(differing)}). "
-        "Give the study another `directory`, or undo the change."
+        "Give the study another `directory`, or undo the change, in the study file or by --set."
     )
 
 
