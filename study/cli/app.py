@@ -19,7 +19,7 @@ from study.execution.prepare import prepare
 
 # The sections of `study --help`: the commands of each, and the modules that hold them.
 SECTIONS = {
-    "Set up": {"init": "local", "methods": "methods", "check": "local", "demo": "local"},
+    "Set up": {"init": "init", "methods": "methods", "check": "local", "demo": "local"},
     "Run": {"run": "local", "embed": "local", "retry": "local"},
     "Look": {
         "status": "local", "report": "local", "open": "finished", "compare": "finished", "verify": "finished",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from study.cli.options import StudyFile, config_option, output_option
+from study.cli.options import StudyFile, config_option, named_files, output_option
 from trainables.records.types import SplitId
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def label_command(
 ) -> None:
     """Rank the unlabelled items of a TABLE by what to label next."""
     from embedding_jobs.files import write_whole
+    from study.config.paths import resolved
     from study.execution.progress import Progress, chatter_to
     from study.labelling.items import embed_table, label_csv, rank_items, unlabelled_source
     from study.labelling.page import label_page
@@ -175,8 +176,9 @@ def label_command(
     from study.model.export import MODEL, train_best
 
     spec = config.load()
+    files = {name: resolved(file, Path()) for name, file in named_files(vectors).items()}
     folder = output or spec.root / "label" / table.stem
-    source = unlabelled_source(spec, table, _named_files(vectors))
+    source = unlabelled_source(spec, table, files)
     if model is None:  # the model comes first: without one, nothing is embedded
         if (exported := spec.root / MODEL).exists():
             _say(f"Without --model, the best method is trained, and the model in {exported} is not used.")
@@ -193,15 +195,6 @@ def label_command(
     n_none = sum(item.predicted == "none" for item in items)
     click.echo(f'{len(items)} items ranked by {says}; {n_none} predicted "none".')
     click.echo(f"List: {listed}\nPage: {write_whole(folder / 'label.html', page.encode())}")
-
-
-def _named_files(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Return the file of each name, of options NAME=FILE."""
-    for pair in pairs:
-        if not all(pair.partition("=")):
-            raise click.UsageError(f"--vectors must be NAME=FILE, got {pair!r}")
-    found = {name: file for name, _, file in (pair.partition("=") for pair in pairs)}
-    return {name: file if "://" in file else str(Path(file).expanduser().resolve()) for name, file in found.items()}
 
 
 def _say(text: str) -> None:

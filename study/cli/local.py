@@ -1,4 +1,4 @@
-"""Commands that work on this machine: init, check, demo, run, embed, retry, status, report, sync."""
+"""Commands that work on this machine: check, demo, run, embed, retry, status, report, sync."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from study.cli.cluster import show_remote_status
+from study.cli.init import preset_text
 from study.cli.options import EXIT_INCOMPLETE, StudyFile, config_option, name_option, python_option, quiet_option
 
 if TYPE_CHECKING:
@@ -20,27 +20,6 @@ if TYPE_CHECKING:
     from analysis.results.aggregate import StudyResults
     from study.config.schema import StudySpec
     from study.state.results import StudyResult
-
-_PRESETS = ("nested", "cross_validation", "official", "paper", "deep_augmentation", "demo")
-
-
-@click.command("init")
-@click.argument("preset", type=click.Choice(_PRESETS), default="nested", metavar="[PRESET]")
-@click.option(
-    "-o", "--output", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="File to write."
-)
-def init_command(preset: str, output: Path) -> None:
-    """Write a commented study file from a PRESET.
-
-    nested (the default), cross_validation, official, paper, deep_augmentation or demo.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with output.open("x") as file:
-            file.write(_preset(preset))
-    except FileExistsError:
-        raise click.ClickException(f"{output} exists; give another name with --output") from None
-    click.echo(f"{output} written. Its first lines say what it needs. Change it, then: study check -c {output}")
 
 
 @click.command("check")
@@ -223,12 +202,8 @@ def demo_command(directory: Path, quiet: bool) -> None:
     make_catalogue(directory / "catalogue")
     config = directory / "study.yaml"
     if not config.exists():
-        config.write_text(_preset("demo"))
+        config.write_text(preset_text("demo"))
     _run(StudyFile(config), quiet=quiet)
-
-
-def _preset(name: str) -> str:
-    return (files("study.config") / "presets" / f"{name}.yaml").read_text()
 
 
 def _run(config: StudyFile, *, quiet: bool) -> None:

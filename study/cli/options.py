@@ -76,3 +76,15 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*arguments, config=StudyFile(config, assignments), **options)
 
     return with_study_file
+
+
+def named_files(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Return the file of each name, of options NAME=FILE.
+
+    Raises:
+        click.UsageError: One is something else.
+    """
+    for pair in pairs:
+        if not all(pair.partition("=")):
+            raise click.UsageError(f"--vectors must be NAME=FILE, got {pair!r}")
+    return {name: file for name, _, file in (pair.partition("=") for pair in pairs)}

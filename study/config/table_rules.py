@@ -77,7 +77,7 @@ def item_problems(
     if not names:
         yield f"`data.table` must hold items, {data.table} has no rows"
     elif training is not None:
-        plan = _Plan(items, names, splits, search or Search(methods={"control": {}}), training)
+        plan = SplitPlan(items, names, splits, search or Search(methods={"control": {}}), training)
         if problem := plan.shortage():
             yield f"{problem}; {', or '.join(plan.remedies()) or 'give more items, or smaller groups'}"
 
@@ -99,7 +99,7 @@ def split_items(data: Data) -> tuple[SplitItems, list[str]]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
+class SplitPlan:
     """The items of a table, the sorted names of their classes, and what a study plans of them."""
 
     items: SplitItems
@@ -211,7 +211,7 @@ def training_in_words(spec: StudySpec) -> Iterator[str]:
     """
     items, names = split_items(spec.data)
     n_items, training = len(items.labels), spec.training
-    plan = _Plan(items, names, spec.splits, spec.search, training)
+    plan = SplitPlan(items, names, spec.splits, spec.search, training)
     rules = split_rules(spec.splits, spec.search, ())
     objectives = dict.fromkeys(Candidate(method).objective for method in spec.search.methods)
     for phase in spec.phases:
