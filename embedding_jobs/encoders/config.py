@@ -19,7 +19,7 @@ PACKAGE_SCHEME = "package://"
 # Takes the place of an encoder's name where vectors exist.
 GIVEN = "given"
 
-Pooling = Literal["last_layers_mean", "mean", "cls"]
+Pooling = Literal["model", "last_layers_mean", "mean", "cls"]
 
 VectorDtype = Literal["float32", "float16"]
 
@@ -38,12 +38,15 @@ class TextEncoderConfig:
     Attributes:
         model: Hub name, local directory, or `package://<package>/<folder>` for a folder inside an installed package.
         revision: Commit, tag or branch of a hub model. A branch is pinned to its commit in the manifest.
-        layers: How many of the last hidden states `last_layers_mean` concatenates.
-        pooling: `last_layers_mean` takes the mean over the real tokens of each of the last `layers` hidden states and
-            concatenates the means (Wolfe & Lundgaard 2019, section 2.1, https://arxiv.org/abs/1912.00772); `mean`
-            takes the mean of the last hidden state alone; `cls` takes its first token.
+        layers: How many of the last hidden states `last_layers_mean` concatenates; None for 2. For it alone.
+        pooling: `model` takes what a folder of sentence-transformers says of itself: pooling, dense layers,
+            normalisation, limit and default prompt. `last_layers_mean` takes the mean over the real tokens of each of
+            the last `layers` hidden states and concatenates the means (Wolfe & Lundgaard 2019, section 2.1,
+            https://arxiv.org/abs/1912.00772); `mean` takes the mean of the last hidden state alone; `cls` takes its
+            first token. None: `model` where the folder has a `modules.json`, else `last_layers_mean`.
         max_tokens: Length at which texts are cut, special tokens included; None for the model's limit.
-        prefix: Put in front of every text ("query: ", "passage: "), as some models require.
+        prefix: Put in front of every text ("query: ", "passage: "), as some models require. None: with the pooling
+            `model` its default prompt, else nothing.
         tokens_per_batch: Padded tokens in one batch; None chooses by device.
         vector_dtype: Type of the stored vectors.
         compute_dtype: Type that the network computes in; `auto` is float32 on a CPU, half precision on a GPU.
@@ -56,10 +59,10 @@ class TextEncoderConfig:
 
     model: str
     revision: str | None = None
-    layers: _Count = 2
-    pooling: Pooling = "last_layers_mean"
+    layers: _Count | None = None
+    pooling: Pooling | None = None
     max_tokens: _Count | None = None
-    prefix: str = ""
+    prefix: str | None = None
     tokens_per_batch: _Count | None = None
     vector_dtype: VectorDtype = "float32"
     compute_dtype: ComputeDtype = "auto"

@@ -8,7 +8,6 @@ taken in the file's order, if their number and every shape are the network's.
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,17 +57,9 @@ def weights_file(config: ImageEncoderConfig) -> Path:
 
 def _converted(path: Path, model: str) -> Mapping[str, Tensor]:
     """Read a file of PyTorch, and return its tensors by the network's names."""
-    import torch
+    from embedding_jobs.encoders.torch_runtime import import_timm, read_tensors
 
-    from embedding_jobs.encoders.torch_runtime import import_timm
-
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise EncoderError(f"the weights in {path} must be readable without running code: {reason}") from error
-    if not isinstance(found, Mapping) or not all(isinstance(one, torch.Tensor) for one in found.values()):
-        raise EncoderError(f"{path} must hold tensors by name, got {type(found).__name__}; save a `state_dict()`")
+    found = read_tensors(path)
     timm, given = import_timm(), list(found.values())
     if found.keys() >= timm.create_model(model, pretrained=False, num_classes=0).state_dict().keys():
         return found

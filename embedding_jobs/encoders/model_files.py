@@ -54,7 +54,7 @@ def find_model(model: str, revision: str | None) -> ModelFolder:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    patterns = ["*.safetensors", "*.json", "*.txt", "*.model"]
+    patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*_Dense/pytorch_model.bin"]
     try:
         found = Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
     except (OSError, HFValidationError) as error:  # not cached, offline, unknown: errors of the hub are OSErrors
@@ -68,16 +68,21 @@ def find_model(model: str, revision: str | None) -> ModelFolder:
 
 def hub_problem(model: str, revision: str | None = None) -> str | None:
     """Return why a model of the hub is not available; None if the cache or the hub has it. Downloads nothing."""
-    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        config = try_to_load_from_cache(model, "config.json", revision=revision)
+        return None if cached_model(model, revision) else _unreachable(model, revision)
     except HFValidationError:
         return "which is not the name of a hub model (OWNER/NAME)"
-    if isinstance(config, str) and any(Path(config).parent.glob("*.safetensors")):
-        return None
-    return _unreachable(model, revision)
+
+
+def cached_model(model: str, revision: str | None = None) -> Path | None:
+    """Return the folder of a hub model in the local cache; None if it is not there, or without its weights."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(model, "config.json", revision=revision)
+    folder = Path(config).parent if isinstance(config, str) else None
+    return folder if folder and any(folder.glob("*.safetensors")) else None
 
 
 def timm_problem(model: str) -> str | None:

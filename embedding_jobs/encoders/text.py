@@ -11,6 +11,7 @@ import numpy as np
 from embedding_jobs.encoders.config import TextEncoderConfig
 from embedding_jobs.encoders.model_files import find_model, sha256_of
 from embedding_jobs.encoders.protocol import Prepared
+from embedding_jobs.encoders.text_modules import TextPooling, text_pooling
 from embedding_jobs.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ _TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 32768}
 
 _MAX_ITEMS_PER_BATCH = 2048
 
+# Families with a decoder whose encoder can be loaded alone; sentence-transformers does so too.
+_ENCODERS_ALONE = ("t5", "mt5", "umt5")
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -38,32 +41,52 @@ class TextKind:
 
     def describe(self, config: TextEncoderConfig) -> dict[str, Any]:
         """Return what a text's vector depends on."""
-        if config.pooling not in ("last_layers_mean", "mean", "cls"):
-            raise EncoderError(f"`pooling` must be last_layers_mean, mean or cls, got {config.pooling!r}")
         found = find_model(config.model, config.revision)
-        weights = sorted(found.path.glob("*.safetensors"))
+        pooling = text_pooling(config, found.path)
+        folder = pooling.network
+        weights = sorted(folder.glob("*.safetensors"))
         if not weights:
             raise EncoderError(
-                f"the encoder `{config.model}` must have its weights as safetensors, {found.path} has none: "
+                f"the encoder `{config.model}` must have its weights as safetensors, {folder} has none: "
                 "other formats can run code when they are loaded; convert it"
             )
-        tokenizer = sorted({path for pattern in _TOKENIZER_FILES for path in found.path.glob(pattern)})
-        n_layers = _model_config(config, found.path).num_hidden_layers
-        if not 1 <= config.layers <= n_layers:
-            raise EncoderError(f"`layers` must be 1 to {n_layers} for {config.model}, got {config.layers}")
-        return {
+        tokenizer = sorted({path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)})
+        network = _model_config(config, folder)
+        if not 1 <= pooling.n_layers <= network.num_hidden_layers:
+            raise EncoderError(
+                f"`layers` must be 1 to {network.num_hidden_layers} for {config.model}, got {pooling.n_layers}"
+            )
+        if pooling.name == "model" and network.is_encoder_decoder and network.model_type not in _ENCODERS_ALONE:
+            raise EncoderError(
+                f"`pooling: model` cannot follow {config.model}, which pools its decoder ({network.model_type}): "
+                "set `pooling` to last_layers_mean, mean or cls, which take its encoder"
+            )
+        made_of: dict[str, Any] = {
             "kind": "text",
             "model": config.model,
             "revision": found.commit or config.revision,
             "weights_sha256": sha256_of(weights),
-            "model_config_sha256": sha256_of([found.path / "config.json"]),
+            "model_config_sha256": sha256_of([folder / "config.json"]),
             "tokenizer_sha256": sha256_of(tokenizer),
-            "pooling": config.pooling,
-            "layers": config.layers if config.pooling == "last_layers_mean" else 1,
-            "max_tokens": max_tokens(config, found.path),
-            "prefix": config.prefix,
+            "pooling": pooling.name,
+            "layers": pooling.n_layers,
+            "max_tokens": max_tokens(config, pooling),
+            "prefix": pooling.prefix,
             "compute_dtype": config.compute_dtype,
         }
+        if pooling.name == "model":
+            made_of["modules"] = {
+                "modes": list(pooling.modes),
+                "include_prompt": pooling.include_prompt,
+                "dense": [
+                    [one.activation, one.bias, one.n_inputs, one.n_outputs, sha256_of([one.weights])]
+                    for one in pooling.dense
+                ],
+                "normalize": pooling.normalize,
+                "dimension": pooling.dimension,
+                "lower_case": pooling.lower_case,
+            }
+        return made_of
 
     def preprocessor(self, config: TextEncoderConfig) -> Tokenizer:
         """Load the tokenizer."""
@@ -78,10 +101,10 @@ class Tokenizer:
     """Turn texts into token ids: `ids` (tokens,) of all texts in a row, and `lengths` (texts,)."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
-        path = find_model(config.model, config.revision).path
-        self._tokenizer = _tokenizer(config, path)
-        self._max_tokens = max_tokens(config, path)
-        self._prefix = config.prefix
+        pooling = text_pooling(config, find_model(config.model, config.revision).path)
+        self._tokenizer = _tokenizer(config, pooling)
+        self._max_tokens = max_tokens(config, pooling)
+        self._prefix = pooling.prefix
 
     def __call__(self, inputs: Sequence[str]) -> Prepared:
         """Tokenise texts. A text beyond the limit is cut and gets a note."""
@@ -104,18 +127,20 @@ class TextEncoder:
     def __init__(self, config: TextEncoderConfig, device: str, n_threads: int) -> None:
         import torch
 
+        from embedding_jobs.encoders.text_head import TextHead
         from embedding_jobs.encoders.torch_runtime import Threads, compute_dtype
 
         self._threads = Threads(n_threads)
-        path = find_model(config.model, config.revision).path
+        pooling = text_pooling(config, find_model(config.model, config.revision).path)
         self._torch = torch
         self._device = torch.device(device)
-        self._pooling = config.pooling
-        self._n_layers = config.layers if config.pooling == "last_layers_mean" else 1
+        self._n_layers = 0 if pooling.name == "model" else pooling.n_layers
         self._tokens_per_batch = config.tokens_per_batch or _TOKENS_PER_BATCH[self._device.type]
-        self._pad_id = int(_model_config(config, path).pad_token_id or 0)
-        model = _network(config, path).to(device=self._device, dtype=compute_dtype(config.compute_dtype, device))
-        self.dimension = int(model.config.hidden_size) * self._n_layers
+        self._pad_id = int(_model_config(config, pooling.network).pad_token_id or 0)
+        model = _network(config, pooling.network)
+        model = model.to(device=self._device, dtype=compute_dtype(config.compute_dtype, device))
+        self._head = TextHead(pooling, int(model.config.hidden_size), _prompt_tokens(config, pooling), self._device)
+        self.dimension = self._head.dimension
         self._model = torch.compile(model, dynamic=True) if config.compile else model
 
     def __call__(self, prepared: Prepared) -> NDArray[np.float32]:
@@ -141,20 +166,10 @@ class TextEncoder:
         return vectors
 
     def _encode(self, tokens: Any, mask: Any) -> Any:
-        """Pool the hidden states of tokens (texts, tokens); returns (texts, dimension)."""
-        torch = self._torch
+        """Turn tokens (texts, tokens) into vectors (texts, dimension)."""
         attention = None if mask is None else mask.long()
-        states = self._model(input_ids=tokens, attention_mask=attention, output_hidden_states=True).hidden_states
-        pooled = []
-        for state in states[-self._n_layers :]:
-            values = state.float()
-            if self._pooling == "cls":
-                pooled.append(values[:, 0])
-            elif mask is None:
-                pooled.append(values.mean(dim=1))
-            else:
-                pooled.append((values * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True))
-        return torch.cat(pooled, dim=1)
+        found = self._model(input_ids=tokens, attention_mask=attention, output_hidden_states=self._n_layers > 0)
+        return self._head(found.hidden_states[-self._n_layers :] if self._n_layers else [found.last_hidden_state], mask)
 
     def _move(self, array: NDArray[Any]) -> Any:
         tensor = self._torch.from_numpy(array)
@@ -186,31 +201,47 @@ def batches(lengths: NDArray[np.int32], tokens_per_batch: int) -> list[NDArray[n
     return found
 
 
-def max_tokens(config: TextEncoderConfig, path: Path) -> int:
+def max_tokens(config: TextEncoderConfig, pooling: TextPooling) -> int:
     """Return the limit in tokens: the configured one, else the model's.
 
     Raises:
         EncoderError: `max_tokens` exceeds the model's limit.
     """
-    limits = [int(_tokenizer(config, path).model_max_length)]
-    positions = getattr(_model_config(config, path), "max_position_embeddings", None)
+    limits = [int(_tokenizer(config, pooling).model_max_length)]
+    positions = getattr(_model_config(config, pooling.network), "max_position_embeddings", None)
     if positions:
         limits.append(int(positions))
     limit = min(limits)
     if config.max_tokens is None:
-        return limit
+        return min(limit, pooling.max_tokens or limit)
     if not 3 <= config.max_tokens <= limit:
         raise EncoderError(f"`max_tokens` must be 3 to {limit} for {config.model}, got {config.max_tokens}")
     return config.max_tokens
 
 
-def _tokenizer(config: TextEncoderConfig, path: Path) -> Any:
+def _prompt_tokens(config: TextEncoderConfig, pooling: TextPooling) -> int:
+    """Return how many tokens at the start of every text are not pooled: the prefix's, without a last special token."""
+    if pooling.include_prompt or not pooling.prefix:
+        return 0
+    tokenizer = _tokenizer(config, pooling)
+    limit = max_tokens(config, pooling)
+    tokens = tokenizer(pooling.prefix, truncation=True, max_length=limit)["input_ids"]
+    return len(tokens) - sum(token in tokenizer.all_special_ids for token in tokens[-1:])
+
+
+def _tokenizer(config: TextEncoderConfig, pooling: TextPooling) -> Any:
+    from tokenizers.normalizers import Lowercase, Sequence
     from transformers import AutoTokenizer
 
+    path = pooling.network
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EncoderError(f"the tokenizer of `{config.model}` cannot be loaded from {path}: {error}") from error
+    if pooling.lower_case:
+        inner = tokenizer.backend_tokenizer
+        inner.normalizer = Sequence([Lowercase(), *([inner.normalizer] if inner.normalizer else [])])
+    return tokenizer
 
 
 def _model_config(config: TextEncoderConfig, path: Path) -> Any:
@@ -230,13 +261,14 @@ def _network(config: TextEncoderConfig, path: Path) -> Any:
 
     declare_torchvision_operators()
     from safetensors import SafetensorError
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoModelForTextEncoding
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    alone = _model_config(config, path).model_type in _ENCODERS_ALONE
     try:
-        model, info = AutoModel.from_pretrained(
+        model, info = (AutoModelForTextEncoding if alone else AutoModel).from_pretrained(
             path,
             local_files_only=True,
             trust_remote_code=False,

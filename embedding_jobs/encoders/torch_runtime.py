@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable, Sequence
+import pickle
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -68,6 +69,27 @@ def compute_dtype(requested: str, device: str) -> torch.dtype:
     if requested not in known:
         raise EncoderError(f"`compute_dtype` must be auto, {', '.join(known)}, got {requested!r}")
     return known[requested]
+
+
+def read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
+    """Read a file of weights by name, safetensors or PyTorch's own format, without running code of the file.
+
+    Raises:
+        EncoderError: The file cannot be read, or holds something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise EncoderError(f"the weights in {path} must be readable without running code: {reason}") from error
+    if not isinstance(found, Mapping) or not all(isinstance(one, torch.Tensor) for one in found.values()):
+        raise EncoderError(f"{path} must hold tensors by name, got {type(found).__name__}; save a `state_dict()`")
+    return found
 
 
 def fold_batch_norms(model: Any, example: torch.Tensor) -> Any:

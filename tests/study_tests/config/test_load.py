@@ -402,6 +402,8 @@ def test_a_model_that_cannot_be_had_is_found(
                 assert re.search(
                     rf"`encoders.text.model` names the hub model 'org/none', which is not .*{words}", found
                 )
+    (found,) = problems(make_study(encoders={"text": {"model": "org/there", "pooling": "model"}}, **text))
+    assert re.search(r"`encoders.text`: `pooling` must be .* got 'model': its folder has no modules.json", found)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     cached, missing = ("resnet18", "resnet18.a1_in1k", "rdnet_tiny.nv_in1k"), ("resnet18.tv_in1k", "vit")
     for model, there in [*((one, True) for one in cached), *((one, False) for one in missing)]:
