@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from embedding_jobs.encoders.config import Pooling, TextEncoderConfig
 from embedding_jobs.errors import EncoderError
 
+# What is taken over the tokens; the order is that of the concatenation in older files, whose modes are switches.
 Mode = Literal["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
 _MODULES = "modules.json"
@@ -153,28 +154,19 @@ class _Pooling(_Checked):
     word_embedding_dimension: int | None = None
     embedding_dimension: int | None = None
     pooling_mode: Mode | Annotated[list[Mode], Field(min_length=1)] | None = None
-    # Older files have a switch for each mode; their order here is the order of the concatenation.
-    pooling_mode_cls_token: bool = False
-    pooling_mode_max_tokens: bool = False
-    pooling_mode_mean_tokens: bool = False
-    pooling_mode_mean_sqrt_len_tokens: bool = False
-    pooling_mode_weightedmean_tokens: bool = False
-    pooling_mode_lasttoken: bool = False
     include_prompt: bool = True
+    cls: bool = Field(False, alias="pooling_mode_cls_token")
+    max: bool = Field(False, alias="pooling_mode_max_tokens")
+    mean: bool = Field(False, alias="pooling_mode_mean_tokens")
+    mean_sqrt_len_tokens: bool = Field(False, alias="pooling_mode_mean_sqrt_len_tokens")
+    weightedmean: bool = Field(False, alias="pooling_mode_weightedmean_tokens")
+    lasttoken: bool = Field(False, alias="pooling_mode_lasttoken")
 
     @property
     def modes(self) -> tuple[Mode, ...]:
         if self.pooling_mode is not None:
             return (self.pooling_mode,) if isinstance(self.pooling_mode, str) else tuple(self.pooling_mode)
-        switches: dict[Mode, bool] = {
-            "cls": self.pooling_mode_cls_token,
-            "max": self.pooling_mode_max_tokens,
-            "mean": self.pooling_mode_mean_tokens,
-            "mean_sqrt_len_tokens": self.pooling_mode_mean_sqrt_len_tokens,
-            "weightedmean": self.pooling_mode_weightedmean_tokens,
-            "lasttoken": self.pooling_mode_lasttoken,
-        }
-        return tuple(mode for mode, on in switches.items() if on) or ("mean",)
+        return tuple(mode for mode in get_args(Mode) if getattr(self, mode)) or ("mean",)
 
 
 class _Normalize(_Checked):

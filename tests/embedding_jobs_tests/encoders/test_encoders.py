@@ -47,12 +47,13 @@ def png(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:
 CONFORMANCE: list[tuple[EncoderConfig, list[Any]]] = [
     (TEXT, TEXTS),
     (replace(TEXT, pooling="cls", vector_dtype="float16"), TEXTS),
+    (replace(TEXT, pooling="model"), TEXTS),
     (CustomEncoderConfig("hashing", "words", {"dimension": 64}), TEXTS),
     (IMAGE, [png(0), png(1), png(2, (90, 20)), png(0)]),
 ]
 
 
-@pytest.mark.parametrize(("config", "inputs"), CONFORMANCE, ids=["text", "cls", "third party", "image"])
+@pytest.mark.parametrize(("config", "inputs"), CONFORMANCE, ids=["text", "cls", "model", "third party", "image"])
 def test_every_kind_follows_the_rules(config: EncoderConfig, inputs: list[Any]) -> None:
     kind = encoder_kind(config)
     assert fingerprint(config) == fingerprint(config)
