@@ -99,6 +99,8 @@ def not_judged(records: Sequence[TrialRecord], training: Mapping[str, Any]) -> s
 
     None where it does, or another rule tells that they have not. Arguments are those of `not_converged`.
     """
+    if records[0].config.candidate.is_reference:
+        return None
     whole = _whole(records, training)
     cycles = [_cycle(record.config.candidate, training) for record in whole]
     if not whole or any(map(_n_last, whole, cycles)) or not_converged(records, training):
@@ -188,7 +190,7 @@ def _last_fall(record: TrialRecord, cycle: float) -> float:
 def ends_while_rising(candidate: Candidate, training: Mapping[str, Any]) -> Reason | None:
     """Return why a candidate's training is too short by its settings alone; None if it is not."""
     epochs, rise = min(_stages(candidate, training)), _cycle(candidate, training) / 2
-    if not epochs <= rise:
+    if candidate.is_reference or not epochs <= rise:
         return None
     text = f"its epochs ({epochs:g}) end while the learning rate rises for the first time, for {rise:g} epochs"
     return Reason("too_short", epochs, rise, text)

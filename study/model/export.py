@@ -108,6 +108,7 @@ def train_best(
     if split is not None:
         record = find_trial(root, cell, SplitId(split))
         _refuse_other_code(record)
+        _refuse_reference(record.config.candidate)
         study, conformal = open_study(root, resources), None
         lane = train_trial(study.context, record.config, record.calibration)
         name = f"{record.config.phase} split {split}"
@@ -115,12 +116,18 @@ def train_best(
         says = f"{record.config}, trained on its {_n_train(lane)} items"
     else:
         trials = trials_of(load_study(root), cell)
+        _refuse_reference(trials[0].candidate)
         _refuse_other_code(find_trial(root, trials[0].candidate.key, trials[0].split))
         study = open_study(root, resources)
         candidates = sorted({trial.candidate for trial in trials if trial.phase == trials[0].phase})
         done, conformal = _on_all(study, candidates, error_rate, say)
         says = f"{done.trial.candidate}, trained on {done.items} items; {done.remark}"
     return TrainedModel(_classifier(study, done, error_rate, conformal), says)
+
+
+def _refuse_reference(candidate: Candidate) -> None:
+    if candidate.is_reference:
+        raise RunError(f"{candidate} is a reference, without a network to use: name another method.")
 
 
 def _on_all(

@@ -18,7 +18,7 @@ from study.execution.pack_context import load_embeddings, pack_context
 from trainables.packs.pack import PackContext
 from trainables.records.choice import score_of
 from trainables.records.description import DESCRIPTION, StudyDescription, read_description
-from trainables.records.types import TEST, SplitId, TrialConfig, TrialRecord
+from trainables.records.types import TEST, Candidate, SplitId, TrialConfig, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,12 @@ def open_study(root: Path, resources: Resources | None = None) -> FinishedStudy:
 
 
 def best_method(results: StudyResults) -> str | None:
-    """Return the method of the best objective, where possible one that has converged; None while none has finished."""
+    """Return the method of the best objective, where possible one that has converged; None while none has finished.
+
+    References are left out: they are no networks.
+    """
     objective = results.description.objective
-    finished = {one.method: one for one in results.methods if one.finished}
+    finished = {one.method: one for one in results.methods if one.finished and not Candidate(one.method).is_reference}
     names = [name for name in finished if name not in results.not_converged] or list(finished)
     return max(names, key=lambda name: score_of({objective: finished[name].objective.mean}, objective), default=None)
 

@@ -24,6 +24,7 @@ from trainables.methods.deep_augmentation import canonical_target, deep_dropout,
 from trainables.methods.mixing import manifold_mixup, mix_pairs
 from trainables.methods.noise import control, feature_corruption, gaussian_noise, uniform_dropout
 from trainables.methods.protocol import Augmentation, Hyperparameter, Method, Transform
+from trainables.methods.references import REFERENCES
 from trainables.methods.targets import label_smoothing, soft_control
 from trainables.records.types import CONTRASTIVE
 
@@ -165,9 +166,13 @@ _SUPERVISED: dict[str, Method] = {
 }
 
 # The built-in methods by name.
-METHODS: dict[str, Method] = _SUPERVISED | {
-    method.name: method
-    for method in (contrastive(plain) for plain in _SUPERVISED.values() if getattr(plain, "label_free", False))
+METHODS: dict[str, Method] = {
+    **_SUPERVISED,
+    **{
+        method.name: method
+        for method in (contrastive(plain) for plain in _SUPERVISED.values() if getattr(plain, "label_free", False))
+    },
+    **{method.name: method for method in REFERENCES},
 }
 
 

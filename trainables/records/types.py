@@ -22,6 +22,9 @@ SELECTIONS: Mapping[str, tuple[str, ...]] = {"nested": (SEARCH, TEST), "reported
 # The two objectives; the name of a contrastive method begins with its objective.
 SUPERVISED, CONTRASTIVE = "supervised", "contrastive"
 
+# Begins the name of a method that is no network.
+REFERENCE = "reference"
+
 # Value of a `layer` that each trial finds for itself; written `auto`.
 AUTO = -1.0
 
@@ -92,6 +95,11 @@ class Candidate:
     def objective(self) -> str:
         """`CONTRASTIVE` or `SUPERVISED`, from the method's name."""
         return CONTRASTIVE if self.method.startswith(f"{CONTRASTIVE}_") else SUPERVISED
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the classifier is no network: it is fitted at once, and cannot be exported."""
+        return self.method.startswith(f"{REFERENCE}_")
 
     @property
     def augmentation(self) -> str:

@@ -33,6 +33,7 @@ from trainables.evaluation.metrics import (
     weighted_auc,
 )
 from trainables.evaluation.scores import LayerValues, layer_scores, logit_scores
+from trainables.methods.references import Reference
 from trainables.records.figures import item_metrics, places
 from trainables.records.types import TEMPERATURE, THRESHOLD, Calibration, Curves, ItemResults
 from trainables.training.model import Trunk
@@ -48,6 +49,7 @@ from trainables.training.protocol import (
     drop,
     ready,
 )
+from trainables.training.references import ReferenceStack
 from trainables.training.settings import Lane
 from trainables.training.supervised import SupervisedStack
 
@@ -73,7 +75,10 @@ class Training:
         self._stacks: list[tuple[list[int], SupervisedStack]] = []
         for members in groups.values():
             own = [self._progress[index].lane for index in members]
-            stack = SupervisedStack(inputs.embeddings, inputs.labels, own, steps, inputs.settings, trunk, stage)
+            if isinstance(own[0].method, Reference):
+                stack: SupervisedStack = ReferenceStack(inputs.embeddings, inputs.labels, own, steps, inputs.settings)
+            else:
+                stack = SupervisedStack(inputs.embeddings, inputs.labels, own, steps, inputs.settings, trunk, stage)
             self._stacks.append((members, stack))
 
     @property
