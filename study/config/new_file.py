@@ -170,8 +170,14 @@ def _protocol(items: SplitItems, names: list[str]) -> tuple[Splits, TrainingSett
                 if plan.shortage() is None:
                     return splits, _of_length(training, plan)
     smallest = TrainingSettings(batch_size=_BATCH_SIZES[-1])
-    plan = SplitPlan(items, names, tried[-1], _search(), smallest)
-    raise SpecError("", [f"{plan.shortage()}; {', or '.join(plan.remedies()) or 'give more items, or smaller groups'}"])
+    more = SplitPlan(items, names, tried[-1], _search(), smallest).more_rows()
+    raise SpecError(
+        "",
+        [
+            f"every split, inner splits included, must have a batch of {smallest.batch_size} rows to train on, and "
+            f"others to judge by; {more or 'give more rows, or smaller groups'}"
+        ],
+    )
 
 
 def _few_labels() -> Splits:

@@ -151,13 +151,18 @@ class SplitPlan:
             and not replace(self, training=replace(self.training, batch_size=size)).shortage()
         ):
             yield f"lower `training.batch_size` to at most {size}"
+        if rows := self.more_rows():
+            yield rows
+
+    def more_rows(self) -> str | None:
+        """Return how many rows of the same kind would be enough; None where no number is."""
         n_items = n_rows = len(self.items.labels)
         while n_rows < _MOST_ROWS * self.training.batch_size:
             unit = 10 ** max(0, len(str(n_rows)) - 2)
             n_rows = math.ceil(1.05 * n_rows / unit) * unit
             if not replace(self, items=_repeated(self.items, int(0.9 * n_rows))).shortage():
-                yield f"give about {n_rows:,} rows of this kind: {n_items:,} are too few"
-                break
+                return f"give about {n_rows:,} rows of this kind: {n_items:,} are too few"
+        return None
 
 
 def _repeated(items: SplitItems, n_rows: int) -> SplitItems:

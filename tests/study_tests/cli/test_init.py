@@ -172,7 +172,11 @@ def test_the_directory_of_another_study_is_left_alone(tmp_path: Path, command: C
         (table(200), ("--vectors", "text"), r"`text` must hold lists of numbers, which CSV has not"),
         (table(200, label=["a", ""] * 100), (), r"`label` must not be null, NaN or empty: rows 2, 4"),
         (table(0), (), r"it must hold items, it has no rows"),
-        (table(20), (), r"`training.batch_size` must not exceed .*; give about \d+ rows of this kind: 20 are too few"),
+        (
+            table(20),
+            (),
+            r"must have a batch of 16 rows to train on, .*; give about \d+ rows of this kind: 20 are",
+        ),
         (
             table(200),
             ("--encoder", "package://no_package/x"),
