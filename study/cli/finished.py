@@ -146,7 +146,8 @@ def export_command(
     sets = f', params={{"error_rate": {error_rate:g}}}' if error_rate is not None else ""
     gives = 'class or "none", and confidence' + (", set and p_known" if error_rate is not None else "")
     click.echo(f"mlflow.pyfunc.load_model({place!r}).predict(embeddings{sets}) gives {gives}.")
-    click.echo(f"For a table of texts or pictures: study label TABLE --model {written}")
+    files = "".join(f" --vectors {one.name}=FILE" for one in spec.data.vector_columns if one.file is not None)
+    click.echo(f"For a table of items without labels: study label TABLE --model {written}{files}")
 
 
 @click.command("label")

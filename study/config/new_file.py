@@ -51,7 +51,7 @@ search:                       # each split chooses alpha inside its own training
     e_stitchup: {alpha: [0.1, 0.3]}
     soft_e_mixup: {alpha: [0.1, 0.3], softness: 0.05}
     soft_e_stitchup: {alpha: [0.1, 0.3], softness: 0.05}
-    # label_smoothing: {}     # or another method
+    # reference_logistic_regression: {c: [0.01, 0.1, 1]}   # no network; `study methods` lists all
   # n_inner_splits: 3         # a steadier choice, in about three times the time
 
 # objective: {metric: macro_f1}   # what methods are compared by; auc_weighted if left out
