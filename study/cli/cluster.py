@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from study.cli.options import EXIT_USER, StudyFile, config_option, file_option, python_option
+from study.cli.options import EXIT_USER, StudyFile, config_option, python_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,43 +26,42 @@ _address_option = click.option(
 
 
 @click.command("submit")
-@file_option
+@config_option
 @_address_option
 @python_option
 @click.option("--no-preflight", is_flag=True, help="Submit without checking the nodes first.")
 @click.option("--detach", is_flag=True, help="Return as soon as the study is submitted.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the report.  [default: NAME-report]")
 def submit_command(
-    config: Path, address: str, python: str, no_preflight: bool, detach: bool, output: Path | None
+    config: StudyFile, address: str, python: str, no_preflight: bool, detach: bool, output: Path | None
 ) -> None:
     """Run the study on a cluster, follow it, and fetch the report.
 
     A second submit follows the run that is already there. Ctrl-C leaves it running.
     """
     from study.cluster.jobs import EXIT_STOPPED, Cluster, file_digest
-    from study.config.load import load_spec
     from study.errors import LostError
 
-    spec = load_spec(config, remote=True)
+    spec = config.load(remote=True)
     cluster = Cluster(address, python, click.echo)
     job, started = cluster.running(spec), False
     if job is None and not no_preflight:
-        checked = cluster.call(["preflight", "--no-pilot"], config, echo=click.echo)
+        checked = cluster.call(["preflight", "--no-pilot"], config.text(), echo=click.echo)
         _exit_unless_ran(checked, address, 0, 2)
         if checked.exit_code:
             click.echo("Not submitted: preflight failed. Fix the errors above, or pass --no-preflight.", err=True)
             sys.exit(checked.exit_code)
     if job is None:
-        job, started = cluster.start(spec, config)
+        job, started = cluster.start(spec, config.text())
     if started:
         click.echo(f"{job.id} is submitted.")
     else:
         click.echo(f"{job.id} is already running; following it.")
-        if job.file_digest != file_digest(config):
+        if job.file_digest != file_digest(config.text()):
             click.echo(f"It runs another version of {config}: wait for it or stop it, then submit again.", err=True)
-    later = f"--address {shlex.quote(address)} -c {shlex.quote(str(config))}"
     ways = {"follow it": "submit", "see its status": "status", "stop it": "stop"}
-    hints = "\n".join(f"To {what}: study {command} {later}" for what, command in ways.items())
+    there = f"--address {shlex.quote(address)}"
+    hints = "\n".join(f"To {what}: {config.command(command)} {there}" for what, command in ways.items())
     if detach:
         click.echo(hints)
         return
@@ -172,14 +171,12 @@ def preflight_command(
     """
     if address is None:
         sys.exit(_preflight_here(config, no_pilot=no_pilot, price_per_hour=price_per_hour))
-    if config.assignments:
-        raise click.UsageError("--set does not reach a cluster, which gets the file: change the file.")
     from study.cluster.jobs import Cluster
 
     config.load(remote=True)
     flags = ["--no-pilot"] if no_pilot else []
     flags += ["--price-per-hour", str(price_per_hour)] if price_per_hour is not None else []
-    job = Cluster(address, python, click.echo).call(["preflight", *flags], config.path, echo=click.echo)
+    job = Cluster(address, python, click.echo).call(["preflight", *flags], config.text(), echo=click.echo)
     _exit_unless_ran(job, address, 0, 2)
     sys.exit(job.exit_code)
 

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 EXIT_INCOMPLETE, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 
-file_option = click.option(
-    "-c", "--config", default="study.yaml", show_default=True, type=click.Path(path_type=Path), help="The study file."
-)
-
 quiet_option = click.option("--quiet", is_flag=True, help="Show results and errors only.")
 
 output_option = click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to.")
@@ -49,6 +45,17 @@ class StudyFile:
 
         return load_spec(self.path, assignments=self.assignments, remote=remote, encodes=encodes)
 
+    def text(self) -> str:
+        """Return the text of the file that has these values."""
+        import yaml
+
+        from study.config.assignments import assigned
+        from study.config.yaml_file import read_yaml
+
+        if not self.assignments:
+            return self.path.read_text(encoding="utf-8")
+        return yaml.safe_dump(assigned(read_yaml(self.path), self.assignments), sort_keys=False)
+
     def command(self, name: str) -> str:
         """Return a command on this study as a user types it."""
         return shlex.join(["study", name, "-c", str(self.path), *self._sets()])
@@ -63,7 +70,14 @@ class StudyFile:
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the argument `config`, a `StudyFile`: that of -c, with the values of --set."""
 
-    @file_option
+    @click.option(
+        "-c",
+        "--config",
+        default="study.yaml",
+        show_default=True,
+        type=click.Path(path_type=Path),
+        help="The study file.",
+    )
     @click.option(
         "--set",
         "assignments",

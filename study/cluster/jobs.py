@@ -101,8 +101,8 @@ class Cluster:
         """Return the run of a study that has not ended; None if there is none."""
         return next((job for job in self.runs_of(spec) if not job.ended), None)
 
-    def start(self, spec: StudySpec, config: Path) -> tuple[ClusterJob, bool]:
-        """Start a run of a study, unless it has one by now.
+    def start(self, spec: StudySpec, text: str) -> tuple[ClusterJob, bool]:
+        """Start a run of a study, whose file has this text, unless it has one by now.
 
         When two processes start one at once, both choose the same id, and the cluster accepts it once.
 
@@ -114,9 +114,9 @@ class Cluster:
             return active, False
         attempt = max((int(job.id.rpartition("-")[2]) for job in runs), default=0) + 1
         job_id = f"{_job_stem(spec)}-{attempt}"
-        metadata = {"study": spec.name, "file": file_digest(config)}
+        metadata = {"study": spec.name, "file": file_digest(text)}
         try:
-            self._submit(["run"], config, metadata, job_id)
+            self._submit(["run"], text, metadata, job_id)
         except RuntimeError as error:
             if "already exists" not in str(error):
                 raise
@@ -124,13 +124,13 @@ class Cluster:
         return self.job(job_id), True
 
     def call(
-        self, arguments: list[str], config: Path | None, folder: str = "", *, echo: Callable[[str], None]
+        self, arguments: list[str], text: str | None, folder: str = "", *, echo: Callable[[str], None]
     ) -> ClusterJob:
         """Run a short `study` command on the cluster; an interrupt also ends it there.
 
-        The study file is `config`, or, where that is None, the file that the cluster stores in `folder`.
+        The study file has this text, or is, where that is None, the file that the cluster stores in `folder`.
         """
-        job_id = self._submit(arguments, config, {}, folder=folder)
+        job_id = self._submit(arguments, text, {}, folder=folder)
         try:
             return self.follow(job_id, echo)
         except KeyboardInterrupt:
@@ -209,7 +209,7 @@ class Cluster:
     def _submit(
         self,
         arguments: list[str],
-        config: Path | None,
+        text: str | None,
         metadata: dict[str, str],
         job_id: str | None = None,
         folder: str = "",
@@ -220,11 +220,11 @@ class Cluster:
             "COLUMNS": str(shutil.get_terminal_size().columns),
         }
         with tempfile.TemporaryDirectory() as sent, self._connection():
-            if config is not None:
-                shutil.copyfile(config, Path(sent) / _FILE)
+            if text is not None:
+                (Path(sent) / _FILE).write_text(text, encoding="utf-8")
             return self._submit_job(
                 entrypoint=shlex.join([self._python, "-m", "study", *arguments, "-c", _FILE]),
-                runtime_env={"working_dir": sent if config is not None else folder, "env_vars": variables},
+                runtime_env={"working_dir": sent if text is not None else folder, "env_vars": variables},
                 metadata=metadata,
                 submission_id=job_id,
             )
@@ -268,9 +268,9 @@ def _job_stem(spec: StudySpec) -> str:
     return f"{spec.name}-{digest(deciding)[:8]}"
 
 
-def file_digest(config: Path) -> str:
+def file_digest(text: str) -> str:
     """Return a short hash of a study file's text."""
-    return digest({"text": config.read_text()})
+    return digest({"text": text})
 
 
 def _job(found: Any) -> ClusterJob:

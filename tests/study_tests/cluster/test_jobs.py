@@ -25,6 +25,7 @@ from study.config.load import load_spec
 from study.errors import ClusterError, SpecError, TransferError
 from tests.study_tests.cluster.ray_head import Head, running_head
 from tests.study_tests.conftest import settings, write_table
+from trainables.records.description import read_description
 
 Done = subprocess.CompletedProcess[str]
 
@@ -130,7 +131,7 @@ def sent(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Sent:
     assert not (folder / "shared" / "out" / "running.json").exists(), "it stopped by itself, it was not killed"
     before = records(folder)
     path.write_text(path.read_text().replace("epochs: 600", "epochs: 600 # again"))
-    return Sent(folder, (first, second), late, known, stopped, before, submit())
+    return Sent(folder, (first, second), late, known, stopped, before, submit("--set", "tracking.experiment=again"))
 
 
 def write_study(folder: Path, **sections: Any) -> Path:
@@ -153,7 +154,7 @@ def test_a_run_is_found_again_and_stopped(head: Head, sent: Sent) -> None:
     first, second = sent.first
     job = re.match(r"(small-[0-9a-f]{8}-1) is submitted", first)
     assert job is not None
-    assert f"study stop --address {head.url} -c study.yaml" in first
+    assert f"study stop -c study.yaml --address {head.url}" in first
     assert f"{job[1]} is already running" in second
     assert f"{job[1]} is already running" in sent.late.stdout
     assert set(re.findall(r"small-[0-9a-f]{8}-\d+", sent.known)) == {job[1]}, "one job"
@@ -165,6 +166,7 @@ def test_a_run_is_found_again_and_stopped(head: Head, sent: Sent) -> None:
 def test_a_stopped_study_is_gone_on_with_and_followed(head: Head, sent: Sent) -> None:
     assert sent.ended.returncode == 0, sent.ended.stdout + sent.ended.stderr
     assert "18 trials recorded" in sent.ended.stdout
+    assert read_description(sent.folder / "shared" / "out").settings["tracking"]["experiment"] == "again", "by --set"
     assert f"Report: {sent.folder}/shared/out/report/report.html" in sent.ended.stdout, (
         "the storage is visible from here"
     )

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from study import load_spec
+from study.cli.options import StudyFile
 from study.config.assignments import assigned
 from study.errors import SpecError
 from study.execution.pack_context import load_embeddings
@@ -110,6 +111,15 @@ def test_a_value_is_a_change_of_the_study(finished: Path, tmp_path: Path, comman
 
     spec = load_spec(file, assignments=["training.epochs=12", "directory=out"])
     assert describe(spec, load_embeddings(spec), ["a", "b"]).settings["training"]["epochs"] == 12
+
+
+def test_a_cluster_gets_the_resulting_file(make_study: MakeStudy) -> None:
+    file = make_study()
+    given = StudyFile(file, ("training.epochs=3", "search.methods={control: {}}"))
+    own, text = given.load(), given.text()
+    assert StudyFile(file).text() == file.read_text(), "to the letter, with its comments"
+    file.write_text(text)
+    assert load_spec(file) == own
 
 
 def test_hints_repeat_the_values(make_study: MakeStudy, command: Command) -> None:
