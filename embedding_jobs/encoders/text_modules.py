@@ -194,8 +194,8 @@ def _of_folder(config: TextEncoderConfig, folder: Path) -> TextPooling:
     """Return what the model's folder says, with the study's prefix if it has one."""
     if config.layers is not None:
         raise EncoderError(
-            f"`layers` must be left out for {config.model}, whose {_MODULES} decides the pooling, got {config.layers}: "
-            "leave it out, or set `pooling: last_layers_mean`"
+            f"`layers` must be left out where the {_MODULES} of {config.model} decides the pooling, got "
+            f"{config.layers}: remove it, or set `pooling: last_layers_mean`"
         )
     modules = _read(config, list[_Module], folder / _MODULES)
     kinds = [module.kind for module in modules]
